@@ -1,0 +1,37 @@
+"""Federated RLVR in JAX: private questions, LoRA adapters trained by GRPO and averaged, and public steps that swap answers.
+
+The public names are resolved when first asked for: `import pubswap_jax` loads neither JAX nor a verifier.
+"""
+
+import importlib
+
+from pubswap_jax._version import __version__ as __version__
+
+_HOMES = {
+    "types": "Prompts Rollout Verdict SwapPlan Batch ClientState ServerState Hparams ModelConfig",
+    "grpo": "masked_mean group_advantages kl_k1 kl_k2 kl_k3 grpo_loss gspo_loss cispo_loss",
+    "swap": "balanced random_swap rescue swap_all max_variance no_swap apply_swap",
+    "federated": "broadcast fedavg proximal_penalty aggregation_residual",
+    "distortion": "one_replacement_distortion distortion_bound",
+    "model": "Transformer init_lora response_logps",
+    "sampling": "sample",
+    "steps": "pubswap Algorithm StepRecord client_step round_step",
+    "toyworld": "toy toy_batches parity_judge toy_targets",
+    "data": "Problem",
+    "verify": "score verify",
+    "pretrained": "load_pretrained export_adapter",
+    "evaluate": "pass_at_k",
+    "train": "train_and_evaluate",
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
+__all__ = ["__version__", *_HOME_OF]
+
+
+def __getattr__(name: str):
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'pubswap_jax' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"pubswap_jax.{_HOME_OF[name]}"), name)
+
+
+def __dir__():
+    return sorted(__all__)

@@ -1,0 +1,30 @@
+"""Every test runs on 8 CPU devices, raises on silent rank promotion and owns its keys."""
+
+import os
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pathlib
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def getkey():
+    """A fresh key at every call, the same ones in every run."""
+    calls = iter(range(1 << 30))
+    return lambda: jax.random.fold_in(jax.random.key(0), next(calls))
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """The folder of real data named by PUBSWAP_DATA; tests that need it are skipped where it is not set."""
+    folder = os.environ.get("PUBSWAP_DATA")
+    if not folder or not pathlib.Path(folder).is_dir():
+        pytest.skip("PUBSWAP_DATA names no folder of real data")
+    return pathlib.Path(folder)
