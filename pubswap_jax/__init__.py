@@ -18,7 +18,7 @@ _HOMES = {
     "steps": "pubswap Algorithm StepRecord client_step round_step",
     "toyworld": "toy toy_batches parity_judge toy_targets",
     "data": "Problem",
-    "verify": "score verify",
+    "verify": "score",
     "pretrained": "load_pretrained export_adapter",
     "evaluate": "pass_at_k",
     "train": "train_and_evaluate",
