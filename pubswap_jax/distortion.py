@@ -12,6 +12,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from pubswap_jax.grpo import safe_sqrt
 from pubswap_jax.types import Array, PyTree, at_least_f32
 
 
@@ -83,4 +84,4 @@ def _select(condition, yes, no):
 
 def _norm_of_difference(x, y):
     squares = jax.tree.map(lambda a, b: jnp.sum(jnp.square(at_least_f32(a) - at_least_f32(b))), x, y)
-    return jnp.sqrt(sum(jax.tree.leaves(squares)))
+    return safe_sqrt(sum(jax.tree.leaves(squares)))

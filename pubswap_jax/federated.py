@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pubswap_jax.grpo import safe_sqrt
 from pubswap_jax.types import Array, PyTree, at_least_f32
 
 
@@ -67,9 +68,7 @@ def aggregation_residual(loras: PyTree, weights: Array | None = None) -> Array:
         present = (share > 0).reshape(-1, *[1] * (a.ndim - 1))
         error += _product_norm2(jnp.where(present, a - mean_a[None], 0.0), jnp.where(present, b - mean_b[None], 0.0), share)
         whole += _product_norm2(jnp.where(present, a, 0.0), jnp.where(present, b, 0.0), share)
-    # Neither the division by 0 nor sqrt's slope at 0 may stand on the differentiated path.
-    square = jnp.where(whole > 0, error / jnp.where(whole > 0, whole, 1.0), 0.0)
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+    return safe_sqrt(jnp.where(whole > 0, error / jnp.where(whole > 0, whole, 1.0), 0.0))
 
 
 def _pairs(tree: PyTree):

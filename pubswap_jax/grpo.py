@@ -54,9 +54,12 @@ def _centred(reward: Array) -> Array:
 
 
 def _root_mean_square(x: Array, axis) -> Array:
-    square = jnp.mean(jnp.square(x), axis=axis, keepdims=True)
-    # sqrt has an infinite slope at 0: the inner `where` keeps it off the differentiated path.
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+    return safe_sqrt(jnp.mean(jnp.square(x), axis=axis, keepdims=True))
+
+
+def safe_sqrt(x: Array) -> Array:
+    """√x with a slope of 0 at 0, where sqrt's own is infinite: the inner `where` keeps it off the differentiated path."""
+    return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1.0)), 0.0)
 
 
 # --- KL estimators, per token (Schulman, "Approximating KL divergence", 2020) -------------------------------------------
