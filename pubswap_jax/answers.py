@@ -1,0 +1,158 @@
+"""Where the answer stands in a completion: the last box, else an "answer is" line, else the last formula or number.
+
+Pure string work, linear in the length of the text.
+"""
+
+import re
+
+from pubswap_jax.notation import closing
+
+TAIL = 16384  # characters at the end of a completion in which an answer without a box is looked for
+MAX_BOXES = 64  # boxes tried, from the last one
+
+_CHAT_END = re.compile(r"<\|(?:im_end|im_start|endoftext|eot_id|end_of_text|end|assistant|user)\|>|</s>|\[/?INST\]")
+_BOX = re.compile(r"\\f?boxed\s*(?=\{)|\\fbox\s*(?=\{)")
+_MARK = re.compile(
+    r"(?:(?i:\b(?:the\s+)?(?:final\s+|correct\s+)?(?:answer|solution|result)\s*(?:is|are|:|=)\s*:?)|####|^\s*A:)[*_]*\s*",
+    re.MULTILINE,
+)
+_LEAD = re.compile(r"(?i:(?:final\s+)?answer\s*:|(?:therefore|thus|so|hence),?|the\s+(?:final\s+)?answer\s+is:?|approximately|about|exactly|equal\s+to|simply|just)\s*")
+_FORMULA = re.compile(r"\$\$([^$]+)\$\$|\$((?:\\\$|[^$])+?)(?<!\\)\$|\\\[((?:(?!\\\]|\\\[)[\s\S])+)\\\]|\\\(((?:(?!\\\)|\\\()[\s\S])+)\\\)")
+_JOIN = re.compile(r"\s*,?\s*(?:and|or|,)\s*,?\s*")
+_PERCENT_AFTER = re.compile(r"\s*(?:\\?%|per\s?cent(?:age)?\b|pct\b)")
+_STOP = re.compile(r"\.(?=\s|$)|\n|(?i:\bI hope\b)")
+_AMOUNT = r"[0-9]+(?:[, ][0-9]{3})*(?:\.[0-9]+)?|\.[0-9]+"
+_NUMBER = re.compile(
+    rf"(?<![\w.^\\])[-+]?[$£€]?(?:{_AMOUNT})(?:\s[0-9]+/[0-9]+|\s?/\s?[0-9]+)?(?:\s*(?:%|\\%|per\s?cent\b))?(?![0-9])", re.ASCII
+)
+_ASCII_MATH = re.compile(r"[0-9a-zA-Z\\$({\[+\-|][^.\n]*")
+
+
+def extract(text: str) -> str:
+    """The answer's text, as it was written; empty where there is none."""
+    text = text.rpartition("</think>")[2]
+    box = last_box(text)
+    if box is not None:
+        return box
+    tail = text[-TAIL:]
+    tail = _first_reply(tail)
+    statement = _statement(tail)
+    if statement is not None:
+        return statement
+    return _last_value(tail)
+
+
+def gold_answer(gold: str) -> str:
+    """The answer of a gold: a bare expression, formulas in dollars, or a whole solution with its box."""
+    box = last_box(gold)
+    if box is not None:
+        return box
+    joined = _whole_formulas(gold.strip())
+    return joined if joined is not None else gold.strip()
+
+
+def last_box(text: str) -> str | None:
+    """The content of the last balanced box, without boxes inside it; None where there is none."""
+    starts = []
+    position = len(text)
+    while len(starts) < MAX_BOXES:
+        position = max(text.rfind(r"\boxed", 0, position), text.rfind(r"\fbox", 0, position))
+        if position < 0:
+            break
+        starts.append(position)
+    for start in starts:
+        match = _BOX.match(text, start)
+        if match and (end := closing(text, match.end(), 8192)) > 0:
+            return _with_percent(text[match.end() + 1 : end].strip(), text, end + 1)
+        if bare := re.compile(r"\\boxed\s+([^\s{}$\\]+)").match(text, start):
+            return bare[1]
+    return None
+
+
+def _with_percent(inside: str, text: str, end: int) -> str:
+    if inside and not inside.endswith("%") and _PERCENT_AFTER.match(text[end : end + 24].lstrip("$ \\)]")):
+        return inside + r"\%"
+    return inside
+
+
+def _first_reply(text: str) -> str:
+    """Without the chat turns that a model invents behind its own."""
+    parts = [part for part in _CHAT_END.split(text) if part.strip()]
+    return parts[0] if parts else ""
+
+
+def _statement(tail: str) -> str | None:
+    """What stands behind the last "answer is", `####` or `A:`."""
+    marks = list(_MARK.finditer(tail))
+    for mark in reversed(marks[-8:]):
+        rest = tail[mark.end() :].lstrip("* \t\n:")
+        if not rest.strip():
+            continue
+        return _value_of_statement(rest)
+    return None
+
+
+def _value_of_statement(rest: str) -> str:
+    formula = _joined_formulas(rest)
+    stop = _STOP.search(rest)
+    line = rest[: stop.start()] if stop else rest
+    if formula and formula[1] < len(line) + 1:
+        return formula[0]
+    line = _LEAD.sub("", line.strip(" *_`")).strip()
+    if len(line) <= 4096 and _no_prose(line):
+        return line
+    numbers = [m[0] for m in _NUMBER.finditer(line)]
+    leading = _NUMBER.match(line)
+    return leading[0] if leading else (numbers[-1] if numbers else line)
+
+
+def _no_prose(line: str) -> bool:
+    words = re.findall(r"(?<![\\A-Za-z])[A-Za-z]{3,}", line)
+    return not words or len(words) == 1 == len(line.split()) or all(w in ("sqrt", "and", "pct", "percent") for w in words)
+
+
+def _joined_formulas(text: str) -> tuple[str, int] | None:
+    """Formulas joined by commas, and, or, from the first one on: (joined, where the first starts)."""
+    first = _FORMULA.search(text)
+    if not first:
+        return None
+    parts, end = [_content(first)], first.end()
+    while joint := _JOIN.match(text, end):
+        following = _FORMULA.match(text, joint.end())
+        if not following:
+            break
+        parts.append(_content(following))
+        end = following.end()
+    return _with_percent(", ".join(parts), text, end), first.start()
+
+
+def _content(match: re.Match) -> str:
+    return next(group for group in match.groups() if group is not None).strip()
+
+
+def _whole_formulas(text: str) -> str | None:
+    """The formulas of a gold which is nothing but formulas, joints and a percent sign."""
+    joined = _joined_formulas(text) if text.startswith(("$", r"\(", r"\[")) else None
+    if joined is None:
+        return None
+    rest = _JOIN.sub("", _FORMULA.sub("", text)).strip()
+    return joined[0] if not rest or _PERCENT_AFTER.fullmatch(rest) else None
+
+
+def _last_value(tail: str) -> str:
+    """The last formula or number of a completion; the whole of a short one without either."""
+    stripped = tail.strip()
+    if (joined := _whole_formulas(stripped)) is not None:
+        return joined
+    if len(stripped) <= 200 and "\n" not in stripped and _no_prose(stripped.strip("$")):
+        return stripped
+    formulas = list(_FORMULA.finditer(tail))
+    numbers = list(_NUMBER.finditer(tail, formulas[-1].end() if formulas else 0))
+    if numbers:
+        return numbers[-1][0]
+    if not formulas:
+        return stripped if len(stripped) <= 200 else ""
+    start = len(formulas) - 1
+    while start > 0 and _JOIN.fullmatch(tail, formulas[start - 1].end(), formulas[start].start()):
+        start -= 1
+    return _with_percent(", ".join(_content(match) for match in formulas[start:]), tail, formulas[-1].end())

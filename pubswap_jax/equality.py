@@ -1,0 +1,177 @@
+"""When two shapes are equal: value counts, not form.
+
+Order counts in tuples, not in lists and sets; open and closed ends count; `x=5` answers 5; units may be missing.
+The oracle decides about expressions: `expr(a, b)`, and `multiple(f, g, positive)` for two relations f ~ 0 and g ~ 0.
+"""
+
+from typing import Protocol
+
+from pubswap_jax import units
+from pubswap_jax.notation import squeezed, thousands
+from pubswap_jax.shapes import Shape, is_name, plain, read
+
+_FLIP = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", "=": "=", r"\neq": r"\neq"}
+
+
+class Oracle(Protocol):
+    def expr(self, gold: str, answer: str) -> bool: ...
+
+    def multiple(self, gold: tuple[str, str], answer: tuple[str, str], positive: bool) -> bool: ...
+
+
+def equal_texts(gold: str, answer: str, oracle: Oracle) -> bool:
+    """Whether two canonical strings mean the same; a comma between digits may part a list or thousands."""
+    if squeezed(gold) == squeezed(answer):
+        return True
+    golds, answers = dict.fromkeys((gold, thousands(gold))), dict.fromkeys((answer, thousands(answer)))
+    return any(equal(read(g), read(a), oracle) for g in golds for a in answers)
+
+
+def equal(gold: Shape, answer: Shape, oracle: Oracle) -> bool:
+    if units.conflict(gold.unit, answer.unit):
+        return False
+    if squeezed(gold.text) == squeezed(answer.text):
+        return True
+    gold, answer = _bare_values(gold, answer)
+    if gold.kind == answer.kind == "relation":
+        return _relations(gold, answer, oracle)
+    if "relation" in (gold.kind, answer.kind):
+        return _relation_and_other(gold, answer, oracle)
+    gold, answer = _unwrap(gold), _unwrap(answer)
+    if "text" in (gold.kind, answer.kind):
+        return _texts(gold, answer)
+    if gold.kind == answer.kind == "expr":
+        return oracle.expr(gold.text, answer.text)
+    if gold.kind == answer.kind == "matrix":
+        return gold.marks == answer.marks and _ordered(gold, answer, oracle)
+    if {gold.kind, answer.kind} <= {"list", "set"} or gold.kind == answer.kind == "union":
+        return _unordered(gold.items, answer.items, oracle)
+    if {gold.kind, answer.kind} <= {"list", "tuple"}:
+        marks = {shape.marks for shape in (gold, answer) if shape.kind == "tuple"}
+        return len(marks) == 1 and (gold.kind == answer.kind or marks == {"()"}) and _ordered(gold, answer, oracle)
+    return False
+
+
+def _ordered(gold: Shape, answer: Shape, oracle: Oracle) -> bool:
+    if len(gold.items) != len(answer.items):
+        return False
+    return all(equal(g, a, oracle) for g, a in zip(gold.items, answer.items, strict=True))
+
+
+def _unordered(golds: tuple[Shape, ...], answers: tuple[Shape, ...], oracle: Oracle) -> bool:
+    """Each of one side is equal to some of the other: repetitions do not count."""
+    known = {squeezed(g.text) for g in golds}, {squeezed(a.text) for a in answers}
+    if known[0] == known[1]:
+        return True
+    lonely_golds = [g for g in golds if squeezed(g.text) not in known[1]]
+    lonely_answers = [a for a in answers if squeezed(a.text) not in known[0]]
+    if not all(any(equal(g, a, oracle) for a in answers) for g in lonely_golds):
+        return False
+    return all(any(equal(g, a, oracle) for g in golds) for a in lonely_answers)
+
+
+def _unwrap(shape: Shape) -> Shape:
+    """A list or set of one is that one."""
+    while shape.kind in ("list", "set") and len(shape.items) == 1:
+        shape = shape.items[0]
+    return shape
+
+
+def _texts(gold: Shape, answer: Shape) -> bool:
+    words = plain(gold.text)
+    return bool(words) and words == plain(answer.text) and gold.kind in ("text", "expr") and answer.kind in ("text", "expr")
+
+
+def _value(shape: Shape) -> Shape | None:
+    """The value of `x = 5`, `5 = x` or `f(x) = x = 5`; None where nothing is named."""
+    if shape.kind != "relation" or set(shape.marks) != {"="}:
+        return None
+    first, last = shape.items[0], shape.items[-1]
+    if is_name(first.text):
+        return last
+    return first if len(shape.items) == 2 and is_name(last.text) else None
+
+
+def _bare_values(gold: Shape, answer: Shape) -> tuple[Shape, Shape]:
+    """Drops names that only one side writes; assignments to several names become a tuple in their order."""
+    if gold.kind == answer.kind == "relation":
+        return gold, answer
+    lists = [shape for shape in (gold, answer) if shape.kind in ("list", "tuple") and shape.items]
+    named = [[_value(item) for item in shape.items] for shape in lists]
+    full = [all(values) for values in named]
+    if len(lists) == 2 and full[0] != full[1] and not any(any(v) for v, f in zip(named, full, strict=True) if not f):
+        at = full.index(True)
+        names = {squeezed(item.items[0].text) for item in lists[at].items}
+        kind = "tuple" if len(names) == len(lists[at].items) else lists[at].kind
+        bare = Shape(kind, lists[at].text, tuple(named[at]), "()" if kind == "tuple" else "")
+        other = lists[1 - at]
+        return (bare, other) if lists[at] is gold else (other, bare)
+    gold_value, answer_value = _value(gold), _value(answer)
+    return gold_value or gold, answer_value or answer
+
+
+def _relations(gold: Shape, answer: Shape, oracle: Oracle) -> bool:
+    if len(gold.marks) == len(answer.marks) == 1:
+        return _pair(_halves(gold)[0], _halves(answer)[0], oracle)
+    golds, answers = _halves(gold), _halves(answer)
+    gold_value, answer_value = _value(gold), _value(answer)
+    if gold_value and answer_value:  # x = 2 + 3 = 5 and x = 5
+        return squeezed(gold.items[0].text) == squeezed(answer.items[0].text) and equal(gold_value, answer_value, oracle)
+    if len(golds) != len(answers):
+        return False
+    return all(any(_pair(g, a, oracle) for a in answers) for g in golds)
+
+
+def _halves(shape: Shape) -> list[tuple[str, Shape, Shape]]:
+    return list(zip(shape.marks, shape.items, shape.items[1:], strict=False))
+
+
+def _pair(gold: tuple[str, Shape, Shape], answer: tuple[str, Shape, Shape], oracle: Oracle) -> bool:
+    mark, left, right = gold
+    if _FLIP.get(answer[0]) != mark and answer[0] != mark:
+        return False
+    other = answer[1:] if answer[0] == mark else (answer[2], answer[1])
+    if mark in ("=", r"\neq") and equal(left, other[1], oracle) and equal(right, other[0], oracle):
+        return True
+    if equal(left, other[0], oracle) and equal(right, other[1], oracle):
+        return True
+    sides = (left, right, *other)
+    if any(side.kind != "expr" for side in sides):
+        return False
+    return oracle.multiple((left.text, right.text), (other[0].text, other[1].text), mark not in ("=", r"\neq"))
+
+
+def _relation_and_other(gold: Shape, answer: Shape, oracle: Oracle) -> bool:
+    relation, other = (gold, answer) if gold.kind == "relation" else (answer, gold)
+    if other.kind == "tuple":
+        interval = _interval(relation)
+        return interval is not None and equal(interval, other, oracle)
+    if set(relation.marks) != {"="} or other.kind not in ("expr", "text", "list"):
+        return False
+    # 10^3 = 1000 answers 1000: each side must be equal to it, or the chain is false
+    sides = [side for side in relation.items if not is_name(side.text)]
+    return bool(sides) and all(equal(side, other, oracle) for side in sides)
+
+
+def _interval(relation: Shape) -> Shape | None:
+    """`1 < x \\le 2` as (1, 2], `x \\ge 3` as [3, oo): one letter between or beside its bounds."""
+    marks, items = relation.marks, relation.items
+    if any(mark not in ("<", ">", r"\le", r"\ge") for mark in marks) or len(items) > 3:
+        return None
+    if marks[0] in (">", r"\ge"):
+        marks, items = tuple(_FLIP[mark] for mark in reversed(marks)), items[::-1]
+    if any(mark not in ("<", r"\le") for mark in marks):
+        return None
+    ends = {"<": "()", r"\le": "[]"}
+    low, high = Shape("expr", r"-\infty"), Shape("expr", r"\infty")
+    if len(items) == 3 and _is_letter(items[1]):
+        return Shape("tuple", relation.text, (items[0], items[2]), ends[marks[0]][0] + ends[marks[1]][1])
+    if len(items) == 2 and _is_letter(items[0]):
+        return Shape("tuple", relation.text, (low, items[1]), "(" + ends[marks[0]][1])
+    if len(items) == 2 and _is_letter(items[1]):
+        return Shape("tuple", relation.text, (items[0], high), ends[marks[0]][0] + ")")
+    return None
+
+
+def _is_letter(shape: Shape) -> bool:
+    return len(shape.text) == 1 and shape.text.isalpha()

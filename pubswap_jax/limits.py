@@ -1,0 +1,68 @@
+"""What is refused before any parser sees it: too long, too deep, too many digits, or a computation in disguise."""
+
+import re
+
+MAX_CHARACTERS = 4096
+MAX_NESTING = 64
+MAX_RUN = 256
+MAX_DIGITS = 2048
+MAX_NODES = 512
+MAX_FACTORIAL = 500
+MAX_POWER_DIGITS = 4000  # decimal digits of a numeric power's value
+
+_RUN = re.compile(rf"[0-9]{{{MAX_RUN + 1},}}", re.ASCII)
+_DIGITS = re.compile(r"[0-9]", re.ASCII)
+_NODES = re.compile(r"\\[A-Za-z]+|[0-9]+|[^\s{}0-9]", re.ASCII)
+_HEAVY = re.compile(r"\\(?:int|iint|iiint|oint|sum|prod|lim|Gamma|zeta|gcd|lcm|det|partial|def|let|write|input|immediate|csname|newcommand|xrightarrow)(?![a-z])")
+_OPERATORS = re.compile(r"\\(?:operatorname|text)\s*\{\s*(?:svd|SVD|eig|rank|eye|zeros|ones|diag|rref|nullspace|orth|det|Res|lambdify|gcd|lcm)")
+_DERIVATIVE = re.compile(r"\\frac\{d(?:\^[^{}]*|\^\{[^{}]*\})?[^{}]{0,4}\}\{d[a-z]")
+_FACTORIAL = re.compile(r"([0-9]+|\)|\}|[a-z])\s*!(!?)", re.ASCII)
+_CHOOSE = re.compile(r"\\[dt]?binom|\\choose")
+_TOWER = re.compile(r"\^\s*(?:\{[^{}]*\^|[^{}\s]\s*\^|\([^()]*\^)")
+_NUMERIC_POWER = re.compile(r"([0-9.]+|\)|\})\s*\^\s*(?:\{\s*[+-]?\s*([0-9.]+)[^{}]*\}|([0-9]))", re.ASCII)
+_MATRIX_POWER = re.compile(r"\\end\{[pbBvV]?matrix\}\s*\)?\s*\^\s*\{?\s*([0-9]+)", re.ASCII)
+_CODE = re.compile(r"__|lambda\b|\bimport\b|\bexec\b|\beval\b|\bopen\s*\(")
+
+
+def refusal(text: str) -> str:
+    """Why a canonical answer is not parsed; empty where it may be."""
+    if len(text) > MAX_CHARACTERS:
+        return "too long"
+    if _RUN.search(text) or len(_DIGITS.findall(text)) > MAX_DIGITS:
+        return "too many digits"
+    if len(_NODES.findall(text)) > MAX_NODES:
+        return "too many symbols"
+    if nesting(text) > MAX_NESTING:
+        return "nested too deeply"
+    if _CODE.search(text):
+        return "a program"
+    return _computation(text)
+
+
+def _computation(text: str) -> str:
+    if _HEAVY.search(text) or _OPERATORS.search(text) or _DERIVATIVE.search(text):
+        return "a computation"
+    if _TOWER.search(text):
+        return "a tower of powers"
+    for match in _FACTORIAL.finditer(text):
+        if match[2] or match[1] in ")}" or (match[1].isdigit() and int(match[1]) > MAX_FACTORIAL):
+            return "a large factorial"
+    if _CHOOSE.search(text) and any(int(n) > MAX_FACTORIAL for n in re.findall(r"[0-9]+", text)):
+        return "a large binomial"
+    if any(int(match[1]) > 20 for match in _MATRIX_POWER.finditer(text)):
+        return "a large power of a matrix"
+    for match in _NUMERIC_POWER.finditer(text):
+        exponent = match[2] or match[3]
+        base_digits = len(match[1]) if match[1][0] not in ")}" else 8
+        if exponent.count(".") > 1 or float(exponent) * base_digits > MAX_POWER_DIGITS:
+            return "a large power"
+    return ""
+
+
+def nesting(text: str) -> int:
+    depth = deepest = run = 0
+    for char in text:
+        depth += (char in "([{") - (char in ")]}")
+        run = run + 1 if char in "-+|!" else (run if char == " " else 0)  # a chain of signs nests as well
+        deepest = max(deepest, depth, run)
+    return deepest

@@ -1,0 +1,189 @@
+"""A pool of killable worker processes: the deadline is kept here, and a worker that misses it is killed and replaced.
+
+Workers are forked by a nursery, a fresh interpreter that never saw JAX, so that a replacement is warm in milliseconds. Nothing
+depends on `__main__`, on signals or on the calling thread.
+"""
+
+import atexit
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+
+from pubswap_jax.status import STATUSES
+from pubswap_jax.worker import HEADER, ORDER, receive, request
+
+RECYCLE = 5000  # answers after which a worker is replaced
+ATTEMPTS = 4  # nurseries started for one batch before its answers count as timeouts
+START = 60.0  # seconds that a cold nursery may take
+CODES = dict(enumerate(STATUSES))
+
+
+class _Worker:
+    """One process at the other end of a socket."""
+
+    def __init__(self, connection: socket.socket, pid: int):
+        self.connection, self.pid, self.done, self.task, self.due = connection, pid, 0, -1, 0.0
+
+
+class Pool:
+    """`run(pairs, timeout)` judges pairs of canonical strings. Any thread may call it; calls wait for each other."""
+
+    def __init__(self, size: int):
+        self.size = size
+        self._lock = threading.Lock()
+        self._nursery: subprocess.Popen | None = None
+        self._link: socket.socket | None = None
+        self._workers: list[_Worker] = []
+        self._owner = os.getpid()
+
+    def run(self, pairs: Sequence[tuple[str, str]], timeout: float) -> list[str]:
+        """The status of each pair; `timeout` where a worker missed its deadline, crashed or ran out of memory."""
+        if not pairs:
+            return []
+        results: dict[int, str] = {}
+        with self._lock:
+            for _ in range(ATTEMPTS):
+                try:
+                    self._run(pairs, timeout, results)
+                    break
+                except (OSError, EOFError):  # the nursery was killed: start another and go on
+                    self._stop()
+                except BaseException:  # Ctrl-C amid a batch: no answer of this one may be taken for one of the next
+                    self._stop()
+                    raise
+        return [results.get(i, "timeout") for i in range(len(pairs))]
+
+    def pids(self) -> list[int]:
+        return [worker.pid for worker in self._workers]
+
+    def close(self) -> None:
+        with self._lock:
+            self._stop()
+
+    def _run(self, pairs: Sequence[tuple[str, str]], timeout: float, results: dict[int, str]) -> None:
+        self._start(timeout)
+        waiting = deque(i for i in range(len(pairs)) if i not in results)
+        with selectors.DefaultSelector() as selector:
+            for worker in self._workers:
+                selector.register(worker.connection, selectors.EVENT_READ, worker)
+                self._give(worker, waiting, pairs, timeout)
+            while any(worker.task >= 0 for worker in self._workers):
+                nearest = min(worker.due for worker in self._workers if worker.task >= 0)
+                events = selector.select(max(0.0, nearest - time.monotonic()))
+                ready = [key.data for key, _ in events]
+                late = [w for w in self._workers if w.task >= 0 and w.due <= time.monotonic() and w not in ready]
+                for worker in ready + late:
+                    status = self._answer(worker) if worker in ready else ""
+                    if worker.task >= 0:
+                        results[worker.task] = status or "timeout"
+                    if not status or worker.done >= RECYCLE:
+                        selector.unregister(worker.connection)
+                        self._replace(worker, timeout)
+                        selector.register(worker.connection, selectors.EVENT_READ, worker)
+                    self._give(worker, waiting, pairs, timeout)
+
+    def _give(self, worker: _Worker, waiting: deque[int], pairs: Sequence[tuple[str, str]], timeout: float) -> None:
+        worker.task = -1
+        if not waiting:
+            return
+        worker.task = waiting.popleft()
+        worker.due = time.monotonic() + timeout
+        with contextlib.suppress(OSError):  # a dead worker is met by the end of its stream
+            worker.connection.sendall(request(*pairs[worker.task]))
+
+    def _answer(self, worker: _Worker) -> str:
+        """The status that a worker sent; empty where it hung up or talks nonsense."""
+        worker.done += 1
+        try:
+            return CODES.get(receive(worker.connection, 1)[0], "")
+        except (OSError, EOFError):
+            return ""
+
+    def _start(self, timeout: float) -> None:
+        if self._owner != os.getpid():  # a fork of ours: the workers are the parent's
+            self._nursery, self._link, self._workers, self._owner = None, None, [], os.getpid()
+        if self._nursery is None or self._nursery.poll() is not None:
+            self._stop()
+            self._link, theirs = socket.socketpair()
+            root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+            command = [sys.executable, "-m", "pubswap_jax.worker", str(theirs.fileno())]
+            self._nursery = subprocess.Popen(
+                command, cwd=root, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
+            )
+            theirs.close()
+        while len(self._workers) < self.size:
+            self._workers.append(_Worker(*self._order(0, timeout)))
+
+    def _replace(self, worker: _Worker, timeout: float) -> None:
+        worker.connection.close()
+        try:
+            worker.connection, worker.pid = self._order(worker.pid, timeout)
+        except (OSError, EOFError):  # the nursery is gone as well
+            self._nursery.kill()
+            raise
+        worker.done = 0
+
+    def _order(self, dead: int, timeout: float) -> tuple[socket.socket, int]:
+        """A new worker from the nursery, which first buries the dead one."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            socket.send_fds(self._link, [ORDER.pack(dead, timeout)], [theirs.fileno()])
+        ours.settimeout(START)
+        pid = HEADER.unpack(receive(ours, HEADER.size))[0]
+        ours.settimeout(None)
+        return ours, pid
+
+    def _stop(self) -> None:
+        for worker in self._workers:
+            worker.connection.close()
+            with contextlib.suppress(OSError):
+                os.killpg(worker.pid, signal.SIGKILL)  # the nursery has not buried it: the pid is still its own
+        self._workers = []
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+        if self._nursery is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._nursery.wait(2.0)
+            self._nursery.kill()
+            self._nursery.wait()
+            self._nursery = None
+
+
+_pool: Pool | None = None
+_pool_lock = threading.Lock()
+
+
+def shared() -> Pool:
+    """The process's one pool, of `PUBSWAP_VERIFY_WORKERS` workers (all cores by default, at most 8), started when first used."""
+    global _pool
+    with _pool_lock:
+        if _pool is None:
+            set_workers(int(os.environ.get("PUBSWAP_VERIFY_WORKERS") or min(os.cpu_count() or 1, 8)))
+        return _pool
+
+
+def set_workers(size: int) -> None:
+    """Makes the shared pool one of so many workers."""
+    global _pool
+    if size < 1:
+        raise ValueError(f"workers must be at least 1, got {size}")
+    close()
+    _pool = Pool(size)
+
+
+def close() -> None:
+    """Ends the shared pool's processes; the next call of `score` starts new ones."""
+    if _pool is not None:
+        _pool.close()
+
+
+atexit.register(close)

@@ -1,0 +1,209 @@
+"""The slow oracle, for worker processes alone: LaTeX read by math-verify's parser, values compared to 50 digits.
+
+No string reaches sympify: numbers become exact Rationals here, and `seal` makes every road from text to `eval` raise.
+"""
+
+import functools
+import itertools
+from fractions import Fraction
+
+import sympy
+from latex2sympy2_extended import latex2sympy2
+from sympy.core import sympify as sympify_module
+from sympy.parsing import sympy_parser
+
+from pubswap_jax.notation import number
+from pubswap_jax.quick import close, readings
+from pubswap_jax.shapes import Unreadable
+
+DIGITS = 50
+MAX_BITS = 1 << 15
+_CONSTANTS = {sympy.Symbol("i"): sympy.I, sympy.Symbol("e"): sympy.E}
+# Where identities are tried: no symmetric, small or special values, so that a false identity survives none of them.
+POINTS = (Fraction(7919, 6131), Fraction(-5003, 7207), Fraction(28657, 10007), Fraction(-13001, 4099), Fraction(389, 907))
+
+
+class Sealed(RuntimeError):
+    """Some code tried to turn a string into a program."""
+
+
+def seal() -> None:
+    """Makes `parse_expr` and `sympify` of a string raise in this process, wherever they were imported to."""
+
+    def refuse(*args, **kwargs):
+        raise Sealed("a string reached sympy's evaluator")
+
+    sympy_parser.eval_expr = sympy_parser.stringify_expr = sympy_parser.parse_expr = refuse
+    sympify_module.parse_expr = refuse
+    for module in (sympy, latex2sympy2):
+        if hasattr(module, "parse_expr"):
+            module.parse_expr = refuse
+
+
+class _Parser(latex2sympy2._Latex2Sympy):
+    """math-verify's LaTeX parser, with exact numbers."""
+
+    def parse_number(self, text: str) -> sympy.Rational:
+        value = number(text.replace(",", ""))
+        if value is None:
+            raise Unreadable(f"no number: {text[:20]}")
+        return sympy.Rational(value[0].numerator, value[0].denominator)
+
+
+@functools.lru_cache(4096)
+def parse(text: str) -> sympy.Basic:
+    text = text.replace("%", r"\%").replace("\x01", r"\\")
+    config = latex2sympy2.ConversionConfig(lowercase_symbols=False)
+    try:
+        parsed = _Parser(None, None, False, config).parse(text)
+    except (MemoryError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # the generated parser raises bare Exception
+        raise Unreadable(type(error).__name__) from None
+    if not isinstance(parsed, sympy.Basic | sympy.MatrixBase):
+        raise Unreadable("no expression")
+    return parsed.xreplace(_CONSTANTS)
+
+
+class Symbolic:
+    """Equality of expressions by value: exact where rational, else to 50 digits, at several points where letters are left."""
+
+    def expr(self, gold: str, answer: str) -> bool:
+        numbers = readings(gold), readings(answer)
+        if numbers[0] and numbers[1]:
+            return any(close(a, b) for a in numbers[0] for b in numbers[1])
+        if numbers[0] or numbers[1]:
+            plain, other = (numbers[0], answer) if numbers[0] else (numbers[1], gold)
+            return self._number(plain, parse(other))
+        return same(parse(gold), parse(answer))
+
+    def _number(self, plain: list[tuple[Fraction, int | None]], other: sympy.Basic) -> bool:
+        if not isinstance(other, sympy.Expr) or other.free_symbols:
+            return isinstance(other, sympy.Expr) and any(same(_rational(value), other) for value, _ in plain)
+        if (exact := rational(other)) is not None:
+            return any(close(one, (exact, None)) for one in plain)
+        value = evaluate(other)
+        if value is None or not value.is_real:
+            return False
+        nearby = _fraction(value)
+        return any((places is not None and close((v, places), (nearby, None))) or agree(_rational(v), other) for v, places in plain)
+
+    def multiple(self, gold: tuple[str, str], answer: tuple[str, str], positive: bool) -> bool:
+        """Whether gold's left minus right is a constant multiple of the answer's: the same line, plane or half-space."""
+        f, g = (sympy.Add(parse(left), sympy.Mul(-1, parse(right))) for left, right in (gold, answer))
+        symbols = sorted(f.free_symbols | g.free_symbols, key=str)
+        if not symbols or f.free_symbols != g.free_symbols:
+            return False
+        ratios = []
+        for point in _points(symbols):
+            a, b = evaluate(f, point), evaluate(g, point)
+            if a is None or b is None or a == 0 or b == 0:
+                return False
+            ratios.append((a / b).evalf(DIGITS))
+        first = ratios[0]
+        if positive and not (first.is_real and first > 0):
+            return False
+        return all(_near(first, ratio) for ratio in ratios)
+
+
+def _fraction(value: sympy.Number) -> Fraction:
+    if value.is_Rational:
+        return Fraction(int(value.p), int(value.q))
+    sign, mantissa, exponent, _ = value._mpf_
+    return Fraction(-int(mantissa) if sign else int(mantissa)) * Fraction(2) ** exponent
+
+
+def _rational(value: Fraction) -> sympy.Rational:
+    return sympy.Rational(value.numerator, value.denominator)
+
+
+def same(gold: sympy.Basic, answer: sympy.Basic) -> bool:
+    """Whether two expressions have the same value wherever both have one."""
+    if not (isinstance(gold, sympy.Expr) and isinstance(answer, sympy.Expr)) or isinstance(gold, sympy.MatrixExpr):
+        return gold == answer
+    symbols = sorted(gold.free_symbols | answer.free_symbols, key=str)
+    if not symbols:
+        return agree(gold, answer)
+    if len(symbols) > 12:
+        raise Unreadable("too many letters")
+    met = 0
+    for point in _points(symbols):
+        a, b = evaluate(gold, point), evaluate(answer, point)
+        if (a is None) != (b is None):
+            return False
+        if a is not None:
+            met += 1
+            if not _near(a, b):
+                return False
+    return met >= 2 or gold == answer
+
+
+def agree(gold: sympy.Expr, answer: sympy.Expr) -> bool:
+    """Equality of two constants: exactly where both are rational, else to 50 digits after the point."""
+    exact = rational(gold), rational(answer)
+    if None not in exact:
+        return exact[0] == exact[1]
+    a, b = evaluate(gold), evaluate(answer)
+    if a is None or b is None:
+        return gold == answer and gold in (sympy.oo, -sympy.oo)
+    if not _near(a, b):
+        return False
+    size = max(abs(a), abs(b))
+    if size < 10**6:
+        return True
+    digits = DIGITS + int(sympy.log(size, 10).evalf(15)) + 1
+    if digits > 3000:
+        raise Unreadable("too large to compare")
+    a, b = evaluate(gold, digits=digits), evaluate(answer, digits=digits)
+    return a is not None and b is not None and abs(a - b) < sympy.Rational(1, 10 ** (DIGITS - 5))
+
+
+def _points(symbols: list[sympy.Symbol]):
+    for i in range(len(POINTS)):
+        values = itertools.islice(itertools.cycle(POINTS), i, i + len(symbols))
+        yield {symbol: _rational(value * (1 + Fraction(k, 97))) for k, (symbol, value) in enumerate(zip(symbols, values, strict=True))}
+
+
+def evaluate(expr: sympy.Expr, point: dict | None = None, digits: int = DIGITS + 10) -> sympy.Expr | None:
+    """The value to so many digits, a complex number at most; None where there is none."""
+    if point:
+        expr = expr.xreplace(point)
+    try:
+        value = expr.evalf(digits, maxn=max(200, 2 * digits))
+    except (ArithmeticError, ValueError, TypeError, AttributeError, NotImplementedError):
+        return None
+    if not value.is_number or value.has(sympy.nan, sympy.zoo, sympy.oo, -sympy.oo) or not value.is_finite:
+        return None
+    real, imaginary = value.as_real_imag()
+    return value if real.is_Number and imaginary.is_Number else None
+
+
+def _near(a: sympy.Expr, b: sympy.Expr) -> bool:
+    scale = max(abs(a), abs(b))
+    return bool(scale == 0 or abs(a - b) <= scale * sympy.Rational(1, 10**DIGITS))
+
+
+def rational(expr: sympy.Basic) -> Fraction | None:
+    """The exact value of a tree of rationals, sums, products and integer powers; None for anything else or larger."""
+    if isinstance(expr, sympy.Rational):
+        return Fraction(int(expr.p), int(expr.q))
+    if not isinstance(expr, sympy.Add | sympy.Mul | sympy.Pow | sympy.UnevaluatedExpr):
+        return None
+    values = [rational(arg) for arg in expr.args]
+    if None in values:
+        return None
+    if isinstance(expr, sympy.UnevaluatedExpr):
+        return values[0]
+    if isinstance(expr, sympy.Pow):
+        return _power(*values)
+    result = Fraction(isinstance(expr, sympy.Mul))
+    for value in values:
+        result = result * value if isinstance(expr, sympy.Mul) else result + value
+    return result if result.numerator.bit_length() + result.denominator.bit_length() < MAX_BITS else None
+
+
+def _power(base: Fraction, exponent: Fraction) -> Fraction | None:
+    bits = max(base.numerator.bit_length(), base.denominator.bit_length())
+    if exponent.denominator != 1 or bits * abs(exponent) > MAX_BITS or (base == 0 and exponent < 0):
+        return None
+    return base ** int(exponent)

@@ -1,0 +1,63 @@
+"""Units behind a number: found, taken off, and compared where both answers name one that is known."""
+
+import re
+
+_TEXT_UNIT = re.compile(r"\\text\s*\{([^{}]*)\}\s*(?:/\s*\\text\s*\{[^{}]*\}\s*)*(?:\^\{?-?[0-9]\}?)?$")
+_BARE_UNIT = re.compile(r"(?<=[0-9})])(?:\s+[A-Za-z]+\.?|\s*(?:cm|mm|km|kg|mph|ft|lbs?|hrs?|mins?|secs?))(?:(?:\s+|/)[A-Za-z]+\.?){0,3}(?:\s*\^\{?[23]\}?)?$")
+_ORDINAL = re.compile(r"(?<=[0-9])(?:\s*\\text\{\s*(?:st|nd|rd|th)\s*\}|\^\{?\\text\{\s*(?:st|nd|rd|th)\s*\}\}?|st|nd|rd|th)$")
+# Words that turn what stands before them into something other than a quantity.
+_NOT_UNITS = frozenset(
+    "is are was not no nor but and or if when where then than it to wrong right false true incorrect except unless only either neither"
+    " plus minus times divided over choose mod modulo base maybe perhaps possibly approximately about more less greater fewer"
+    " million billion thousand hundred trillion dozen half quarter dozens i e x y z n pi for some any all integer integers even odd"
+    " both none unknown undefined also actually instead thus hence because since let".split()
+)
+_SAME = {
+    name: words[0]
+    for words in (
+        "m metre meter metres meters".split(),
+        "cm centimetre centimeter centimetres centimeters".split(),
+        "mm millimetre millimeter millimetres millimeters".split(),
+        "km kilometre kilometer kilometres kilometers".split(),
+        "ft foot feet".split(),
+        "in inch inches".split(),
+        "mi mile miles".split(),
+        "yd yard yards".split(),
+        "s sec secs second seconds".split(),
+        "min mins minute minutes".split(),
+        "h hr hrs hour hours".split(),
+        "day days".split(),
+        "week weeks".split(),
+        "month months".split(),
+        "year years".split(),
+        "g gram grams".split(),
+        "kg kilogram kilograms".split(),
+        "cent cents".split(),
+        "dollar dollars".split(),
+    )
+    for name in words
+}
+
+
+def split_unit(text: str) -> tuple[str, str]:
+    """(`15`, `cm`) of `15\\text{ cm}^2`; an empty unit where there is none."""
+    if ordinal := _ORDINAL.search(text):
+        return text[: ordinal.start()].strip(), "th"
+    match = _TEXT_UNIT.search(text) or (_BARE_UNIT.search(text) if _number_before(text) else None)
+    if not match or not (core := text[: match.start()].strip(" \\")):
+        return text, ""
+    words = re.findall(r"[A-Za-z]+", re.sub(r"\\text", "", match[0]))
+    if not words or len(words) > 5 or any(word.lower() in _NOT_UNITS for word in words) or core[-1] in "+-*/^_=<>(,":
+        return text, ""
+    return core, " ".join(words)
+
+
+def _number_before(text: str) -> bool:
+    """Bare words are a unit only behind a number: `5 cm`, but `5 x` and `n apples` are not."""
+    return bool(re.match(r"[+-]?(?:[0-9][0-9.,]*|\\frac\{[0-9]+\}\{[0-9]+\}|[0-9]+\s*\\frac\{[0-9]+\}\{[0-9]+\})\s*[A-Za-z]", text))
+
+
+def conflict(one: str, other: str) -> bool:
+    """Two known units that differ: 5 cm is not 5 m."""
+    known, too = _SAME.get(one.lower()), _SAME.get(other.lower())
+    return bool(known and too and known != too)

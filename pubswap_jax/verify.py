@@ -1,0 +1,130 @@
+"""Answers judged right or wrong: extraction, a fast path, static limits, caches, and a pool of killable workers.
+
+`score(texts, answers)` is what training calls; `verify` also says why. Neither runs anything that a model wrote, neither raises
+because of what a model wrote, and an answer takes `timeout` seconds at most. Importing this file loads no JAX.
+"""
+
+import functools
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from pubswap_jax import choice, pool, quick
+from pubswap_jax.answers import extract, gold_answer
+from pubswap_jax.equality import equal_texts
+from pubswap_jax.limits import MAX_CHARACTERS, MAX_NESTING, nesting, refusal
+from pubswap_jax.notation import canonical
+from pubswap_jax.shapes import Undecided, Unreadable
+
+CACHE = 1 << 16  # (gold, answer) pairs whose verdict is remembered
+KINDS = ("math", "choice")
+
+
+class Verdicts(NamedTuple):
+    """What was found, one entry a row: `status` is correct, wrong, unparsed, refused or timeout."""
+
+    correct: np.ndarray  # bool[n]
+    status: list[str]
+    extracted: list[str]
+
+
+_verdicts: OrderedDict[tuple[str, str], str] = OrderedDict()
+
+
+def score(
+    texts: Sequence[str],
+    answers: Sequence[str],
+    *,
+    kind: str = "math",
+    options: Sequence[dict[str, str] | None] | None = None,
+    timeout: float = 1.0,
+) -> np.ndarray:
+    """bool[n]: whether completion i answers as gold i does. `timeout` is seconds per answer."""
+    return verify(texts, answers, kind=kind, options=options, timeout=timeout).correct
+
+
+def verify(
+    texts: Sequence[str],
+    answers: Sequence[str],
+    *,
+    kind: str = "math",
+    options: Sequence[dict[str, str] | None] | None = None,
+    timeout: float = 1.0,
+) -> Verdicts:
+    """As `score`, with the status and the extracted answer of each row."""
+    _check(texts, answers, kind, options, timeout)
+    if kind == "choice":
+        rows = [choice.judge(text, gold, row) for text, gold, row in zip(texts, answers, options or [None] * len(texts), strict=True)]
+        status, extracted = [row[0] for row in rows], [row[1] for row in rows]
+    else:
+        extracted = [extract(text) for text in texts]
+        status = _math(list(answers), extracted, timeout)
+    return Verdicts(np.array([word == "correct" for word in status], bool), status, extracted)
+
+
+def readable(answers: Sequence[str], kind: str = "math", timeout: float = 5.0) -> np.ndarray:
+    """bool[n]: whether a gold can be judged against at all; the others' questions are dropped at loading."""
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
+    if kind == "choice":
+        return np.array([len(answer.strip()) == 1 and answer.strip().isalpha() for answer in answers], bool)
+    golds = [_canonical_gold(answer) for answer in answers]
+    waiting = [gold for gold in dict.fromkeys(golds) if gold and quick.plain_numbers(gold) is False and not refusal(gold)]
+    found = dict(zip(waiting, pool.shared().run([("", gold) for gold in waiting], timeout), strict=True))
+    return np.array([quick.plain_numbers(gold) or found.get(gold) == "correct" for gold in golds], bool)
+
+
+def _check(texts, answers, kind, options, timeout) -> None:
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
+    if len(texts) != len(answers):
+        raise ValueError(f"texts and answers must have the same length, got {len(texts)} and {len(answers)}")
+    if options is not None and len(options) != len(texts):
+        raise ValueError(f"options must have one entry per text, got {len(options)} for {len(texts)}")
+    if not timeout > 0:
+        raise ValueError(f"timeout must be positive seconds, got {timeout}")
+
+
+def _math(golds: list[str], extracted: list[str], timeout: float) -> list[str]:
+    """The status of each row: those that the fast path leaves open go to the pool, each distinct pair once."""
+    pairs = [(_canonical_gold(gold), answer) for gold, answer in zip(golds, extracted, strict=True)]
+    unknown: dict[tuple[str, str], tuple[str, str]] = {}
+    found: dict[tuple[str, str], str] = {}
+    for pair in dict.fromkeys(pairs):
+        status = _verdicts.get(pair) or _fast(*pair)
+        if isinstance(status, str):
+            found[pair] = status
+        else:
+            unknown[pair] = status
+    judged = pool.shared().run(list(unknown.values()), timeout) if unknown else []
+    found.update(zip(unknown, judged, strict=True))
+    for pair in unknown:
+        if found[pair] != "timeout":  # a busy machine may have been at fault
+            _verdicts[pair] = found[pair]
+    while len(_verdicts) > CACHE:
+        _verdicts.popitem(last=False)
+    return [found[pair] for pair in pairs]
+
+
+@functools.lru_cache(CACHE)
+def _canonical_gold(gold: str) -> str:
+    return canonical(gold_answer(gold))
+
+
+def _fast(gold: str, answer: str) -> str | tuple[str, str]:
+    """A status, or the canonical pair which a worker must judge."""
+    if not answer.strip():
+        return "unparsed"
+    if len(answer) > MAX_CHARACTERS or nesting(answer) > MAX_NESTING:
+        return "refused"
+    answer = canonical(answer)
+    if not answer:
+        return "unparsed"
+    try:
+        return "correct" if equal_texts(gold, answer, quick.Quick()) else "wrong"
+    except Undecided:
+        return "refused" if refusal(answer) else (gold, answer)
+    except Unreadable:
+        return "unparsed"

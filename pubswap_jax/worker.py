@@ -1,0 +1,115 @@
+"""The nursery and its workers: processes that know sympy, never saw JAX, and may be killed at any moment.
+
+Run by `pool.py` as `python -m pubswap_jax.worker FD`. The nursery imports sympy once and forks a warm worker for every order;
+it never reads an answer itself. A worker answers one status byte for each request, and nothing that it says is unpickled.
+"""
+
+import json
+import os
+import resource
+import signal
+import socket
+import struct
+import sys
+
+from pubswap_jax.status import STATUSES
+
+HEADER = struct.Struct("!I")
+ORDER = struct.Struct("!id")  # pid to bury (or 0), and the deadline of one answer in seconds
+MEMORY = 1 << 30  # bytes of address space
+GRACE = 5.0  # seconds past the deadline after which an orphaned worker ends itself
+CODES = {status: bytes([code]) for code, status in enumerate(STATUSES)}
+
+
+def receive(connection: socket.socket, size: int) -> bytes:
+    """Exactly `size` bytes, or EOFError."""
+    parts = []
+    while size:
+        part = connection.recv(min(size, 65536))
+        if not part:
+            raise EOFError
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def request(gold: str, answer: str) -> bytes:
+    body = json.dumps([gold, answer]).encode()
+    return HEADER.pack(len(body)) + body
+
+
+def _confine(deadline: float) -> None:
+    """Its own process group, no files, no children where the system honours that, bounded memory."""
+    os.setsid()
+    for name, limit in (("AS", MEMORY), ("FSIZE", 0), ("CORE", 0), ("NPROC", 0)):
+        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (limit, limit))
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    sys.setrecursionlimit(3000)
+
+
+def work(connection: socket.socket, deadline: float) -> None:
+    """Answers requests until the other side hangs up. Out of memory is said before the end, for the heap is spent."""
+    from pubswap_jax.judge import judge
+
+    _confine(deadline)
+    connection.sendall(HEADER.pack(os.getpid()))
+    while True:
+        try:
+            gold, answer = json.loads(receive(connection, HEADER.unpack(receive(connection, HEADER.size))[0]))
+        except (EOFError, OSError):
+            return
+        signal.setitimer(signal.ITIMER_REAL, deadline + GRACE)
+        try:
+            status = judge(gold, answer)
+        except MemoryError:
+            connection.sendall(CODES["timeout"])
+            return
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        connection.sendall(CODES[status])
+
+
+def nurse(link: socket.socket) -> None:
+    """Forks a worker for each socket received; kills and buries the one it replaces first, so no pid is used twice."""
+    import pubswap_jax.judge  # noqa: F401  warm: the workers share these pages
+
+    while True:
+        message, files, _, _ = socket.recv_fds(link, ORDER.size, 1)
+        if not message:
+            return
+        dead, deadline = ORDER.unpack(message)
+        if dead:
+            _bury(dead)
+        if not files:
+            continue
+        child = os.fork()
+        if child == 0:
+            link.close()
+            with socket.socket(fileno=files[0]) as connection:
+                try:
+                    work(connection, deadline)
+                finally:
+                    os._exit(0)
+        os.close(files[0])
+
+
+def _bury(pid: int) -> None:
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    except PermissionError:
+        os.kill(pid, signal.SIGKILL)
+    try:
+        os.waitpid(pid, 0)
+    except ChildProcessError:
+        pass
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it hangs up
+    with socket.socket(fileno=int(sys.argv[1])) as link:
+        nurse(link)
+
+
+if __name__ == "__main__":
+    main()
