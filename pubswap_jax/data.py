@@ -1,0 +1,162 @@
+"""Questions, and which of them each client answers at which step.
+
+A source is a function that returns a list of `Problem` (see `sources.py`); `partition.py` says who holds which. Here is the
+rest of a question's way to a batch, without iterator state: a run that resumes at (round, step) asks for the very same rows.
+"""
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+KINDS = ("math", "choice")
+
+# The streams of random numbers that come from one seed: each has its own place in the key.
+PRIVATE, PUBLIC, PARTICIPATION, PARTITION = range(4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A question with a checkable answer."""
+
+    id: str
+    prompt: str
+    answer: str  # an expression, or the right option's letter
+    topic: str = ""
+    level: str = ""
+    kind: str = "math"  # math | choice
+    options: Mapping[str, str] | None = dataclasses.field(default=None, hash=False)  # letter -> text, of a choice
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise ValueError(f"question {self.id}: kind is {self.kind!r}, not one of {', '.join(KINDS)}")
+        if self.options is not None and self.answer not in self.options:
+            raise ValueError(f"question {self.id}: the answer {self.answer!r} is none of its options {', '.join(self.options)}")
+
+
+def drop_unreadable(problems: Sequence[Problem], readable: Callable[..., np.ndarray]) -> tuple[list[Problem], list[Problem]]:
+    """The questions whose answer the verifier can read, and those that it cannot (`readable(answers, kind='math') -> bool[n]`).
+
+    A gold that cannot be read would be a reward of zero for ever, so its question must not be asked.
+    """
+    able = np.array([bool(problem.answer.strip()) for problem in problems], bool)
+    maths = [i for i, problem in enumerate(problems) if able[i] and problem.kind == "math"]
+    if maths:
+        able[maths] = readable([problems[i].answer for i in maths], kind="math")
+    kept = [problem for problem, ok in zip(problems, able, strict=True) if ok]
+    return kept, [problem for problem, ok in zip(problems, able, strict=True) if not ok]
+
+
+def dropped_line(dropped: Sequence[Problem], of: int, why: str, shown: int = 5) -> str:
+    """One line for the log: how many questions were left out, why, and the first of them."""
+    first = ", ".join(problem.id for problem in dropped[:shown])
+    return f"{len(dropped)} of {of} questions left out, {why}: {first}{', …' if len(dropped) > shown else ''}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Which steps of a round are public.
+
+    Reading: every `period`-th of a round's `steps` is public (unit 'step': t % p == p - 1). Unit 'extra' adds a public step
+    after every `period` local ones; unit 'round' makes every `period`-th round all public. Period 0: no step is public.
+    """
+
+    steps: int  # the paper's tau: steps between two averagings (local ones, with unit 'extra')
+    period: int = 2
+    unit: str = "step"  # step | extra | round
+
+    def __post_init__(self):
+        if self.unit not in ("step", "extra", "round"):
+            raise ValueError(f"the schedule's unit is {self.unit!r}, not one of step, extra, round")
+        if self.steps < 1 or self.period < 0:
+            raise ValueError(f"a schedule needs steps >= 1 and period >= 0, got {self.steps} and {self.period}")
+
+    @property
+    def length(self) -> int:
+        """Steps of one round, the extra ones included."""
+        return self.steps + (self.steps // self.period if self.unit == "extra" and self.period else 0)
+
+    def public(self, round: int, step: int) -> bool:
+        if not self.period:
+            return False
+        at = {"step": step, "extra": step, "round": round}[self.unit]
+        every = self.period + (self.unit == "extra")
+        return at % every == every - 1
+
+    def public_before(self, round: int, step: int) -> tuple[int, int]:
+        """How many public steps come before this one: in earlier rounds, and in this round."""
+        if not self.period:
+            return 0, 0
+        if self.unit == "round":
+            return round // self.period * self.length, step * self.public(round, step)
+        every = self.period + (self.unit == "extra")
+        return round * (self.length // every), step // every
+
+    def private_steps(self, round: int) -> int:
+        """Private steps of one round."""
+        if self.unit == "round":
+            return 0 if self.public(round, 0) else self.length
+        return self.length - self.public_before(1, 0)[0]
+
+
+@functools.lru_cache(maxsize=256)
+def permutation(length: int, *key: int) -> np.ndarray:
+    """A shuffle of range(length), read-only, the same on every machine."""
+    # By sorting raw bits: numpy promises those of Philox for ever, but not what `Generator.permutation` makes of them.
+    bits = np.random.Philox(np.random.SeedSequence(key)).random_raw(length)
+    order = np.argsort(bits, kind="stable")
+    order.setflags(write=False)
+    return order
+
+
+def stream(questions: Sequence[int], size: int, count: int, *key: int) -> np.ndarray:
+    """The `count`-th batch of `size` questions: epoch after epoch, each a fresh permutation, cut into batches without a gap."""
+    if not len(questions):
+        raise ValueError("a batch was asked of an empty list of questions")
+    epochs, offsets = np.divmod(np.arange(count * size, (count + 1) * size), len(questions))
+    orders = {epoch: permutation(len(questions), *key, int(epoch)) for epoch in np.unique(epochs)}
+    return np.array([questions[orders[epoch][offset]] for epoch, offset in zip(epochs, offsets, strict=True)])
+
+
+@functools.lru_cache(maxsize=4096)
+def participants(seed: int, round: int, num_clients: int, count: int = 0) -> np.ndarray:
+    """bool[C]: the `count` clients that take part in this round, drawn uniformly; 0 means all."""
+    if not 0 <= count <= num_clients:
+        raise ValueError(f"{count} of {num_clients} clients cannot take part")
+    present = np.ones(num_clients, bool)
+    if count:
+        present[permutation(num_clients, seed, PARTICIPATION, round)[count:]] = False
+    present.setflags(write=False)
+    return present
+
+
+def attended(seed: int, round: int, num_clients: int, schedule: Schedule, count: int = 0) -> np.ndarray:
+    """int[C]: the private steps that each client has behind it when this round begins; absent rounds do not count."""
+    steps = np.zeros(num_clients, int)
+    for past in range(round):
+        steps += participants(seed, past, num_clients, count) * schedule.private_steps(past)
+    return steps
+
+
+def rows(split, schedule: Schedule, size: int, *, seed: int, round: int, step: int, taking_part: int = 0) -> np.ndarray:
+    """int[C, B]: the questions of every client at (round, step), as indices into the list that `split` speaks of.
+
+    A public batch repeats its rows for every client. A private stream moves on only in the rounds that its client takes part
+    in, so that a client's epoch misses nothing; an absent client's rows are those that it will meet when it is back.
+    """
+    num_clients = len(split.clients)
+    earlier, here = schedule.public_before(round, step)
+    if schedule.public(round, step):
+        if not len(split.public):
+            raise ValueError("a public step needs public questions: raise data.public, or set federation.swap_period to 0")
+        return np.tile(stream(split.public, size, earlier + here, seed, PUBLIC), (num_clients, 1))
+    counts = attended(seed, round, num_clients, schedule, taking_part) + step - here
+    clients = enumerate(split.clients)
+    return np.stack([stream(questions, size, int(counts[c]), seed, PRIVATE, c) for c, questions in clients])
+
+
+def topics(problems: Sequence[Problem]) -> list[str]:
+    """The topics, the most frequent first."""
+    return [topic for topic, _ in collections.Counter(problem.topic for problem in problems).most_common()]
