@@ -1,7 +1,7 @@
-"""Where questions come from: files of one's own, and the public sets of the Hugging Face hub.
+"""Where questions come from: JSONL, parquet and CSV files of one's own.
 
-A source is a function that returns a list of `Problem`; a generator of questions is one without arguments. `local` and `hub` read
-rows and take each field of a question from the column that `Fields` names.
+A source is a function that returns a list of `Problem`; a generator of questions is one, too. `local`, here, and `hub`,
+in hub.py, read rows and take each field of a question from the column that `Fields` names.
 """
 
 import csv
@@ -11,11 +11,12 @@ import itertools
 import json
 import pathlib
 import re
+import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pubswap_jax.data import Problem
 
-LETTERS = "ABCDEFGHIJ"
+LETTERS = string.ascii_uppercase
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,9 +89,7 @@ def local(paths: str | Sequence[str], fields: Fields | None = None) -> list[Prob
         problems += questions(rows, fields or Fields(), str(path))
     repeated = _first_repeated(problem.id for problem in problems)
     if repeated:
-        raise ValueError(
-            f"{paths}: two questions have the id {repeated!r}; name another column in data.fields.id, or '' for none"
-        )
+        raise ValueError(f"{paths}: two questions have the id {repeated!r}; set data.fields.id to another column, or to ''")
     return problems
 
 
