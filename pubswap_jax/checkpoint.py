@@ -1,0 +1,165 @@
+"""The run's checkpoints: orbax arrays under digests of our own, since one flipped bit restores silently and wrong without.
+
+A checkpoint is a folder `round-000003` (three rounds are done) or `round-000003-step-000012` (and twelve steps of the fourth)
+with the arrays, `notes.json` and `MANIFEST.json`. It is written under a hidden name, synced to the disk and then renamed: a
+folder that bears its name is complete, whatever was killed and when.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import uuid
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+
+from pubswap_jax.types import PyTree
+
+MANIFEST, NOTES, ARRAYS = "MANIFEST.json", "notes.json", "arrays"
+_NAME = re.compile(r"round-(\d{6,})(?:-step-(\d{6,}))?")
+
+
+class Checkpoint(NamedTuple):
+    """A complete checkpoint on the disk: `round` rounds are done and `step` steps of the next one."""
+
+    round: int
+    step: int
+    path: pathlib.Path
+
+
+class NotSaved(OSError):
+    """A checkpoint could not be written; the ones before it are as they were."""
+
+
+def save(folder: str | os.PathLike, round: int, step: int, tree: PyTree, notes: dict) -> Checkpoint:
+    """Writes arrays and notes (JSON) under their name once they are durable; all or nothing."""
+    folder = pathlib.Path(folder).absolute()
+    found = Checkpoint(round, step, folder / (f"round-{round:06d}" + (f"-step-{step:06d}" if step else "")))
+    if found.path.exists() and not problem(found.path):
+        return found  # the same position of the same run: the same bytes
+    staging = folder / f".{found.path.name}.{uuid.uuid4().hex[:8]}"
+    try:
+        staging.mkdir(parents=True)
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(staging / ARRAYS, tree)
+            checkpointer.wait_until_finished()  # `save` alone returns before it fails
+        (staging / NOTES).write_text(json.dumps(notes))
+        (staging / MANIFEST).write_bytes(_manifest(_digests(staging)))
+        _sync(staging)
+        if found.path.exists():  # a corrupted one that `newest` passed over
+            shutil.rmtree(found.path)
+        staging.rename(found.path)
+        _sync_one(folder)
+    except Exception as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise NotSaved(
+            f"{found.path}: not saved, {_reason(error)}; older rounds are intact, run the same command to go on"
+        ) from error
+    return found
+
+
+def newest(folder: str | os.PathLike, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint whose bytes are what was written; `warn` gets a line that names the file for each passed over."""
+    for checkpoint in reversed(listed(folder)):
+        trouble = problem(checkpoint.path)
+        if not trouble:
+            return checkpoint
+        warn(f"{checkpoint.path.name} is damaged and was passed over: {trouble}")
+    return None
+
+
+def listed(folder: str | os.PathLike) -> list[Checkpoint]:
+    """The checkpoints of a run, oldest first."""
+    matches = ((path, _NAME.fullmatch(path.name)) for path in pathlib.Path(folder).absolute().glob("round-*"))
+    return sorted(Checkpoint(int(match[1]), int(match[2] or 0), path) for path, match in matches if match)
+
+
+def load(checkpoint: Checkpoint, template: PyTree) -> PyTree:
+    """The arrays of a checkpoint, with the structure, shapes and placement of `template`."""
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            return checkpointer.restore(checkpoint.path / ARRAYS, abstract)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{checkpoint.path}: holds other arrays than this config's: {_reason(error)}") from error
+
+
+def notes(checkpoint: Checkpoint) -> dict:
+    return json.loads((checkpoint.path / NOTES).read_text())
+
+
+def prune(folder: str | os.PathLike, keep: int, best: int | None = None) -> None:
+    """Removes all but the newest `keep` checkpoints and the one that ends round `best`, and what a killed process left."""
+    for checkpoint in listed(folder)[:-keep]:
+        if (checkpoint.round, checkpoint.step) != (best, 0):
+            shutil.rmtree(checkpoint.path)
+    for left in pathlib.Path(folder).glob(".round-*"):
+        shutil.rmtree(left)
+
+
+def problem(path: pathlib.Path) -> str:
+    """What is wrong with a checkpoint's bytes, naming the file; empty where they are what was written."""
+    try:
+        raw = (path / MANIFEST).read_bytes()
+        expected = json.loads(raw)["files"]
+        if raw != _manifest(expected):
+            return f"{MANIFEST} was changed"
+        actual = _digests(path)
+    except OSError as error:
+        return f"{error.filename} cannot be read ({error.strerror})"
+    except (ValueError, KeyError, TypeError):
+        return f"{MANIFEST} was changed"
+    for name in sorted(expected.keys() | actual.keys()):
+        if name not in actual:
+            return f"{name} is missing"
+        if name not in expected:
+            return f"{name} does not belong to it"
+        if expected[name] != actual[name]:
+            return f"{name} was changed"
+    return ""
+
+
+def _manifest(files: dict[str, list]) -> bytes:
+    """The manifest's exact bytes: they carry their own digest, so that no flipped bit of theirs goes unseen."""
+    body = json.dumps(files, sort_keys=True, indent=1)
+    digest = hashlib.sha256(body.encode()).hexdigest()
+    return json.dumps({"files": json.loads(body), "sha256": digest}, indent=1, sort_keys=True).encode()
+
+
+def _digests(folder: pathlib.Path) -> dict[str, list]:
+    """file -> [bytes, SHA-256] of everything but the manifest."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path != folder / MANIFEST:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            found[path.relative_to(folder).as_posix()] = [path.stat().st_size, digest]
+    return found
+
+
+def _sync(folder: pathlib.Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        _sync_one(path)
+
+
+def _sync_one(path: pathlib.Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of a library's message, in plain words where it is the disk."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    text = " ".join(lines)
+    for symptom, words in (("No space left", "the disk is full"), ("Read-only", "the disk is read-only")):
+        if symptom in text:
+            return words
+    return lines[0][:200]
