@@ -4,10 +4,12 @@ Pure string work, linear in the length of the text.
 """
 
 import re
+from typing import NamedTuple
 
 from pubswap_jax.notation import closing
 
 TAIL = 16384  # characters at the end of a completion in which an answer without a box is looked for
+MAX_LINE = 4096  # characters of a statement
 MAX_BOXES = 64  # boxes tried, from the last one
 
 _CHAT_END = re.compile(r"<\|(?:im_end|im_start|endoftext|eot_id|end_of_text|end|assistant|user)\|>|</s>|\[/?INST\]")
@@ -20,6 +22,9 @@ _LEAD = re.compile(r"(?i:(?:final\s+)?answer\s*:|(?:therefore|thus|so|hence),?|t
 _FORMULA = re.compile(r"\$\$([^$]+)\$\$|\$((?:\\\$|[^$])+?)(?<!\\)\$|\\\[((?:(?!\\\]|\\\[)[\s\S])+)\\\]|\\\(((?:(?!\\\)|\\\()[\s\S])+)\\\)")
 _JOIN = re.compile(r"\s*,?\s*(?:and|or|,)\s*,?\s*")
 _PERCENT_AFTER = re.compile(r"\s*(?:\\?%|per\s?cent(?:age)?\b|pct\b)")
+_VERB = re.compile(r"\s*\b(?:is|are|equals|be|was)\b:?\s*")
+_HEDGE = re.compile(r"(?i)(?:not|either|neither|between|unknown|unclear|undefined|one of|at least|at most|more than|less than|no)\b")
+_MULTIPLE = re.compile(r"\s*(?:hundred|thousand|million|billion|trillion|dozen)", re.IGNORECASE)
 _STOP = re.compile(r"\.(?=\s|$)|\n|(?i:\bI hope\b)")
 _AMOUNT = r"[0-9]+(?:[, ][0-9]{3})*(?:\.[0-9]+)?|\.[0-9]+"
 _NUMBER = re.compile(
@@ -93,17 +98,24 @@ def _statement(tail: str) -> str | None:
 
 
 def _value_of_statement(rest: str) -> str:
-    formula = _joined_formulas(rest)
+    """The value that a sentence states: "The volume of $ABCD$ is 120" states 120; one that hedges is returned whole."""
+    if (joined := _joined_formulas(rest)) and joined.start == 0 and not _VERB.match(rest, joined.end):
+        return joined.text
     stop = _STOP.search(rest)
     line = rest[: stop.start()] if stop else rest
-    if formula and formula[1] < len(line) + 1:
-        return formula[0]
     line = _LEAD.sub("", line.strip(" *_`")).strip()
-    if len(line) <= 4096 and _no_prose(line):
+    if len(line) > MAX_LINE or _no_prose(line) or _HEDGE.match(line):
         return line
-    numbers = [m[0] for m in _NUMBER.finditer(line)]
-    leading = _NUMBER.match(line)
-    return leading[0] if leading else (numbers[-1] if numbers else line)
+    verbs = list(_VERB.finditer(line))
+    if verbs and line[verbs[-1].end() :].strip():
+        return _value_of_statement(line[verbs[-1].end() :].strip())
+    if leading := _NUMBER.match(line):
+        return line if _MULTIPLE.match(line, leading.end()) else leading[0]
+    if joined is None and not _NUMBER.search(line):
+        return line
+    if _FORMULA.search(line) or _NUMBER.search(line):
+        return _last_value(line)
+    return joined.text if joined and joined.start < 400 else line
 
 
 def _no_prose(line: str) -> bool:
@@ -111,8 +123,14 @@ def _no_prose(line: str) -> bool:
     return not words or len(words) == 1 == len(line.split()) or all(w in ("sqrt", "and", "pct", "percent") for w in words)
 
 
-def _joined_formulas(text: str) -> tuple[str, int] | None:
-    """Formulas joined by commas, and, or, from the first one on: (joined, where the first starts)."""
+class _Joined(NamedTuple):
+    text: str
+    start: int
+    end: int
+
+
+def _joined_formulas(text: str) -> _Joined | None:
+    """The first formulas that stand together, joined by commas, and, or."""
     first = _FORMULA.search(text)
     if not first:
         return None
@@ -123,7 +141,7 @@ def _joined_formulas(text: str) -> tuple[str, int] | None:
             break
         parts.append(_content(following))
         end = following.end()
-    return _with_percent(", ".join(parts), text, end), first.start()
+    return _Joined(_with_percent(", ".join(parts), text, end), first.start(), end)
 
 
 def _content(match: re.Match) -> str:
@@ -136,7 +154,7 @@ def _whole_formulas(text: str) -> str | None:
     if joined is None:
         return None
     rest = _JOIN.sub("", _FORMULA.sub("", text)).strip()
-    return joined[0] if not rest or _PERCENT_AFTER.fullmatch(rest) else None
+    return joined.text if not rest or _PERCENT_AFTER.fullmatch(rest) else None
 
 
 def _last_value(tail: str) -> str:

@@ -13,7 +13,7 @@ _SYMBOLS = str.maketrans(
         "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "∈": r"\in ", "°": r"^{\circ}", "θ": r"\theta ", "α": r"\alpha ",
         "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}",
         "⁰": "^{0}", "¹": "^{1}", "²": "^{2}", "³": "^{3}", "⁴": "^{4}", "⁵": "^{5}", "⁶": "^{6}", "ℝ": r"\mathbb{R}",
-        "\u00a0": " ", "\u2009": " ", "\u202f": " ", "“": '"', "”": '"', "’": "'", "⟨": r"\langle ", "⟩": r"\rangle ",
+        "\u00a0": " ", "\u2009": " ", "\u202f": " ", "“": '"', "”": '"', "’": "'", "⟨": "(", "⟩": ")",
         "£": r"\$", "€": r"\$", "¥": r"\$", "₹": r"\$", "，": ",", "％": "%", "\t": " ", "\n": " ", "\r": " ",
     }
 )
@@ -36,15 +36,23 @@ _SYNONYMS = [
     (re.compile(r"\\(?:ast|star)(?![A-Za-z])|(?<=[\w)}\s])\*(?!\*)"), r"\\cdot "),
     (re.compile(r"\\(?:lvert|rvert|vert|mid)(?![A-Za-z])"), "|"),
     (re.compile(r"\\(?:imath)(?![A-Za-z])"), "i"),
-    (re.compile(r"\\over(?![A-Za-z])|\\div(?![A-Za-z])"), "/"),
+    (re.compile(r"\\div(?![A-Za-z])"), "/"),
+    (re.compile(r"\\(?:langle|lgroup)(?![A-Za-z])"), "("),
+    (re.compile(r"\\(?:rangle|rgroup)(?![A-Za-z])"), ")"),
+    (re.compile(r"\\\{\s*\\\}"), r"\\emptyset "),
+    (re.compile(r"\\[dt]binom(?![A-Za-z])"), r"\\binom"),
     (re.compile(r"(?<![A-Za-z\\])(?:infinity|infty|inf|oo)(?![A-Za-z])"), r"\\infty "),
     (re.compile(r"(?<![A-Za-z\\])pi(?![A-Za-z])"), r"\\pi "),
     (re.compile(r"\\exp(?![A-Za-z])\s*(?=[({])"), "e^"),
     (re.compile(r"(?<![A-Za-z\\])(sqrt|cbrt|log|ln|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan)(?=\s*[\^({])"), r"\\\1"),
 ]
 _BRACKETS = {"lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "lparen": "(", "rparen": ")"}
+_ZEROS = {"hundred": "2", "thousand": "3", "million": "6", "billion": "9", "trillion": "12"}
+_MULTIPLE = re.compile(r"(?<=[0-9])( ?)(?:\\text\{ *)?(hundred|thousand|million|billion|trillion)(?: *\}|(?![a-z]))", re.IGNORECASE)
 _THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])")
 _NUMBER = re.compile(r"(?P<sign>[+-]?)(?P<whole>[0-9]+(?:,[0-9]{3})*|)(?:\.(?P<part>[0-9]*))?", re.ASCII)
+_INFIX = re.compile(r"\{([^{}\\]*(?:\\(?!over|choose)[^{}\\]*)*)\\(over|choose)(?![A-Za-z])([^{}]*)\}")
+_REPEATING = re.compile(r"([+-]?)([0-9]*)\.([0-9]*)\\(?:overline|bar|dot)\{?([0-9]+)\}?", re.ASCII)
 _RATIO = re.compile(r"([+-]?)(?:\\frac\{([+-]?[0-9]+)\}\{([+-]?[0-9]+)\}|([0-9]+)/([+-]?[0-9]+|\([+-]?[0-9]+\)))", re.ASCII)
 _MIXED = re.compile(r"([+-]?)([0-9]+)\s*\\frac\{([0-9]+)\}\{([0-9]+)\}|([+-]?)([0-9]+) ([0-9]+)/([0-9]+)", re.ASCII)
 _SCIENTIFIC = re.compile(r"([+-]?[0-9]*\.?[0-9]*)(?:(?:\\times|\\cdot)\s*10\^(?:\{([+-]?[0-9]{1,3})\}|([0-9]))|[eE]([+-]?[0-9]{1,3}))")
@@ -131,9 +139,11 @@ def canonical(text: str) -> str:
     text = _degrees(text)
     text = re.sub(r"\\text\{\s*\}", "", re.sub(r"\\text\s*\{\s*\\?%\s*\}", "%", _PERCENT.sub("%", text)))
     text = re.sub(r"\\text\{([^{}]*%)\s*\}", r"\1", text)
+    text = _MULTIPLE.sub(lambda m: m[1] + r"\times 10^{" + _ZEROS[m[2].lower()] + "}", text)
     text = text.replace("**", "^")
     for pattern, spelling in _SYNONYMS:
         text = pattern.sub(spelling, text)
+    text = _INFIX.sub(lambda m: (r"\frac" if m[2] == "over" else r"\binom") + "{" + m[1] + "}{" + m[3] + "}", text)
     if "\\" not in text:
         text = re.sub(r"\^(-?[0-9]+(?:\.[0-9]+)?)", r"^{\1}", text)
     text = _brace_arguments(text)
@@ -182,9 +192,16 @@ def number(text: str) -> tuple[Fraction, int | None] | None:
             return None
         value = int(whole) + Fraction(int(top), int(bottom))
         return (-value if sign == "-" else value), None
+    if match := _REPEATING.fullmatch(text):
+        return _repeating(*match.groups())
     if match := _SCIENTIFIC.fullmatch(squeezed(text)):
         return _scientific(match)
     return None
+
+
+def _repeating(sign: str, whole: str, part: str, period: str) -> tuple[Fraction, None]:
+    value = int(whole or "0") + (int(part or "0") + Fraction(int(period), 10 ** len(period) - 1)) / 10 ** len(part)
+    return (-value if sign == "-" else value), None
 
 
 def _decimal(match: re.Match) -> tuple[Fraction, int | None] | None:

@@ -59,7 +59,7 @@ def close(one: tuple[Fraction, int | None], other: tuple[Fraction, int | None]) 
         places = a_places if a_places is not None else b_places
         reach = Fraction(1, 10**places)
     error = abs(a - b)
-    return error <= reach and error < max(abs(a), abs(b)) / 10 ** (DIGITS - 1) and _digits(min(abs(a), abs(b)), places) >= DIGITS
+    return error < reach and error < max(abs(a), abs(b)) / 10 ** (DIGITS - 1) and _digits(min(abs(a), abs(b)), places) >= DIGITS
 
 
 def _digits(value: Fraction, places: int) -> int:

@@ -74,8 +74,20 @@ def read(text: str) -> Shape:
     if len(parts) > MAX_ITEMS:
         raise Unreadable("too many items")
     if len(parts) > 1:
-        return Shape("list", text, _flat(tuple(_single(part) for part in parts)))
+        return Shape("list", text, _systems(_flat(tuple(_single(part) for part in parts))))
     return _single(parts[0] if parts else text)
+
+
+def _systems(items: tuple[Shape, ...]) -> tuple[Shape, ...]:
+    """`p=5, q=2, p=7, q=2` are two pairs: assignments whose names come round again."""
+    if any(item.kind != "relation" or item.marks != ("=",) or not is_name(item.items[0].text) for item in items):
+        return items
+    names = [item.items[0].text for item in items]
+    size = len(set(names))
+    if not 1 < size < len(names) or names != names[:size] * (len(names) // size):
+        return items
+    rows = [items[i : i + size] for i in range(0, len(items), size)]
+    return tuple(Shape("tuple", ",".join(item.text for item in row), row, "()") for row in rows)
 
 
 def _flat(shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
@@ -125,6 +137,8 @@ def _relation(text: str, parts: list[str], operators: list[str]) -> Shape:
         parts, operators = (parts[cut : cut + 2], ["="]) if cut == 0 and is_name(parts[0]) else (head, operators[:cut])
     if not operators:
         return _single(parts[0])
+    if operators[0] == "=" and not parts[0]:
+        return _single(text.lstrip(" ="))
     if any(not part for part in parts):
         return Shape("text", text)
     if operators == [r"\in"]:
@@ -134,7 +148,7 @@ def _relation(text: str, parts: list[str], operators: list[str]) -> Shape:
     sides = [read(part) for part in parts]
     if operators == ["="] and sides[0].kind == sides[1].kind == "tuple" and len(sides[0].items) == len(sides[1].items):
         pairs = zip(sides[0].items, sides[1].items, strict=True)
-        return Shape("list", text, tuple(Shape("relation", f"{a.text}={b.text}", (a, b), ("=",)) for a, b in pairs))
+        return Shape("tuple", text, tuple(Shape("relation", f"{a.text}={b.text}", (a, b), ("=",)) for a, b in pairs), "()")
     return Shape("relation", text, tuple(sides), tuple(operators))
 
 
@@ -154,7 +168,7 @@ def _plus_minus(text: str) -> Shape:
 
 def _bracketed(text: str) -> Shape | None:
     """A shape in one pair of brackets: set, tuple or interval, or just a group."""
-    for opener, closer in ((r"\{", r"\}"), ("{", "}"), (r"\langle", r"\rangle"), ("(", ")"), ("[", "]"), ("(", "]"), ("[", ")")):
+    for opener, closer in ((r"\{", r"\}"), ("{", "}"), ("(", ")"), ("[", "]"), ("(", "]"), ("[", ")")):
         if not (text.startswith(opener) and text.endswith(closer) and len(text) >= len(opener) + len(closer)):
             continue
         inside = text[len(opener) : -len(closer)].strip()
@@ -169,8 +183,7 @@ def _bracketed(text: str) -> Shape | None:
         if len(parts) > MAX_ITEMS:
             raise Unreadable("too many items")
         if len(parts) > 1:
-            marks = "()" if opener == r"\langle" else opener + closer
-            return Shape("tuple", text, tuple(_single(part) for part in parts), marks)
+            return Shape("tuple", text, tuple(_single(part) for part in parts), opener + closer)
         if opener == "(" and closer == ")" and inside:
             return read(inside)
     return None

@@ -4,6 +4,7 @@ import re
 
 _TEXT_UNIT = re.compile(r"\\text\s*\{([^{}]*)\}\s*(?:/\s*\\text\s*\{[^{}]*\}\s*)*(?:\^\{?-?[0-9]\}?)?$")
 _BARE_UNIT = re.compile(r"(?<=[0-9})])(?:\s+[A-Za-z]+\.?|\s*(?:cm|mm|km|kg|mph|ft|lbs?|hrs?|mins?|secs?))(?:(?:\s+|/)[A-Za-z]+\.?){0,3}(?:\s*\^\{?[23]\}?)?$")
+_BASE = re.compile(r"(-?[0-9A-F]+)_(?:([0-9])|\{(?:\\text\{)?([a-z0-9]+)\}?\})", re.ASCII)
 _ORDINAL = re.compile(r"(?<=[0-9])(?:\s*\\text\{\s*(?:st|nd|rd|th)\s*\}|\^\{?\\text\{\s*(?:st|nd|rd|th)\s*\}\}?|st|nd|rd|th)$")
 # Words that turn what stands before them into something other than a quantity.
 _NOT_UNITS = frozenset(
@@ -40,11 +41,13 @@ _SAME = {
 
 
 def split_unit(text: str) -> tuple[str, str]:
-    """(`15`, `cm`) of `15\\text{ cm}^2`; an empty unit where there is none."""
+    """(`15`, `cm`) of `15\\text{ cm}^2`; an empty unit where there is none. A base is a unit: 1210_5 may be written 1210."""
+    if base := _BASE.fullmatch(text):
+        return base[1], f"base {base[2] or base[3]}"
     if ordinal := _ORDINAL.search(text):
         return text[: ordinal.start()].strip(), "th"
     match = _TEXT_UNIT.search(text) or (_BARE_UNIT.search(text) if _number_before(text) else None)
-    if not match or not (core := text[: match.start()].strip(" \\")):
+    if not match or not (core := text[: match.start()].strip().rstrip(" \\")):
         return text, ""
     words = re.findall(r"[A-Za-z]+", re.sub(r"\\text", "", match[0]))
     if not words or len(words) > 5 or any(word.lower() in _NOT_UNITS for word in words) or core[-1] in "+-*/^_=<>(,":
@@ -59,5 +62,7 @@ def _number_before(text: str) -> bool:
 
 def conflict(one: str, other: str) -> bool:
     """Two known units that differ: 5 cm is not 5 m."""
+    if one.startswith("base ") and other.startswith("base "):
+        return one != other
     known, too = _SAME.get(one.lower()), _SAME.get(other.lower())
     return bool(known and too and known != too)
