@@ -83,9 +83,11 @@ def find_tensors(folder: pathlib.Path) -> dict[str, Entry]:
             )
         raise FileNotFoundError(f"{folder}: neither {SINGLE} nor {INDEX}; put the model's safetensors files there")
     names, tensors = _weight_map(folder / INDEX), {}
-    for shard in sorted(set(names.values())):
+    shards = sorted(set(names.values()))
+    for shard in shards:
         if not (folder / shard).is_file():
             raise FileNotFoundError(f"{folder / shard}: named by {INDEX} and not found; put it there")
+    for shard in shards:
         found = read_header(folder / shard)
         strays = sorted(name for name in found if names.get(name) != shard)
         if strays:

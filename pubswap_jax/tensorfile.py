@@ -23,7 +23,7 @@ DTYPES = {
 }
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 _LONGEST_HEADER = 100_000_000
-_BLOCK_BYTES = 4 << 20
+_BLOCK_BYTES = 1 << 20
 
 
 class Entry(NamedTuple):
@@ -107,7 +107,7 @@ def _checked_fields(path, name, fields) -> tuple[np.dtype, tuple[int, ...], list
 
 
 def blocks(entry: Entry) -> Iterator[tuple[slice, np.ndarray]]:
-    """The tensor in runs of whole rows, a few megabytes each."""
+    """The tensor in runs of whole rows, about a megabyte at a time."""
     row = math.prod(entry.shape[1:])
     step = max(1, _BLOCK_BYTES // max(1, row * entry.dtype.itemsize))
     with open(entry.path, "rb") as file:
