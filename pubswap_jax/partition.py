@@ -84,25 +84,32 @@ def iid(problems: Sequence[Problem], num_clients: int, rng: np.random.Generator)
 def dirichlet(problems: Sequence[Problem], num_clients: int, rng: np.random.Generator, *, alpha: float) -> list[np.ndarray]:
     """Equal shares, of topics in each client's own proportions q ~ Dir(alpha T p), of T topics with shares p (Hsu et al. 2019).
 
-    The clients take turns; whose topics are all gone takes of what is left, as p has it. Reading: alpha counts per topic, so
-    that equal topics give the symmetric Dir(alpha, ..., alpha); alpha -> 0 leaves a client one topic, infinity makes it IID.
+    The q of all clients are fitted to what there is of each topic. Reading: alpha counts per topic, so that equal topics give
+    the symmetric Dir(alpha, ..., alpha); alpha -> 0 leaves a client one topic or few, infinity makes the split IID.
     """
     _check_alpha(alpha)
     _check_clients(num_clients, len(problems))
     piles = _shuffled_piles(problems, rng)
-    left = np.array([len(pile) for pile in piles])
-    prior = left / left.sum()
-    wanted = rng.dirichlet(np.maximum(alpha * len(piles) * prior, 1e-6), size=num_clients)
-    parts = [[] for _ in range(num_clients)]
-    for turn in range(len(problems)):
-        client = turn % num_clients
-        weights = np.cumsum(wanted[client] * (left > 0))
-        if weights[-1] < 1e-9:
-            weights = np.cumsum(prior * (left > 0))
-        topic = np.searchsorted(weights, rng.random() * weights[-1], side="right")
-        left[topic] -= 1
-        parts[client].append(piles[topic][left[topic]])
-    return [np.array(part) for part in parts]
+    sizes = np.array([len(pile) for pile in piles])
+    shares = np.array([len(part) for part in np.array_split(np.arange(len(problems)), num_clients)])
+    wanted = rng.dirichlet(np.maximum(alpha * len(piles) * sizes / sizes.sum(), 1e-6), size=num_clients)
+    counts = _fitted(wanted, shares, sizes)
+    cuts = [np.split(pile, np.cumsum(column)[:-1]) for pile, column in zip(piles, counts.T, strict=True)]
+    return [np.concatenate(parts) for parts in zip(*cuts, strict=True)]
+
+
+def _fitted(wanted: np.ndarray, rows: np.ndarray, columns: np.ndarray, rounds: int = 300) -> np.ndarray:
+    """Whole numbers near `wanted` with the given sums: proportional fitting (Sinkhorn), then rounding by largest remainders."""
+    table = wanted + 1e-9  # so that somebody takes what nobody wanted
+    for _ in range(rounds):
+        table = table * (columns / table.sum(0))
+        table = table * (rows / table.sum(1))[:, None]
+    table = table * np.minimum(1, columns / table.sum(0))  # never above a sum, converged or not
+    counts = np.floor(table).astype(int)
+    while (short := columns - counts.sum(0)).any():
+        open_cells = (rows - counts.sum(1) > 0)[:, None] & (short > 0)
+        counts[np.unravel_index(np.argmax(np.where(open_cells, table - counts, -np.inf)), table.shape)] += 1
+    return counts
 
 
 def by_topic(problems: Sequence[Problem], num_clients: int, rng: np.random.Generator) -> list[np.ndarray]:

@@ -51,7 +51,7 @@ class Tokenizer:
 
 
 def load_tokenizer(
-    path: str,
+    path: str | os.PathLike,
     *,
     vocab_size: int | None = None,
     system: str | None = None,
@@ -59,6 +59,7 @@ def load_tokenizer(
     chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> Tokenizer:
     """From a folder, or a name on the hub. `chat_template_kwargs` reach the template, as Qwen3's `enable_thinking`."""
+    path = str(path)
     if path.startswith(("/", ".")) and not os.path.isdir(path):
         raise FileNotFoundError(f"model.path is {path}: there is no such folder")
     transformers = _transformers()
