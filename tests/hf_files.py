@@ -54,7 +54,7 @@ def model_files(family: str, **changes) -> tuple[dict, dict[str, np.ndarray]]:
             shapes |= {attention + f"{name}_proj.bias": (width * head,) for name, width in (("q", 4), ("k", 2), ("v", 2))}
         if family == "qwen3":
             shapes |= {attention + "q_norm.weight": (head,), attention + "k_norm.weight": (head,)}
-    return fields, {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    return fields, {name: rng.normal(0, 0.3, shape).astype(np.float32) for name, shape in shapes.items()}
 
 
 def write_model(
