@@ -48,7 +48,7 @@ class Fields:
 
 def last_box(text: str) -> str:
     r"""What the last \boxed{...} of a solution holds, braces balanced; empty where there is none."""
-    boxes = list(re.finditer(r"\\f?boxed\s*", text))
+    boxes = list(re.finditer(r"\\f?box(?:ed)?\s*", text))
     if not boxes:
         return ""
     start = boxes[-1].end()
@@ -169,30 +169,37 @@ def _first_repeated(names: Iterable[str]) -> str | None:
     return next((name for name in names if name in seen or seen.add(name)), None)
 
 
-def _jsonl(file: pathlib.Path) -> Iterator[tuple[int, Mapping]]:
+def _decoded(file: pathlib.Path) -> Iterator[str]:
     with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
             try:
-                row = json.loads(line.decode("utf-8-sig"))
-            except ValueError as error:  # of JSON or of UTF-8
-                raise ValueError(f"{file}:{number}: not a JSON object in UTF-8: {error}") from None
-            if not isinstance(row, dict):
-                raise ValueError(f"{file}:{number}: not a JSON object but a {type(row).__name__}")
-            yield number, row
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{file}:{number}: not UTF-8: {error.reason}") from None
+
+
+def _jsonl(file: pathlib.Path) -> Iterator[tuple[int, Mapping]]:
+    for number, line in enumerate(_decoded(file), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{file}:{number}: not a JSON object: {error.msg}, column {error.colno}") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"{file}:{number}: not a JSON object but a {type(row).__name__}")
+        yield number, row
 
 
 def _csv(file: pathlib.Path) -> Iterator[tuple[int, Mapping]]:
-    with file.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines, strict=True)
-        try:
-            for row in reader:
-                if None in row or None in row.values():
-                    raise ValueError(f"{file}:{reader.line_num}: the row and the header differ in length")
-                yield reader.line_num, row
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise ValueError(f"{file}:{reader.line_num}: not a CSV row in UTF-8: {error}") from None
+    reader = csv.DictReader(_decoded(file), strict=True)
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise ValueError(f"{file}:{reader.line_num}: the row and the header differ in length")
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise ValueError(f"{file}:{reader.reader.line_num}: not a CSV row: {error}") from None
 
 
 def _parquet(file: pathlib.Path) -> Iterator[tuple[int, Mapping]]:
