@@ -4,6 +4,7 @@ Order counts in tuples, not in lists and sets; open and closed ends count; `x=5`
 The oracle decides about expressions: `expr(a, b)`, and `multiple(f, g, positive)` for two relations f ~ 0 and g ~ 0.
 """
 
+import functools
 from typing import Protocol
 
 from pubswap_jax import units
@@ -23,8 +24,12 @@ def equal_texts(gold: str, answer: str, oracle: Oracle) -> bool:
     """Whether two canonical strings mean the same; a comma between digits may part a list or thousands."""
     if squeezed(gold) == squeezed(answer):
         return True
-    golds, answers = dict.fromkeys((gold, thousands(gold))), dict.fromkeys((answer, thousands(answer)))
-    return any(equal(read(g), read(a), oracle) for g in golds for a in answers)
+    return any(equal(g, a, oracle) for g in _readings(gold) for a in _readings(answer))
+
+
+@functools.lru_cache(4096)
+def _readings(text: str) -> tuple[Shape, ...]:
+    return tuple(read(spelling) for spelling in dict.fromkeys((text, thousands(text) if "," in text else text)))
 
 
 def equal(gold: Shape, answer: Shape, oracle: Oracle) -> bool:

@@ -49,6 +49,7 @@ _SYNONYMS = [
 _BRACKETS = {"lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "lparen": "(", "rparen": ")"}
 _ZEROS = {"hundred": "2", "thousand": "3", "million": "6", "billion": "9", "trillion": "12"}
 _MULTIPLE = re.compile(r"(?<=[0-9])( ?)(?:\\text\{ *)?(hundred|thousand|million|billion|trillion)(?: *\}|(?![a-z]))", re.IGNORECASE)
+_PLAIN = re.compile(r"-?[0-9]+", re.ASCII)
 _THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])")
 _NUMBER = re.compile(r"(?P<sign>[+-]?)(?P<whole>[0-9]+(?:,[0-9]{3})*|)(?:\.(?P<part>[0-9]*))?", re.ASCII)
 _INFIX = re.compile(r"\{([^{}\\]*(?:\\(?!over|choose)[^{}\\]*)*)\\(over|choose)(?![A-Za-z])([^{}]*)\}")
@@ -131,6 +132,8 @@ def _root(text: str, i: int, head: str, out: list[str]) -> int:
 
 def canonical(text: str) -> str:
     """Rewrites an answer to one spelling. Text stays in `\\text{}`; sizes, thin spaces, degrees and currency go."""
+    if _PLAIN.fullmatch(text):
+        return text
     text = _rows(text.translate(_SYMBOLS))
     text = re.sub(r"\{\s*,\s*\}", ",", text.replace(r"\!", "")).replace(r"\$", " ").replace("$", " ")
     text = _SPACES.sub(" ", _SIZES.sub("", text))
@@ -171,6 +174,8 @@ def _degrees(text: str) -> str:
 
 def squeezed(text: str) -> str:
     """A canonical string without the spaces that carry no meaning."""
+    if " " not in text:
+        return text
     text = re.sub(r"(\\[A-Za-z]+) (?=[A-Za-z])|(?<=[0-9]) (?=[0-9])", lambda m: (m[1] or "") + "\0", text)
     return text.replace(" ", "").replace("\0", " ")
 

@@ -36,8 +36,8 @@ class _Worker:
 class Pool:
     """`run(pairs, timeout)` judges pairs of canonical strings. Any thread may call it; calls wait for each other."""
 
-    def __init__(self, size: int):
-        self.size = size
+    def __init__(self, size: int, judge: str = "pubswap_jax.judge:judge"):
+        self.size, self.judge = size, judge
         self._lock = threading.Lock()
         self._nursery: subprocess.Popen | None = None
         self._link: socket.socket | None = None
@@ -84,7 +84,7 @@ class Pool:
                     status = self._answer(worker) if worker in ready else ""
                     if worker.task >= 0:
                         results[worker.task] = status or "timeout"
-                    if not status or worker.done >= RECYCLE:
+                    if status in ("", "timeout") or worker.done >= RECYCLE:  # `timeout` is the last word of a full heap
                         selector.unregister(worker.connection)
                         self._replace(worker, timeout)
                         selector.register(worker.connection, selectors.EVENT_READ, worker)
@@ -114,7 +114,7 @@ class Pool:
             self._stop()
             self._link, theirs = socket.socketpair()
             root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-            command = [sys.executable, "-m", "pubswap_jax.worker", str(theirs.fileno())]
+            command = [sys.executable, "-m", "pubswap_jax.worker", str(theirs.fileno()), self.judge]
             self._nursery = subprocess.Popen(
                 command, cwd=root, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
             )

@@ -109,9 +109,11 @@ def _math(golds: list[str], extracted: list[str], timeout: float) -> list[str]:
     return [found[pair] for pair in pairs]
 
 
-@functools.lru_cache(CACHE)
+_canonical = functools.lru_cache(CACHE)(canonical)
+
+
 def _canonical_gold(gold: str) -> str:
-    return canonical(gold_answer(gold))
+    return _canonical(gold_answer(gold))
 
 
 def _fast(gold: str, answer: str) -> str | tuple[str, str]:
@@ -120,7 +122,7 @@ def _fast(gold: str, answer: str) -> str | tuple[str, str]:
         return "unparsed"
     if len(answer) > MAX_CHARACTERS or nesting(answer) > MAX_NESTING:
         return "refused"
-    answer = canonical(answer)
+    answer = _canonical(answer)
     if not answer:
         return "unparsed"
     try:

@@ -1,9 +1,10 @@
 """The nursery and its workers: processes that know sympy, never saw JAX, and may be killed at any moment.
 
-Run by `pool.py` as `python -m pubswap_jax.worker FD`. The nursery imports sympy once and forks a warm worker for every order;
+Run by `pool.py` as `python -m pubswap_jax.worker FD module:function`. The nursery imports sympy once and forks a warm worker for every order;
 it never reads an answer itself. A worker answers one status byte for each request, and nothing that it says is unpickled.
 """
 
+import importlib
 import json
 import os
 import resource
@@ -11,6 +12,7 @@ import signal
 import socket
 import struct
 import sys
+from collections.abc import Callable
 
 from pubswap_jax.status import STATUSES
 
@@ -47,10 +49,8 @@ def _confine(deadline: float) -> None:
     sys.setrecursionlimit(3000)
 
 
-def work(connection: socket.socket, deadline: float) -> None:
+def work(connection: socket.socket, deadline: float, judge: Callable[[str, str], str]) -> None:
     """Answers requests until the other side hangs up. Out of memory is said before the end, for the heap is spent."""
-    from pubswap_jax.judge import judge
-
     _confine(deadline)
     connection.sendall(HEADER.pack(os.getpid()))
     while True:
@@ -68,10 +68,8 @@ def work(connection: socket.socket, deadline: float) -> None:
         connection.sendall(CODES[status])
 
 
-def nurse(link: socket.socket) -> None:
+def nurse(link: socket.socket, judge: Callable[[str, str], str]) -> None:
     """Forks a worker for each socket received; kills and buries the one it replaces first, so no pid is used twice."""
-    import pubswap_jax.judge  # noqa: F401  warm: the workers share these pages
-
     while True:
         message, files, _, _ = socket.recv_fds(link, ORDER.size, 1)
         if not message:
@@ -86,7 +84,7 @@ def nurse(link: socket.socket) -> None:
             link.close()
             with socket.socket(fileno=files[0]) as connection:
                 try:
-                    work(connection, deadline)
+                    work(connection, deadline, judge)
                 finally:
                     os._exit(0)
         os.close(files[0])
@@ -108,7 +106,8 @@ def _bury(pid: int) -> None:
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it hangs up
     with socket.socket(fileno=int(sys.argv[1])) as link:
-        nurse(link)
+        module, _, name = sys.argv[2].partition(":")
+        nurse(link, getattr(importlib.import_module(module), name))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,132 @@
+"""The pool keeps its promises whatever a worker does: deadlines, its size, and every other answer of the batch."""
+
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import pytest
+
+from pubswap_jax.pool import Pool
+
+
+def processes_of_group(pgid: int) -> list[int]:
+    """Living processes of a group."""
+    found = []
+    for folder in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if fields[2] == str(pgid) and fields[0] != "Z":
+            found.append(int(folder.name))
+    return found
+
+
+@pytest.fixture(scope="module")
+def hostile():
+    pool = Pool(2, "tests.hostile_judge:judge")
+    yield pool
+    pool.close()
+
+
+@pytest.mark.parametrize("deed", ["hang", "exit", "segfault", "stop", "memory", "fork"])
+def test_a_worker_that_misbehaves_costs_its_own_answer_only(hostile, deed):
+    pairs = [("a", "a"), ("a", deed), ("a", "b"), ("c", "c")]
+    start = time.monotonic()
+    assert hostile.run(pairs, 0.3) == ["correct", "timeout", "wrong", "correct"]
+    assert time.monotonic() - start < 30  # a cold nursery included; the next test is the strict one
+    assert len(set(hostile.pids())) == 2
+
+
+def test_a_thousand_faults_hang_nothing(hostile):
+    rng = random.Random(0)
+    deeds = [rng.choice(["exit", "segfault", "memory"]) for _ in range(200)] + ["hang", "stop", "fork"] * 2
+    rng.shuffle(deeds)
+    pairs = [("a", word) for deed in deeds for word in (deed, "a")]
+    start = time.monotonic()
+    found = hostile.run(pairs, 0.2)
+    assert found == ["timeout", "correct"] * len(deeds)
+    assert time.monotonic() - start < 20
+    assert len(set(hostile.pids())) == 2
+
+
+def test_what_a_killed_worker_forked_is_killed_too(hostile):
+    hostile.run([("a", "a")] * 2, 1.0)
+    before = hostile.pids()
+    assert hostile.run([("a", "fork")] * 2, 0.3) == ["timeout"] * 2
+    assert [processes_of_group(pid) for pid in before] == [[], []]
+
+
+def test_a_worker_cannot_fill_a_file(hostile, tmp_path):
+    hostile.run([(str(tmp_path / "x"), "write")], 0.5)
+    assert not (tmp_path / "x").exists() or (tmp_path / "x").stat().st_size == 0
+
+
+def test_it_survives_the_death_of_all_its_processes(hostile):
+    hostile.run([("a", "a")], 1.0)
+    for pid in [*hostile.pids(), hostile._nursery.pid]:
+        os.kill(pid, signal.SIGKILL)
+    assert hostile.run([("a", "a"), ("a", "b")] * 3, 1.0) == ["correct", "wrong"] * 3
+
+
+def test_any_thread_may_ask_and_gets_its_own_answers(hostile):
+    found: dict[int, list[str]] = {}
+
+    def ask(i: int) -> None:
+        found[i] = hostile.run([("a", "a" if (i + j) % 2 else "b") for j in range(20)], 1.0)
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {i: ["correct" if (i + j) % 2 else "wrong" for j in range(20)] for i in range(4)}
+
+
+def test_a_closed_pool_leaves_no_process_and_opens_again():
+    pool = Pool(1, "tests.hostile_judge:judge")
+    pool.run([("a", "a")], 1.0)
+    pids = [*pool.pids(), pool._nursery.pid]
+    pool.close()
+    assert not any(processes_of_group(pid) for pid in pids)
+    assert pool.run([("a", "a")], 1.0) == ["correct"]
+    pool.close()
+
+
+def test_ctrl_c_ends_a_script_without_a_main_guard_and_its_workers():
+    script = textwrap.dedent("""
+        import os, signal, threading
+        from pubswap_jax.pool import Pool
+        pool = Pool(2, "tests.hostile_judge:judge")
+        pool.run([("a", "a")], 1.0)
+        print(*pool.pids(), flush=True)
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        try:
+            pool.run([("a", "hang")] * 2, 60.0)
+        except KeyboardInterrupt:
+            print("interrupted", *pool.run([("a", "a")], 1.0), flush=True)
+    """)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    pids, last = done.stdout.splitlines()
+    assert last == "interrupted correct"
+    assert not any(processes_of_group(int(pid)) for pid in pids.split())
+
+
+def test_workers_end_when_their_parent_is_killed():
+    script = 'from pubswap_jax.pool import Pool; import time; p = Pool(1, "tests.hostile_judge:judge"); p.run([("a", "a")], 1.0)'
+    script += "; print(*p.pids(), p._nursery.pid, flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    pids = [int(pid) for pid in process.stdout.readline().split()]
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    deadline = time.monotonic() + 10
+    while any(processes_of_group(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(processes_of_group(pid) for pid in pids)
