@@ -31,6 +31,7 @@ class Journal:
                 raise ValueError(f"{path}: {wanted} bytes expected by the checkpoint, {have} found; put the whole file back")
             self._files[name] = path.open("ab")
             self._files[name].truncate(wanted)
+            self._files[name].seek(wanted)
 
     def write(self, name: str, row: Mapping[str, object]) -> None:
         self._files[name].write(json.dumps(row).encode() + b"\n")
