@@ -6,8 +6,9 @@ rest of a question's way to a batch, without iterator state: a run that resumes 
 
 import collections
 import dataclasses
+import difflib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -160,3 +161,10 @@ def rows(split, schedule: Schedule, size: int, *, seed: int, round: int, step: i
 def topics(problems: Sequence[Problem]) -> list[str]:
     """The topics, the most frequent first."""
     return [topic for topic, _ in collections.Counter(problem.topic for problem in problems).most_common()]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a message about a misspelt name."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(map(repr, known))}"

@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 from collections.abc import Mapping
 
-from pubswap_jax.data import Problem
+from pubswap_jax.data import Problem, nearest
 from pubswap_jax.sources import Fields, questions
 
 
@@ -100,7 +100,7 @@ HUB = {
 def hub(short: str, split: str = "train") -> list[Problem]:
     """The questions of a set in `HUB`, from the hub or its local cache."""
     if short not in HUB:
-        raise ValueError(f"data.name is {short!r}; there are {', '.join(HUB)}")
+        raise ValueError(f"data.name is {short!r}{nearest(short, HUB)}")
     entry = HUB[short]
     if split not in entry.splits:
         raise ValueError(f"{entry.name} has no {split} split; it has {', '.join(entry.splits)}")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pubswap_jax.data import PARTITION, Problem
+from pubswap_jax.data import PARTITION, Problem, nearest
 from pubswap_jax.leakage import near_copies
 
 Partition = Callable[[Sequence[Problem], int, np.random.Generator], list[np.ndarray]]
@@ -71,7 +71,7 @@ def by_name(name: str, alpha: float) -> Partition:
         "natural": natural,
     }
     if name not in named:
-        raise ValueError(f"data.partition is {name!r}, not one of {', '.join(named)}")
+        raise ValueError(f"data.partition is {name!r}{nearest(name, named)}")
     return named[name]
 
 
@@ -85,7 +85,7 @@ def dirichlet(problems: Sequence[Problem], num_clients: int, rng: np.random.Gene
     """Equal shares, of topics in each client's own proportions q ~ Dir(alpha T p), of T topics with shares p (Hsu et al. 2019).
 
     The q of all clients are fitted to what there is of each topic. Reading: alpha counts per topic, so that equal topics give
-    the symmetric Dir(alpha, ..., alpha); alpha -> 0 leaves a client one topic or few, infinity makes the split IID.
+    the symmetric Dir(alpha, ..., alpha); a small one leaves a client few topics (`by_topic` is the end of that), infinity all.
     """
     _check_alpha(alpha)
     _check_clients(num_clients, len(problems))
@@ -171,8 +171,8 @@ def _public_size(public: float, total: int) -> int:
 
 
 def _check_alpha(alpha: float) -> None:
-    if not alpha > 0:
-        raise ValueError(f"data.alpha must be greater than 0, not {alpha}")
+    if not 0 < alpha < np.inf:
+        raise ValueError(f"data.alpha must be greater than 0 and finite, not {alpha}")
 
 
 def _check_clients(num_clients: int, total: int) -> None:

@@ -6,7 +6,6 @@ in hub.py, read rows and take each field of a question from the column that `Fie
 
 import csv
 import dataclasses
-import difflib
 import itertools
 import json
 import pathlib
@@ -14,7 +13,7 @@ import re
 import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from pubswap_jax.data import Problem
+from pubswap_jax.data import Problem, nearest
 
 LETTERS = string.ascii_uppercase
 
@@ -39,10 +38,10 @@ class Fields:
         known = [field.name for field in dataclasses.fields(cls)]
         for name in names:
             if name not in known:
-                raise ValueError(f"data.fields has no {name!r}{_nearest(name, known)}")
+                raise ValueError(f"data.fields has no {name!r}{nearest(name, known)}")
         fields = cls(**names)
         if fields.final not in FINAL:
-            raise ValueError(f"data.fields.final is {fields.final!r}{_nearest(fields.final, FINAL)}")
+            raise ValueError(f"data.fields.final is {fields.final!r}{nearest(fields.final, FINAL)}")
         return fields
 
 
@@ -128,7 +127,7 @@ def _question(place: str, name: str, row: Mapping, fields: Fields) -> Problem:
 def _column(place: str, row: Mapping, column: str, field: str) -> object:
     if column not in row:
         unset = "" if field in ("prompt", "answer", "options") else f", or set data.fields.{field} to '' for none"
-        raise ValueError(f"{place}: no column {column!r} for data.fields.{field}{_nearest(column, row)}{unset}")
+        raise ValueError(f"{place}: no column {column!r} for data.fields.{field}{nearest(column, row)}{unset}")
     return row[column]
 
 
@@ -156,12 +155,6 @@ def _text(value: object) -> str:
     if value is None:
         return ""
     return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(map(repr, known))}"
 
 
 def _first_repeated(names: Iterable[str]) -> str | None:

@@ -91,7 +91,7 @@ def test_without_network_the_message_says_what_to_bring(tmp_path, monkeypatch):
 
 
 def test_names_and_splits():
-    with pytest.raises(ValueError, match="data.name is 'gsm'; there are math, math500, gsm8k"):
+    with pytest.raises(ValueError, match="data.name is 'gsm'; did you mean 'gsm8k'"):
         hub("gsm")
     with pytest.raises(ValueError, match="HuggingFaceH4/MATH-500 has no train split; it has test"):
         hub("math500", "train")
