@@ -1,66 +1,114 @@
-"""One spelling for many: LaTeX and plain-text answers rewritten to a canonical string, and exact numbers read from it.
+"""One spelling for many: LaTeX and plain-text answers rewritten to one canonical string.
 
 Pure string work in linear time. Nothing here knows of sympy, and nothing here decides that two answers are equal.
 """
 
+import functools
 import re
-from fractions import Fraction
 
+# Characters and what LaTeX writes for them, in pairs.
+_CHARACTERS = r"""
+− - – - — - × \times ⋅ \cdot · \cdot ÷ / ∕ / ⁄ / π \pi ∞ \infty √ \sqrt ≤ \le ≥ \ge ≠ \neq ± \pm ∓ \mp ∪ \cup ∩ \cap ∅ \emptyset
+∈ \in ° ^{\circ} θ \theta α \alpha β \beta ½ \frac{1}{2} ¼ \frac{1}{4} ¾ \frac{3}{4} ⅓ \frac{1}{3} ⅔ \frac{2}{3} ⁰ ^{0} ¹ ^{1} ² ^{2}
+³ ^{3} ⁴ ^{4} ⁵ ^{5} ⁶ ^{6} ℝ \mathbb{R} “ " ” " ’ ' ⟨ ( ⟩ ) £ \$ € \$ ¥ \$ ₹ \$ ， , ％ % … \ldots ⇒ \Rightarrow ≈ \approx ≡ \equiv
+""".split()
 _SYMBOLS = str.maketrans(
-    {
-        "−": "-", "–": "-", "—": "-", "×": r"\times ", "⋅": r"\cdot ", "·": r"\cdot ", "÷": "/", "∕": "/", "⁄": "/",
-        "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt", "≤": r"\le ", "≥": r"\ge ", "≠": r"\neq ", "±": r"\pm ", "∓": r"\mp ",
-        "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "∈": r"\in ", "°": r"^{\circ}", "θ": r"\theta ", "α": r"\alpha ",
-        "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}",
-        "⁰": "^{0}", "¹": "^{1}", "²": "^{2}", "³": "^{3}", "⁴": "^{4}", "⁵": "^{5}", "⁶": "^{6}", "ℝ": r"\mathbb{R}",
-        "\u00a0": " ", "\u2009": " ", "\u202f": " ", "“": '"', "”": '"', "’": "'", "⟨": "(", "⟩": ")",
-        "£": r"\$", "€": r"\$", "¥": r"\$", "₹": r"\$", "，": ",", "％": "%", "\t": " ", "\n": " ", "\r": " ",
-    }
+    {char: text + " " * text.startswith("\\") for char, text in zip(_CHARACTERS[::2], _CHARACTERS[1::2], strict=True)}
+    | dict.fromkeys("\t\n\r\u00a0\u2009\u202f", " ")
 )
-_SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits|hfill|rm|bf|it|mathstrut)(?![A-Za-z])")
-_SPACES = re.compile(r"\\(?:[,;:> ]|q?quad(?![A-Za-z])|enspace|thinspace|hspace\*?\{[^{}]*\}|phantom\{[^{}]*\})|~")
-_FRACTIONS = re.compile(r"\\[dtc]frac(?![A-Za-z])")
-_FONTS = re.compile(r"\\(?:mathrm|mathbf|mathit|mathsf|bm|boldsymbol|textbf|textit|textrm|textsf|textnormal|mbox|hbox|operatorname\*?)\s*\{")
-_DEGREES = re.compile(r"\^\s*(?:\\circ|\{\s*\\circ\s*\}|\\degree)|\\(?:degree|textdegree)s?(?![A-Za-z])")
-_TRIG = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
-_PERCENT = re.compile(r"\\%|\b[Pp]er\s?cent(?:age)?(?:\s+points?)?\b|\bpct\b\.?")
-_SYNONYMS = [
-    (re.compile(r"\\leqslant(?![A-Za-z])|\\leq(?![A-Za-z])|<="), r"\\le "),
-    (re.compile(r"\\geqslant(?![A-Za-z])|\\geq(?![A-Za-z])|>="), r"\\ge "),
-    (re.compile(r"\\ne(?![A-Za-z])|\\not\s*=|!=|/="), r"\\neq "),
-    (re.compile(r"\\lt(?![A-Za-z])"), "<"),
-    (re.compile(r"\\gt(?![A-Za-z])"), ">"),
-    (re.compile(r"\\(?:varnothing|O)(?![A-Za-z])"), r"\\emptyset "),
-    (re.compile(r"\\l?dots(?:[cbm](?![A-Za-z]))?(?![A-Za-z])|\\cdots|\.{3}|…"), r"\\ldots "),
-    (re.compile(r"\\(?:lbrace|lbrack|rbrace|rbrack|lparen|rparen)(?![A-Za-z])"), lambda m: _BRACKETS[m[0][1:]]),
-    (re.compile(r"\\(?:ast|star)(?![A-Za-z])|(?<=[\w)}\s])\*(?!\*)"), r"\\cdot "),
-    (re.compile(r"\\(?:lvert|rvert|vert|mid)(?![A-Za-z])"), "|"),
-    (re.compile(r"\\(?:imath)(?![A-Za-z])"), "i"),
-    (re.compile(r"\\div(?![A-Za-z])"), "/"),
-    (re.compile(r"\\(?:langle|lgroup)(?![A-Za-z])"), "("),
-    (re.compile(r"\\(?:rangle|rgroup)(?![A-Za-z])"), ")"),
-    (re.compile(r"\\\{\s*\\\}"), r"\\emptyset "),
-    (re.compile(r"\\[dt]binom(?![A-Za-z])"), r"\\binom"),
-    (re.compile(r"(?<![A-Za-z\\])(?:infinity|infty|inf|oo)(?![A-Za-z])"), r"\\infty "),
-    (re.compile(r"(?<![A-Za-z\\])pi(?![A-Za-z])"), r"\\pi "),
-    (re.compile(r"\\exp(?![A-Za-z])\s*(?=[({])"), "e^"),
-    (re.compile(r"(?<![A-Za-z\\])(sqrt|cbrt|log|ln|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan)(?=\s*[\^({])"), r"\\\1"),
+# Rewritten in this order; a command's name ends where no letter follows.
+_REWRITES = [
+    (re.compile(pattern.replace("$E", "(?![A-Za-z])")), spelling)
+    for pattern, spelling in [
+        (r"\\!", ""),
+        (r"\{\s*,\s*\}", ","),
+        (r"\\?\$", " "),
+        (r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|(?:no)?limits|hfill|rm|bf|it|mathstrut|boxed)$E", ""),
+        (r"\\(?:[,;:> ]|(?:q?quad|enspace|thinspace)$E|hspace\*?\{[^{}]*\}|phantom\s*(?:\{[^{}]*\}|-))|~", " "),
+        (r"(?<![0-9.,])[0-9]{1,3}(?: [0-9]{3})+(?![0-9])", lambda match: match[0].replace(" ", "")),
+        (r"\\[dtc]frac$E", r"\\frac"),
+        (r"\\(?:math(?:rm|bf|it|sf)|bm|boldsymbol|text(?:bf|it|rm|sf|normal)|[mh]box|operatorname\*?)\s*\{", r"\\text{"),
+        (r"\\%|\b[Pp]er\s?cent(?:age)?(?:\s+points?)?\b|\bpct\b\.?", "%"),
+        (r"\\text\s*\{\s*%\s*\}", "%"),
+        (r"\\text\s*\{\s*\}", ""),
+        (r"\\text\{([^{}]*%)\s*\}", r"\1"),
+        (r"\\pmod\s*(?:\{[^{}]*\}|[0-9])|\(\s*(?:\\text\{\s*)?\\?mod\s*\}?\s*[0-9]+\s*\)|\\text\{\s*\(mod\s*[0-9]+\)\s*\}", ""),
+        (r"\*\*", "^"),
+        (r"\\leq(?:slant)?$E|<=", r"\\le "),
+        (r"\\geq(?:slant)?$E|>=", r"\\ge "),
+        (r"\\ne$E|\\not\s*=|!=|/=", r"\\neq "),
+        (r"\\lt$E", "<"),
+        (r"\\gt$E", ">"),
+        (r"\\(?:varnothing|O)$E|\\\{\s*\\\}", r"\\emptyset "),
+        (r"\\(?:l|c)?dots[cbm]?$E|\.{3}", r"\\ldots "),
+        (r"\\(?:langle|lgroup|lparen)$E", "("),
+        (r"\\(?:rangle|rgroup|rparen)$E", ")"),
+        (r"\\lbrack$E", "["),
+        (r"\\rbrack$E", "]"),
+        (r"\\lbrace$E", r"\\{"),
+        (r"\\rbrace$E", r"\\}"),
+        (r"\\(?:ast|star)$E|(?<=[\w)}\s])\*", r"\\cdot "),
+        (r"\\(?:[lr]?vert|mid)$E", "|"),
+        (r"\\imath$E", "i"),
+        (r"\\div$E", "/"),
+        (r"\\[dt]binom$E", r"\\binom"),
+        (r"(?<![A-Za-z\\])(?:infinity|infty|inf|oo)$E", r"\\infty "),
+        (r"(?<![A-Za-z\\])pi$E", r"\\pi "),
+        (r"\\exp$E\s*(?=[({])", "e^"),
+        (r"(?<![A-Za-z\\])(sqrt|cbrt|log|ln|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan)(?=\s*[\^({])", r"\\\1"),
+        (r"\{([^{}\\]*(?:\\(?!over|choose)[^{}\\]*)*)\\over$E([^{}]*)\}", r"\\frac{\1}{\2}"),
+        (r"\{([^{}\\]*(?:\\(?!over|choose)[^{}\\]*)*)\\choose$E([^{}]*)\}", r"\\binom{\1}{\2}"),
+    ]
 ]
-_BRACKETS = {"lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "lparen": "(", "rparen": ")"}
+_DEGREE = r"(?:\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\}|\\degree)|\\(?:text)?degrees?(?![A-Za-z]))"
+_DEGREES, _ANGLE = re.compile(_DEGREE), re.compile(rf"([0-9.]+)\s*{_DEGREE}")
+_TRIG = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _ZEROS = {"hundred": "2", "thousand": "3", "million": "6", "billion": "9", "trillion": "12"}
-_MULTIPLE = re.compile(r"(?<=[0-9])( ?)(?:\\text\{ *)?(hundred|thousand|million|billion|trillion)(?: *\}|(?![a-z]))", re.IGNORECASE)
+_MULTIPLE = re.compile(r"(?<=[0-9]) ?(?:\\text\{ *)?(hundred|thousand|million|billion|trillion)(?: *\}|(?![a-z]))", re.IGNORECASE)
 _PLAIN = re.compile(r"-?[0-9]+", re.ASCII)
 _THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])")
-_NUMBER = re.compile(r"(?P<sign>[+-]?)(?P<whole>[0-9]+(?:,[0-9]{3})*|)(?:\.(?P<part>[0-9]*))?", re.ASCII)
-_INFIX = re.compile(r"\{([^{}\\]*(?:\\(?!over|choose)[^{}\\]*)*)\\(over|choose)(?![A-Za-z])([^{}]*)\}")
-_REPEATING = re.compile(r"([+-]?)([0-9]*)\.([0-9]*)\\(?:overline|bar|dot)\{?([0-9]+)\}?", re.ASCII)
-_RATIO = re.compile(r"([+-]?)(?:\\frac\{([+-]?[0-9]+)\}\{([+-]?[0-9]+)\}|([0-9]+)/([+-]?[0-9]+|\([+-]?[0-9]+\)))", re.ASCII)
-_MIXED = re.compile(r"([+-]?)([0-9]+)\s*\\frac\{([0-9]+)\}\{([0-9]+)\}|([+-]?)([0-9]+) ([0-9]+)/([0-9]+)", re.ASCII)
-_SCIENTIFIC = re.compile(r"([+-]?[0-9]*\.?[0-9]*)(?:(?:\\times|\\cdot)\s*10\^(?:\{([+-]?[0-9]{1,3})\}|([0-9]))|[eE]([+-]?[0-9]{1,3}))")
+_HEADS = re.compile(r"\\frac(?![A-Za-z])|\\(?:sqrt|cbrt)(?![A-Za-z])|\^\s*\(")
+_COMMAND = re.compile(r"\\(?!frac|sqrt)[A-Za-z]+")
+
+
+@functools.lru_cache(1 << 16)
+def canonical(text: str) -> str:
+    """Rewrites an answer to one spelling. Text stays in `\\text{}`; sizes, thin spaces, degrees and currency go."""
+    if _PLAIN.fullmatch(text):
+        return text
+    text = _rows(text.translate(_SYMBOLS))
+    for pattern, spelling in _REWRITES:
+        text = pattern.sub(spelling, text)
+    text = _ANGLE.sub(r"(\\frac{\1\\pi}{180})", text) if _TRIG.search(text) else _DEGREES.sub("", text)
+    text = _MULTIPLE.sub(lambda match: r"\times 10^{" + _ZEROS[match[1].lower()] + "}", text)
+    if "\\" not in text:  # in plain text a power is all its digits, in TeX the first one
+        text = re.sub(r"\^(-?[0-9]+(?:\.[0-9]+)?)", r"^{\1}", text)
+    text = re.sub(r"(\^|_)\{([A-Za-z0-9])\}", r"\1\2", _brace_arguments(text))
+    return re.sub(r" +", " ", text).strip().rstrip(".").strip()
+
+
+def _rows(text: str) -> str:
+    """A matrix keeps its row ends, as one character; elsewhere a doubled backslash is an escape too many or a line break."""
+    if r"\begin" in text:
+        return text.replace(r"\\", "\x01").replace(r"\cr", "\x01")
+    return re.sub(r"\\\\(?=[A-Za-z{}%$])", r"\\", text).replace(r"\\", " ")
+
+
+def thousands(text: str) -> str:
+    """`1,234 apples` -> `1234 apples`. A list `1,234` reads the same: both readings are tried."""
+    return _THOUSANDS.sub(lambda match: match[0].replace(",", ""), text)
+
+
+def squeezed(text: str) -> str:
+    """A canonical string without the spaces that carry no meaning."""
+    if " " not in text:
+        return text
+    text = re.sub(r"(\\[A-Za-z]+) (?=[A-Za-z])|(?<=[0-9]) (?=[0-9])", lambda m: (m[1] or "") + "\0", text)
+    return text.replace(" ", "").replace("\0", " ")
 
 
 def closing(text: str, start: int, limit: int = 1 << 20) -> int:
-    """The index of the bracket which closes the one at `start`, or -1; an escaped brace is no bracket here."""
+    """The index of the bracket that closes the one at `start`, or -1; an escaped brace is no bracket here."""
     opener, depth, i = text[start], 0, start
     closer = {"{": "}", "(": ")", "[": "]"}[opener]
     end = min(len(text), start + limit)
@@ -85,16 +133,15 @@ def _argument(text: str, i: int) -> tuple[str, int]:
     if text[i] == "{":
         end = closing(text, i)
         return (text[i + 1 : end], end + 1) if end > 0 else ("", len(text))
-    command = re.compile(r"\\[A-Za-z]+").match(text, i)
-    if command and command[0] != r"\frac" and command[0] != r"\sqrt":
+    if command := _COMMAND.match(text, i):
         return command[0], command.end()
     return text[i], i + 1
 
 
 def _brace_arguments(text: str) -> str:
     r"""`\frac12`, `\sqrt3`, `\sqrt(3)`, `x^(1/2)`: every argument in braces."""
-    out, i, heads = [], 0, re.compile(r"\\frac(?![A-Za-z])|\\(?:sqrt|cbrt)(?![A-Za-z])|\^\s*\(")
-    while head := heads.search(text, i):
+    out, i = [], 0
+    while head := _HEADS.search(text, i):
         out.append(text[i : head.start()])
         i = head.end()
         if head[0] == r"\frac":
@@ -116,6 +163,7 @@ def _brace_arguments(text: str) -> str:
 
 
 def _root(text: str, i: int, head: str, out: list[str]) -> int:
+    r"""Writes the root whose index or argument starts at `i`; returns where it ends."""
     while i < len(text) and text[i] == " ":
         i += 1
     index = "[3]" if head == r"\cbrt" else ""
@@ -124,104 +172,6 @@ def _root(text: str, i: int, head: str, out: list[str]) -> int:
     if text[i : i + 1] == "(" and (end := closing(text, i)) > 0:
         inside, i = text[i + 1 : end], end + 1
     else:
-        digits = re.compile(r"[0-9]+" if "√" in head else r"[0-9]").match(text, i)
-        inside, i = (digits[0], digits.end()) if digits else _argument(text, i)
+        inside, i = _argument(text, i)
     out.append(r"\sqrt" + ("" if index == "[2]" else index) + "{" + _brace_arguments(inside) + "}")
     return i
-
-
-def canonical(text: str) -> str:
-    """Rewrites an answer to one spelling. Text stays in `\\text{}`; sizes, thin spaces, degrees and currency go."""
-    if _PLAIN.fullmatch(text):
-        return text
-    text = _rows(text.translate(_SYMBOLS))
-    text = re.sub(r"\{\s*,\s*\}", ",", text.replace(r"\!", "")).replace(r"\$", " ").replace("$", " ")
-    text = _SPACES.sub(" ", _SIZES.sub("", text))
-    text = re.sub(r"(?<![0-9.,])([0-9]{1,3})((?: [0-9]{3})+)(?![0-9])", lambda m: m[1] + m[2].replace(" ", ""), text)
-    text = _FRACTIONS.sub(r"\\frac", _FONTS.sub(r"\\text{", text))
-    text = _degrees(text)
-    text = re.sub(r"\\text\{\s*\}", "", re.sub(r"\\text\s*\{\s*\\?%\s*\}", "%", _PERCENT.sub("%", text)))
-    text = re.sub(r"\\text\{([^{}]*%)\s*\}", r"\1", text)
-    text = _MULTIPLE.sub(lambda m: m[1] + r"\times 10^{" + _ZEROS[m[2].lower()] + "}", text)
-    text = text.replace("**", "^")
-    for pattern, spelling in _SYNONYMS:
-        text = pattern.sub(spelling, text)
-    text = _INFIX.sub(lambda m: (r"\frac" if m[2] == "over" else r"\binom") + "{" + m[1] + "}{" + m[3] + "}", text)
-    if "\\" not in text:
-        text = re.sub(r"\^(-?[0-9]+(?:\.[0-9]+)?)", r"^{\1}", text)
-    text = _brace_arguments(text)
-    text = re.sub(r"(\^|_)\{([A-Za-z0-9])\}", r"\1\2", text)
-    return re.sub(r" +", " ", text).strip().rstrip(".").strip()
-
-
-def _rows(text: str) -> str:
-    """A matrix keeps its row ends, as one character; elsewhere a doubled backslash is an escape too many or a line break."""
-    if r"\begin" in text:
-        return text.replace(r"\\", "\x01").replace(r"\cr", "\x01")
-    return re.sub(r"\\\\(?=[A-Za-z{}%$])", r"\\", text).replace(r"\\", " ")
-
-
-def thousands(text: str) -> str:
-    """`1,234 apples` -> `1234 apples`. A list `1,234` reads the same: both readings are tried."""
-    return _THOUSANDS.sub(lambda match: match[0].replace(",", ""), text)
-
-
-def _degrees(text: str) -> str:
-    if not _TRIG.search(text):
-        return _DEGREES.sub("", text)
-    return re.sub(r"([0-9.]+)\s*(?:" + _DEGREES.pattern + ")", r"(\\frac{\1\\pi}{180})", text)
-
-
-def squeezed(text: str) -> str:
-    """A canonical string without the spaces that carry no meaning."""
-    if " " not in text:
-        return text
-    text = re.sub(r"(\\[A-Za-z]+) (?=[A-Za-z])|(?<=[0-9]) (?=[0-9])", lambda m: (m[1] or "") + "\0", text)
-    return text.replace(" ", "").replace("\0", " ")
-
-
-def number(text: str) -> tuple[Fraction, int | None] | None:
-    """(value, decimals) of a plain number; `decimals` is None where it is exact: an integer, a fraction."""
-    if len(text) > 600:
-        return None
-    text = text.strip()
-    if match := _NUMBER.fullmatch(text):
-        return _decimal(match)
-    if match := _RATIO.fullmatch(text):
-        sign, a, b, c, d = match.groups()
-        top, bottom = int(a or c), int((b or d).strip("()"))
-        return (Fraction(-top if sign == "-" else top, bottom), None) if bottom else None
-    if match := _MIXED.fullmatch(text):
-        sign, whole, top, bottom = match.groups()[:4] if match[2] else match.groups()[4:]
-        if not int(bottom):
-            return None
-        value = int(whole) + Fraction(int(top), int(bottom))
-        return (-value if sign == "-" else value), None
-    if match := _REPEATING.fullmatch(text):
-        return _repeating(*match.groups())
-    if match := _SCIENTIFIC.fullmatch(squeezed(text)):
-        return _scientific(match)
-    return None
-
-
-def _repeating(sign: str, whole: str, part: str, period: str) -> tuple[Fraction, None]:
-    value = int(whole or "0") + (int(part or "0") + Fraction(int(period), 10 ** len(period) - 1)) / 10 ** len(part)
-    return (-value if sign == "-" else value), None
-
-
-def _decimal(match: re.Match) -> tuple[Fraction, int | None] | None:
-    whole, part = match["whole"].replace(",", ""), match["part"]
-    if not whole and not part:
-        return None
-    value = Fraction(int(whole or "0")) + (Fraction(int(part), 10 ** len(part)) if part else 0)
-    return (-value if match["sign"] == "-" else value), (len(part) if part and part.strip("0") else None)
-
-
-def _scientific(match: re.Match) -> tuple[Fraction, int | None] | None:
-    base = _NUMBER.fullmatch(match[1])
-    base = base and _decimal(base)
-    if not base:
-        return None
-    power = int(match[2] or match[3] or match[4])
-    decimals = None if base[1] is None or base[1] <= power else base[1] - power
-    return base[0] * Fraction(10) ** power, decimals

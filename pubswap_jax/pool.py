@@ -17,8 +17,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-from pubswap_jax.status import STATUSES
-from pubswap_jax.worker import HEADER, ORDER, receive, request
+from pubswap_jax.worker import HEADER, ORDER, STATUSES, receive, request
 
 RECYCLE = 5000  # answers after which a worker is replaced
 ATTEMPTS = 4  # nurseries started for one batch before its answers count as timeouts
@@ -36,7 +35,7 @@ class _Worker:
 class Pool:
     """`run(pairs, timeout)` judges pairs of canonical strings. Any thread may call it; calls wait for each other."""
 
-    def __init__(self, size: int, judge: str = "pubswap_jax.judge:judge"):
+    def __init__(self, size: int, judge: str = "pubswap_jax.symbolic:judge"):
         self.size, self.judge = size, judge
         self._lock = threading.Lock()
         self._nursery: subprocess.Popen | None = None

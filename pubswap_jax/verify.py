@@ -4,21 +4,20 @@
 because of what a model wrote, and an answer takes `timeout` seconds at most. Importing this file loads no JAX.
 """
 
-import functools
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from pubswap_jax import choice, pool, quick
+from pubswap_jax import choice, pool
 from pubswap_jax.answers import extract, gold_answer
-from pubswap_jax.equality import equal_texts
+from pubswap_jax.equality import Quick, equal_texts, plain_numbers
 from pubswap_jax.limits import MAX_CHARACTERS, MAX_NESTING, nesting, refusal
 from pubswap_jax.notation import canonical
 from pubswap_jax.shapes import Undecided, Unreadable
 
-CACHE = 1 << 16  # (gold, answer) pairs whose verdict is remembered
+CACHE = 1 << 15  # (gold, answer) pairs whose verdict is remembered
 KINDS = ("math", "choice")
 
 
@@ -60,7 +59,7 @@ def verify(
         status, extracted = [row[0] for row in rows], [row[1] for row in rows]
     else:
         # a completion that is the gold word for word needs no search for its last formula
-        extracted = [gold if text.strip() == gold.strip() else extract(text) for text, gold in zip(texts, answers, strict=True)]
+        extracted = [gold_answer(gold) if text.strip() == gold.strip() else extract(text) for text, gold in zip(texts, answers, strict=True)]
         status = _math(list(answers), extracted, timeout)
     return Verdicts(np.array([word == "correct" for word in status], bool), status, extracted)
 
@@ -72,9 +71,11 @@ def readable(answers: Sequence[str], kind: str = "math", timeout: float = 5.0) -
     if kind == "choice":
         return np.array([len(answer.strip()) == 1 and answer.strip().isalpha() for answer in answers], bool)
     golds = [_canonical_gold(answer) for answer in answers]
-    waiting = [gold for gold in dict.fromkeys(golds) if gold and quick.plain_numbers(gold) is False and not refusal(gold)]
-    found = dict(zip(waiting, pool.shared().run([("", gold) for gold in waiting], timeout), strict=True))
-    return np.array([quick.plain_numbers(gold) or found.get(gold) == "correct" for gold in golds], bool)
+    known = {gold: plain_numbers(gold) for gold in golds}
+    waiting = [gold for gold, plain in known.items() if gold and not plain and not refusal(gold)]
+    found = pool.shared().run([("", gold) for gold in waiting], timeout)
+    known.update((gold, status == "correct") for gold, status in zip(waiting, found, strict=True))
+    return np.array([known[gold] for gold in golds], bool)
 
 
 def _check(texts, answers, kind, options, timeout) -> None:
@@ -90,30 +91,24 @@ def _check(texts, answers, kind, options, timeout) -> None:
 
 def _math(golds: list[str], extracted: list[str], timeout: float) -> list[str]:
     """The status of each row: those that the fast path leaves open go to the pool, each distinct pair once."""
-    pairs = [(_canonical_gold(gold), gold_answer(answer) if answer == gold else answer) for gold, answer in zip(golds, extracted, strict=True)]
-    unknown: dict[tuple[str, str], tuple[str, str]] = {}
+    pairs = [(_canonical_gold(gold), answer) for gold, answer in zip(golds, extracted, strict=True)]
     found: dict[tuple[str, str], str] = {}
+    hard: dict[tuple[str, str], tuple[str, str]] = {}
     for pair in dict.fromkeys(pairs):
         status = _verdicts.get(pair) or _fast(*pair)
-        if isinstance(status, str):
-            found[pair] = status
-        else:
-            unknown[pair] = status
-    judged = pool.shared().run(list(unknown.values()), timeout) if unknown else []
-    found.update(zip(unknown, judged, strict=True))
-    for pair in unknown:
-        if found[pair] != "timeout":  # a busy machine may have been at fault
-            _verdicts[pair] = found[pair]
+        (found if isinstance(status, str) else hard)[pair] = status
+    judged = pool.shared().run(list(hard.values()), timeout) if hard else []
+    found.update(zip(hard, judged, strict=True))
+    _verdicts.update((pair, found[pair]) for pair in hard if found[pair] != "timeout")  # for which a busy machine may be at fault
     while len(_verdicts) > CACHE:
         _verdicts.popitem(last=False)
     return [found[pair] for pair in pairs]
 
 
-_canonical = functools.lru_cache(CACHE)(canonical)
-
-
 def _canonical_gold(gold: str) -> str:
-    return _canonical(gold_answer(gold))
+    """Empty where a gold breaks the limits: nothing is equal to it."""
+    answer = gold_answer(gold)
+    return "" if len(answer) > MAX_CHARACTERS or nesting(answer) > MAX_NESTING else canonical(answer)
 
 
 def _fast(gold: str, answer: str) -> str | tuple[str, str]:
@@ -122,11 +117,11 @@ def _fast(gold: str, answer: str) -> str | tuple[str, str]:
         return "unparsed"
     if len(answer) > MAX_CHARACTERS or nesting(answer) > MAX_NESTING:
         return "refused"
-    answer = _canonical(answer)
-    if not answer:
+    answer = canonical(answer)
+    if not answer or not gold:
         return "unparsed"
     try:
-        return "correct" if equal_texts(gold, answer, quick.Quick()) else "wrong"
+        return "correct" if equal_texts(gold, answer, Quick()) else "wrong"
     except Undecided:
         return "refused" if refusal(answer) else (gold, answer)
     except Unreadable:

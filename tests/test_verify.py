@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from pubswap_jax import pool, status, types
+from pubswap_jax import pool, types, worker
 from pubswap_jax.verify import readable, score, verify
 
 
@@ -23,12 +23,12 @@ def test_scores_are_numpy_bools_of_the_rows():
 
 
 def test_importing_it_loads_no_jax():
-    code = "import sys, pubswap_jax.verify, pubswap_jax.judge; print([m for m in ('jax', 'flax') if m in sys.modules])"
+    code = "import sys, pubswap_jax.verify, pubswap_jax.symbolic; print([m for m in ('jax', 'flax') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
 def test_the_status_words_are_those_of_types():
-    assert status.STATUSES == types.STATUSES
+    assert worker.STATUSES == types.STATUSES
 
 
 def test_wrong_arguments_are_named():
