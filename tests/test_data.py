@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pubswap_jax.data import Problem, Schedule, attended, drop_unreadable, dropped_line, participants, permutation, rows, stream
 from pubswap_jax.partition import Split
+from pubswap_jax.verify import readable
 
 GOLDEN_PERMUTATION = [5, 6, 3, 7, 0, 1, 2, 4]  # of 8, key (3, 1): a resumed run must meet the same order
 
@@ -41,14 +42,20 @@ def test_unreadable_golds_are_dropped_and_listed():
     ]
     seen = []
 
-    def readable(answers, kind):
+    def decimal(answers, kind):
         seen.append((answers, kind))
         return np.array([answer.isdecimal() for answer in answers])
 
-    kept, dropped = drop_unreadable(problems, readable)
+    kept, dropped = drop_unreadable(problems, decimal)
     assert [problem.id for problem in kept] == ["a", "d"] and seen == [(["7", "no idea"], "math")]
     assert dropped_line(dropped, 4, "unreadable answers") == "2 of 4 questions left out, unreadable answers: b, c"
     assert dropped_line(problems, 9, "why", shown=2) == "4 of 9 questions left out, why: a, b, …"
+
+
+def test_the_verifier_says_which_golds_it_reads():
+    problems = [Problem("half", "?", "\\frac{1}{2}"), Problem("seven", "?", "7"), Problem("huge", "?", "2^{4181}")]
+    kept, dropped = drop_unreadable(problems, readable)
+    assert [problem.id for problem in kept] == ["half", "seven"] and [problem.id for problem in dropped] == ["huge"]
 
 
 @pytest.mark.parametrize(

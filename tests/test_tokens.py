@@ -109,7 +109,9 @@ def with_template(char_folder, folder, template, **generation):
 
 def test_all_stop_ids_of_the_generation_config(char_folder, tmp_path):
     assert load_tokenizer(with_template(char_folder, tmp_path / "a", "", eos_token_id=[7, 1, 9])).stop_ids == (1, 7, 9)
-    assert load_tokenizer(with_template(char_folder, tmp_path / "b", "", eos_token_id=7)).stop_ids == (1, 7)
+    tokenizer = load_tokenizer(with_template(char_folder, tmp_path / "b", "", eos_token_id=7))
+    assert tokenizer.stop_ids == (1, 7)
+    assert tokenizer.decode(np.array([3, 4, 7]), np.ones(3, bool)) == "ab"  # also where the stop token is an ordinary one
 
 
 def test_system_prompts_with_and_without_a_template(char_folder, tmp_path):
