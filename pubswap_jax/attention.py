@@ -1,10 +1,10 @@
 """Who attends to whom: functions (q, k, v, cache) -> (out, cache) that the blocks of the model are handed.
 
-A prompt is encoded once per group: response g attends to the prompt and, causally, to itself. Keys and values are never
-repeated, neither over the query heads that share them nor over the G responses that share a prompt.
+A prompt is encoded once per group: response g attends to the prompt and, causally, to itself. Keys and values are not repeated,
+neither over the query heads that share them nor over the G responses that share a prompt (but by cuDNN, see `choose`).
 
-Axes: B prompts, T tokens, G samples per prompt, P prompt length, R response length, k key-value heads, q queries per key-value
-head, h head size. An `Attend` is a `jax.tree_util.Partial`, so that its masks pass through remat and scan as arrays.
+Axes: B prompts, T queries, S keys, G samples per prompt, P prompt length, R response length, k key-value heads, q queries per
+key-value head, h head size. An `Attend` is a `jax.tree_util.Partial`, so that its masks pass through remat and scan as arrays.
 """
 
 import functools
@@ -19,6 +19,9 @@ from pubswap_jax.types import Array, PyTree
 # q [B, T, heads, h], k and v [B, T, kv heads, h], this layer's cache -> out [B, T, heads, h], the cache to keep (or None)
 Attend = Callable[[Array, Array, Array, PyTree], tuple[Array, PyTree]]
 
+# Scores alive at once, per client: beyond 2^24 (64 MB in f32) queries go by blocks, which are recomputed backwards.
+SCORES_AT_ONCE = 2**24
+
 
 def positions(mask: Array) -> Array:
     """Counts real tokens from 0, so that padding on the left shifts nothing."""
@@ -30,9 +33,9 @@ def causal(mask: Array) -> Attend:
     return Partial(_causal, mask)
 
 
-def packed(prompt_mask: Array, group: int) -> Attend:
+def packed(prompt_mask: Array, group: int, kernel: str = "xla") -> Attend:
     """The sequence [prompt | response 1 | … | response G], [B, P + G·R], in which responses do not see each other."""
-    return Partial(functools.partial(_packed, group=group), prompt_mask)
+    return Partial(functools.partial(_packed, group=group, kernel=kernel), prompt_mask)
 
 
 def prefill(mask: Array, group: int, length: int) -> Attend:
@@ -45,46 +48,114 @@ def decode(prompt_mask: Array, step: Array) -> Attend:
     return Partial(_decode, prompt_mask, step)
 
 
-def _split_heads(q: Array, kv_heads: int) -> Array:
-    return q.reshape(*q.shape[:-2], kv_heads, -1, q.shape[-1])
+def choose(dtype, *lengths: int) -> str:
+    """'cudnn' for half precision on a GPU whose cuDNN passed the probe, and even lengths (it takes no others); else 'xla'.
+
+    cuDNN's kernel has no second derivative: hypergradients belong in float32 or wider, which always take 'xla'.
+    """
+    half = jnp.dtype(dtype).itemsize == 2
+    return "cudnn" if half and all(n % 2 == 0 for n in lengths) and _cudnn_works() else "xla"
 
 
-def _scores(equation: str, q: Array, k: Array) -> Array:
+@functools.cache
+def _cudnn_works() -> bool:
+    """One small forward and backward pass, once a process."""
+    if jax.default_backend() != "gpu":
+        return False
+    q = jnp.ones((2, 8, 2, 64), jnp.bfloat16)
+    mask = jnp.ones((2, 1, 8, 8), bool)
+    attend = functools.partial(jax.nn.dot_product_attention, mask=mask, implementation="cudnn")
+    try:
+        jax.block_until_ready(jax.grad(lambda q: attend(q, q[:, :, :1], q[:, :, :1]).astype(float).sum())(q))
+    except (RuntimeError, NotImplementedError, ValueError):  # what JAX raises without cuDNN, or with one that is too old
+        return False
+    return True
+
+
+def _scores(equation: str, q: Array, k: Array, mask: Array) -> Array:
     wide = jnp.promote_types(q.dtype, jnp.float32)
-    return jnp.einsum(equation, q, k, preferred_element_type=wide) * q.shape[-1] ** -0.5
-
-
-def _masked(scores: Array, mask: Array) -> Array:
+    scores = jnp.einsum(equation, q, k, preferred_element_type=wide) * q.shape[-1] ** -0.5
     # A finite floor: a row of padding sees nothing, and its softmax must not be 0 / 0.
-    return jnp.where(jnp.broadcast_to(mask, scores.shape), scores, jnp.finfo(scores.dtype).min)
+    return jnp.where(jnp.broadcast_to(mask, scores.shape), scores, jnp.finfo(wide).min)
 
 
-def _causal(mask, q, k, v, cache):
-    length = mask.shape[-1]
-    grouped = _split_heads(q, k.shape[-2])
-    seen = jnp.tril(jnp.ones((length, length), bool))[None] & mask[:, None]
-    scores = _masked(_scores("btkqh,bskh->bkqts", grouped, k), seen[:, None, None])
-    out = jnp.einsum("bkqts,bskh->btkqh", jax.nn.softmax(scores).astype(v.dtype), v)
-    return out.reshape(q.shape), None
+def _two_part(q, own_k, own_v, own_mask, prefix_k, prefix_v, prefix_mask):
+    """One softmax over the shared prompt and a response's own tokens.
 
-
-def _two_part(q, prefix_k, prefix_v, own_k, own_v, prompt_mask, own_mask):
-    """One softmax over the prompt and the response's own tokens. q [B, G, T, k, q, h], prefix [B, P, k, h], own [B, G, S, k, h]."""
-    prefix = _masked(_scores("bgtkqh,bpkh->bgkqtp", q, prefix_k), prompt_mask[:, None, None, None, None])
-    own = _masked(_scores("bgtkqh,bgskh->bgkqts", q, own_k), own_mask)
+    q [B, G, T, k, q, h], own [B, G, S, k, h], prefix [B, P, k, h] -> [B, G, T, k, q, h]; masks bool[T, S] and bool[B, P].
+    """
+    own = _scores("bgtkqh,bgskh->bgkqts", q, own_k, own_mask[None, None, None, None])
+    prefix = _scores("bgtkqh,bpkh->bgkqtp", q, prefix_k, prefix_mask[:, None, None, None, None])
     weights = jax.nn.softmax(jnp.concatenate([prefix, own], axis=-1)).astype(own_v.dtype)
     to_prefix, to_own = jnp.split(weights, [prefix_k.shape[1]], axis=-1)
     return jnp.einsum("bgkqtp,bpkh->bgtkqh", to_prefix, prefix_v) + jnp.einsum("bgkqts,bgskh->bgtkqh", to_own, own_v)
 
 
-def _packed(prompt_mask, q, k, v, cache, *, group):
+def _one_part(q, k, v, causal_mask, mask):
+    """Plain softmax attention: q [B, T, k, q, h], k and v [B, S, k, h], masks bool[T, S] and bool[B, S] -> [B, T, k, q, h]."""
+    seen = causal_mask[None] & mask[:, None]
+    weights = jax.nn.softmax(_scores("btkqh,bskh->bkqts", q, k, seen[:, None, None]))
+    return jnp.einsum("bkqts,bskh->btkqh", weights.astype(v.dtype), v)
+
+
+def _by_blocks(attend, q: Array, causal_mask: Array, axis: int, keys: int) -> Array:
+    """attend(q, causal_mask), the queries on `axis` in as many blocks as keep the scores within SCORES_AT_ONCE."""
+    length = q.shape[axis]
+    scores = q.size // q.shape[-1] * keys
+    blocks = next(n for n in range(1, length + 1) if length % n == 0 and (scores <= n * SCORES_AT_ONCE or n == length))
+    if blocks == 1:
+        return attend(q, causal_mask)
+    parts = jnp.moveaxis(q.reshape(*q.shape[:axis], blocks, -1, *q.shape[axis + 1 :]), axis, 0)
+    one = jax.checkpoint(attend, prevent_cse=False)
+    _, out = jax.lax.scan(lambda _, xs: (None, one(*xs)), None, (parts, causal_mask.reshape(blocks, -1, length)))
+    return jnp.moveaxis(out, 0, axis).reshape(q.shape)
+
+
+def _grouped(q: Array, kv_heads: int) -> Array:
+    return q.reshape(*q.shape[:-2], kv_heads, -1, q.shape[-1])
+
+
+def _tril(length: int) -> Array:
+    return jnp.tril(jnp.ones((length, length), bool))
+
+
+def _causal(mask, q, k, v, cache):
+    length = mask.shape[-1]
+    out = _by_blocks(lambda q, seen: _one_part(q, k, v, seen, mask), _grouped(q, k.shape[-2]), _tril(length), 1, length)
+    return out.reshape(q.shape), None
+
+
+def _packed(prompt_mask, q, k, v, cache, *, group, kernel):
     batch, prompt = prompt_mask.shape
     length = (q.shape[1] - prompt) // group
     to_prompt, _ = _causal(prompt_mask, *(x[:, :prompt] for x in (q, k, v)), None)
     own_q, own_k, own_v = (x[:, prompt:].reshape(batch, group, length, *x.shape[2:]) for x in (q, k, v))
-    own_mask = jnp.tril(jnp.ones((length, length), bool))[None, None, None, None]
-    out = _two_part(_split_heads(own_q, k.shape[-2]), k[:, :prompt], v[:, :prompt], own_k, own_v, prompt_mask, own_mask)
+    prefix_k, prefix_v = k[:, :prompt], v[:, :prompt]
+    if kernel == "xla":
+        attend = lambda q, seen: _two_part(q, own_k, own_v, seen, prefix_k, prefix_v, prompt_mask)  # noqa: E731
+        out = _by_blocks(attend, _grouped(own_q, k.shape[-2]), _tril(length), 2, prompt + length)
+    else:
+        out = _repeated(own_q, own_k, own_v, prefix_k, prefix_v, prompt_mask, kernel)
     return jnp.concatenate([to_prompt, out.reshape(batch, group * length, *q.shape[2:])], axis=1), None
+
+
+def _repeated(own_q, own_k, own_v, prefix_k, prefix_v, prompt_mask, kernel):
+    """The same by `jax.nn.dot_product_attention`: fused kernels want the prompt's keys repeated for each response."""
+    batch, group, length = own_q.shape[:3]
+
+    def rows(x):
+        return x.reshape(batch * group, *x.shape[2:])
+
+    def whole(prefix, own):
+        repeated = jnp.broadcast_to(prefix[:, None], (batch, group, *prefix.shape[1:]))
+        return rows(jnp.concatenate([repeated, own], axis=2))
+
+    prompt = jnp.broadcast_to(prompt_mask[:, None, None], (batch, group, length, prompt_mask.shape[-1]))
+    own = jnp.broadcast_to(_tril(length)[None, None], (batch, group, length, length))
+    mask = rows(jnp.concatenate([prompt, own], axis=-1))[:, None]
+    keys, values = whole(prefix_k, own_k), whole(prefix_v, own_v)
+    out = jax.nn.dot_product_attention(rows(own_q), keys, values, mask=mask, implementation=kernel)
+    return out.reshape(own_q.shape)
 
 
 def _prefill(mask, q, k, v, cache, *, group, length):
@@ -96,7 +167,7 @@ def _prefill(mask, q, k, v, cache, *, group, length):
 def _decode(prompt_mask, step, q, k, v, cache):
     own_k = jax.lax.dynamic_update_index_in_dim(cache["k"], k, step, axis=2)
     own_v = jax.lax.dynamic_update_index_in_dim(cache["v"], v, step, axis=2)
-    own_mask = (jnp.arange(own_k.shape[2]) <= step)[None, None, None, None, None]
-    grouped = _split_heads(q, k.shape[-2])[:, :, None]
-    out = _two_part(grouped, cache["prefix_k"], cache["prefix_v"], own_k, own_v, prompt_mask, own_mask)
+    seen = (jnp.arange(own_k.shape[2]) <= step)[None]
+    grouped = _grouped(q, k.shape[-2])[:, :, None]
+    out = _two_part(grouped, own_k, own_v, seen, cache["prefix_k"], cache["prefix_v"], prompt_mask)
     return out.reshape(q.shape), {**cache, "k": own_k, "v": own_v}

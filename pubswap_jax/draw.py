@@ -1,4 +1,8 @@
-"""Drawing tokens from logits: exact, without sorting and without a random number per entry."""
+"""Drawing tokens from logits: exact, without sorting and without a random number per entry.
+
+`jax.random.categorical` draws as many numbers as there are logits; here two uniforms a row walk the inverse of the cumulative
+distribution, first over chunks of the vocabulary and then inside of one.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +12,38 @@ from pubswap_jax.types import Array
 CHUNK = 512
 
 
+def draw(logits: Array, uniforms: Array, top_k: int, top_p: float, min_p: float, greedy: bool) -> tuple[Array, Array]:
+    """token ~ truncated softmax(logits), and its log-prob, not truncated: [..., V], [..., 2] -> int32[...], f32[...]."""
+    top = jnp.max(logits, axis=-1)
+    shifted = logits - top[..., None]
+    chunks = _chunks(shifted)
+    mass = jnp.sum(jnp.exp(chunks), axis=-1)
+    if greedy:
+        token = jnp.argmax(logits, axis=-1)
+    elif top_k or top_p < 1 or min_p > 0:
+        chunks = _chunks(truncate(shifted, top_k, top_p, min_p))
+        token = inverse_cdf(chunks, jnp.sum(jnp.exp(chunks), axis=-1), uniforms)
+    else:
+        token = inverse_cdf(chunks, mass, uniforms)
+    picked = jnp.take_along_axis(shifted, token[..., None], axis=-1)[..., 0]
+    return token.astype(jnp.int32), picked - jnp.log(jnp.sum(mass, axis=-1))
+
+
+def inverse_cdf(chunks: Array, mass: Array, uniforms: Array) -> Array:
+    """token ∝ exp(logits), from logits [..., n, CHUNK], the masses Σ exp [..., n] of their chunks, and two uniforms a row.
+
+    Two, since the 23 bits of one are too coarse for the rare tokens of a large vocabulary.
+    """
+    chunk = _invert(mass, uniforms[..., 0])
+    inside = jnp.take_along_axis(chunks, chunk[..., None, None], axis=-2)[..., 0, :]
+    return chunk * CHUNK + _invert(jnp.exp(inside), uniforms[..., 1])
+
+
 def truncate(logits: Array, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> Array:
-    """−inf outside of the k likeliest, then the smallest nucleus of mass p (Holtzman et al. 2020), then p ≥ min_p · max p."""
+    """−inf outside of the k likeliest, then of the nucleus of mass p (Holtzman et al. 2020), then where p < min_p · max p.
+
+    In this order and with transformers' rules for ties and edges, so that its users find what they know.
+    """
     if top_k:
         kth = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))[0][..., -1:]
         logits = jnp.where(logits < kth, -jnp.inf, logits)
@@ -24,18 +58,10 @@ def truncate(logits: Array, top_k: int = 0, top_p: float = 1.0, min_p: float = 0
     return logits
 
 
-def inverse_cdf(logits: Array, uniforms: Array) -> Array:
-    """token ~ softmax(logits), [..., V] and [..., 2] -> int32[...]: a chunk of the vocabulary first, then a token inside it.
-
-    Two uniforms, since 23 bits are too coarse to reach the rare tokens of a large vocabulary. −inf is never drawn.
-    """
+def _chunks(logits: Array) -> Array:
     padding = -logits.shape[-1] % CHUNK
-    pad = [(0, 0)] * (logits.ndim - 1) + [(0, padding)]
-    top = jnp.max(logits, axis=-1, keepdims=True)
-    chunks = jnp.pad(logits - top, pad, constant_values=-jnp.inf).reshape(*logits.shape[:-1], -1, CHUNK)
-    chunk = _invert(jnp.sum(jnp.exp(chunks), axis=-1), uniforms[..., 0])
-    inside = jnp.take_along_axis(chunks, chunk[..., None, None], axis=-2)[..., 0, :]
-    return (chunk * CHUNK + _invert(jnp.exp(inside), uniforms[..., 1])).astype(jnp.int32)
+    padded = jnp.pad(logits, [(0, 0)] * (logits.ndim - 1) + [(0, padding)], constant_values=-jnp.inf)
+    return padded.reshape(*logits.shape[:-1], -1, CHUNK)
 
 
 def _invert(weights: Array, uniform: Array) -> Array:

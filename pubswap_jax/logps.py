@@ -30,7 +30,8 @@ def response_logps(
     real = jnp.sum(prompts.mask, axis=-1)
     after = jnp.tile(real[:, None] + jnp.arange(length)[None], (1, group))
     positions = jnp.concatenate([attention.positions(prompts.mask), after], axis=1)
-    attend = attention.packed(prompts.mask, group)
+    dtype = model.config.dtype or params["embed_tokens"]["embedding"].dtype
+    attend = attention.packed(prompts.mask, group, attention.choose(dtype, width, length))
     hidden = model.apply(variables(params, lora), sequence, positions, attend, method="hidden")
     # The shift by one: the prompt's last state predicts the first token of all its responses.
     first = jnp.broadcast_to(hidden[:, None, width - 1 : width], (batch, group, 1, hidden.shape[-1]))

@@ -48,8 +48,21 @@ class RMSNorm(nn.Module):
     def __call__(self, x: Array) -> Array:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         wide = at_least_f32(x)
-        normed = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
+        # No keepdims before the root: XLA would move that axis differently in a plain and in a differentiated forward pass, and then
+        # not see that the pass for the old log-probs is the same as the loss's.
+        inverse = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1) + self.eps)
+        normed = wide * inverse[..., None]
         return normed.astype(x.dtype) * scale.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def matmul(x: Array, kernel: Array, preferred=None) -> Array:
+    """x W in the dtype of x."""
+    kernel = kernel.astype(x.dtype)
+    if x.size == x.shape[-1] and x.dtype.itemsize == 2:
+        # XLA's CPU backend has no matrix-vector product in half precision: it would widen the whole matrix at every call.
+        twice = jnp.concatenate([x, x], axis=-2)
+        return jnp.matmul(twice, kernel, preferred_element_type=preferred)[..., :1, :]
+    return jnp.matmul(x, kernel, preferred_element_type=preferred)
 
 
 class Dense(nn.Module):
@@ -62,7 +75,7 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", _init, (x.shape[-1], self.features))
-        y = x @ kernel.astype(x.dtype)
+        y = matmul(x, kernel)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             y = y + bias.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
@@ -172,7 +185,7 @@ class Transformer(nn.Module):
         """States [..., D] -> logits [..., V], at least f32."""
         kernel = self.embed_tokens.embedding.T if self.config.tie_embeddings else self.lm_head()
         wide = jnp.promote_types(x.dtype, jnp.float32)
-        return jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=wide)
+        return matmul(x, kernel, wide)
 
 
 def init_lora(key: Array, model: Transformer, params: PyTree) -> PyTree:

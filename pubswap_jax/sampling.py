@@ -1,6 +1,12 @@
-"""Rollouts: each prompt is encoded once, then one `while_loop` writes G responses to it, all clients in one batch."""
+"""Rollouts: each prompt is encoded once, then one loop writes G responses to it, all clients in one batch.
+
+One compiled program per shape: prefill, then a `while_loop` whose carry, with the keys and values of every layer, is updated in
+place. Clients are vmapped inside of the loop, where only the adapters differ and the base matrices see one batch; a vmapped loop
+would scatter into its caches and select over all that it carries.
+"""
 
 import functools
+from typing import NamedTuple
 
 import flax.struct
 import jax
@@ -10,36 +16,34 @@ from pubswap_jax import attention, draw
 from pubswap_jax.logps import variables
 from pubswap_jax.types import Array, Prompts, PyTree, Rollout
 
+# Tokens between two tests of whether all responses have ended: on an accelerator each test waits for the device.
+TOKENS_PER_TEST = 8
+
+
+class How(NamedTuple):
+    """The static part of a call: what keys the compiled program beside the shapes."""
+
+    group: int
+    length: int
+    eos_ids: tuple[int, ...]
+    pad_id: int
+    top_k: int
+    top_p: float
+    min_p: float
+    greedy: bool
+
 
 @flax.struct.dataclass
 class SamplingState:
     """The carry of the decode loop."""
 
     step: Array  # int32[], tokens written so far
-    states: Array  # [C, B, G, D], what predicts the next token
-    done: Array  # bool[C, B, G], an end token was drawn
+    states: Array  # [C, B, G, D], the last layer's, which predict the next token
+    done: Array  # bool[C, B, G], the response has ended
     tokens: Array  # int32[C, B, G, R]
     mask: Array  # bool[C, B, G, R]
     logps: Array  # f32[C, B, G, R]
-    cache: PyTree  # keys and values of prompts and responses, by layer
-
-
-def row_keys(key: Array, clients: int, prompts: int, group: int) -> Array:
-    """keys [C, B, G] from one key, from one per client [C], or as they are: a row's randomness is its own."""
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)
-    for size in (clients, prompts, group)[key.ndim :]:
-        key = _fold(key, size)
-    if key.shape != (clients, prompts, group):
-        raise ValueError(f"key has shape {key.shape}; give one key, one per client [C] or one per response [C, B, G]")
-    return key
-
-
-def _fold(keys: Array, size: int) -> Array:
-    fold = jax.vmap(jax.random.fold_in, (None, 0))
-    for _ in range(keys.ndim):
-        fold = jax.vmap(fold, (0, None))
-    return fold(keys, jnp.arange(size))
+    cache: PyTree  # by layer: keys and values of the prompts [C, B, P, k, h] and of the responses [C, B, G, R, k, h]
 
 
 def sample(
@@ -61,81 +65,113 @@ def sample(
 ) -> Rollout:
     """G responses of each client's policy to each of its prompts: loras [C, ...], prompts [C, B, P] -> rollout [C, B, G, R].
 
-    `key` is one key, one per client [C], or one per response [C, B, G]. The log-probs are the tempered policy's, also where top-k,
-    top-p or min-p cut what is drawn from it; `greedy` takes the likeliest token. The defaults of eos_ids and pad_id are the model's.
+    `key` is one key, one per client [C] or one per response [C, B, G]; a response depends on its own policy, prompt and key alone.
+    The log-probs are the tempered policy's, also where top-k, top-p or min-p cut what is drawn from it, or `greedy` takes the
+    likeliest token. `loras=None` samples the base; eos_ids and pad_id default to the model's.
     """
+    if prompts.tokens.ndim != 3:
+        raise ValueError(f"prompts.tokens has shape {prompts.tokens.shape}; sample wants [C, B, P], with C = 1 for one client")
     config = model.config
-    eos_ids = config.eos_ids if eos_ids is None else tuple(int(i) for i in eos_ids)
+    eos_ids = tuple(int(i) for i in (config.eos_ids if eos_ids is None else eos_ids))
     pad_id = config.pad_id if pad_id is None else int(pad_id)
+    how = How(group, max_new_tokens, eos_ids, pad_id, top_k, top_p, min_p, greedy)
+    # Reverse mode cannot pass the loop, and has nothing to look for there: tokens have no gradient.
     params, loras, temperature = jax.lax.stop_gradient((params, loras, jnp.asarray(temperature, float)))
-    filters = (top_k, top_p, min_p)
-    return _sample(model, params, loras, prompts, key, temperature, group, max_new_tokens, eos_ids, pad_id, greedy, filters)
+    return _sample(model, params, loras, prompts, key, temperature, how)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 6, 7, 8, 9, 10, 11))
-def _sample(model, params, loras, prompts, key, temperature, group, length, eos_ids, pad_id, greedy, filters):
+@functools.partial(jax.jit, static_argnames=("model", "how"))
+def _sample(model, params, loras, prompts: Prompts, key: Array, temperature: Array, how: How) -> Rollout:
     clients, batch, _ = prompts.tokens.shape
-    keys = row_keys(key, clients, batch, group)
+    uniforms = _uniforms(row_keys(key, clients, batch, how.group), how.length)
+    unembed = functools.partial(model.apply, {"params": params}, method="unembed")
 
-    def forward(lora, cache, *args):
-        collections = variables(params, lora) | ({} if cache is None else {"cache": cache})
-        return model.apply(collections, *args, method="hidden", mutable=["cache"])
-
-    def prefill(lora, tokens, mask):
-        attend = attention.prefill(mask, group, length)
-        states, new = forward(lora, None, tokens, attention.positions(mask), attend)
-        return states[:, -1], new["cache"]
-
-    def decode(lora, cache, tokens, mask, step):
-        places = jnp.broadcast_to(jnp.sum(mask, axis=-1)[:, None] + step, tokens.shape)
-        states, new = forward(lora, cache, tokens, places, attention.decode(mask, step))
-        return states, new["cache"]
-
-    def one_token(state: SamplingState) -> SamplingState:
-        logits = model.apply({"params": params}, state.states, method="unembed") / temperature.astype(float)
-        if greedy:
-            token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-        else:
-            uniforms = _uniforms(keys, state.step)
-            token = draw.inverse_cdf(draw.truncate(logits, *filters), uniforms)
-        logp = jnp.take_along_axis(logits, token[..., None], axis=-1)[..., 0] - jax.nn.logsumexp(logits, axis=-1)
-        token = jnp.where(state.done, pad_id, token)
-        logp = jnp.where(state.done, 0, logp)
-        ends = functools.reduce(jnp.logical_or, [token == i for i in eos_ids], jnp.zeros_like(state.done))
-        states, cache = jax.vmap(decode, (None if loras is None else 0, 0, 0, 0, None))(
-            loras, state.cache, token, prompts.mask, state.step
-        )
+    def one_token(_, state: SamplingState) -> SamplingState:
+        logits = unembed(state.states)
+        logits = logits / temperature.astype(logits.dtype)
+        token, logp = draw.draw(logits, uniforms[state.step], how.top_k, how.top_p, how.min_p, how.greedy)
+        token = jnp.where(state.done, how.pad_id, token)
+        ends = functools.reduce(jnp.logical_or, [token == i for i in how.eos_ids], state.done)
+        states, cache = _decode(model, params, loras, state.cache, token, prompts.mask, state.step)
 
         def write(array, value):
-            return jax.lax.dynamic_update_index_in_dim(array, value.astype(array.dtype), state.step, axis=3)
+            return jax.lax.dynamic_update_index_in_dim(array, value.astype(array.dtype), state.step, axis=-1)
 
         return SamplingState(
             step=state.step + 1,
             states=states,
-            done=state.done | ends,
+            done=ends,
             tokens=write(state.tokens, token),
             mask=write(state.mask, ~state.done),
-            logps=write(state.logps, logp),
+            logps=write(state.logps, jnp.where(state.done, 0, logp)),
             cache=cache,
         )
 
-    states, cache = jax.vmap(prefill, (None if loras is None else 0, 0, 0))(loras, prompts.tokens, prompts.mask)
-    shape = (clients, batch, group)
-    state = SamplingState(
-        step=jnp.zeros((), jnp.int32),
-        states=jnp.broadcast_to(states[:, :, None], (*shape, states.shape[-1])),
-        done=jnp.zeros(shape, bool),
-        tokens=jnp.full((*shape, length), pad_id, jnp.int32),
-        mask=jnp.zeros((*shape, length), bool),
-        logps=jnp.zeros((*shape, length), jnp.promote_types(states.dtype, jnp.float32)),
-        cache=cache,
+    stride = max(n for n in range(1, TOKENS_PER_TEST + 1) if how.length % n == 0)
+    state = jax.lax.while_loop(
+        lambda state: (state.step < how.length) & ~jnp.all(state.done),
+        lambda state: jax.lax.fori_loop(0, stride, one_token, state),
+        _start(model, params, loras, prompts, how),
     )
-    state = jax.lax.while_loop(lambda s: (s.step < length) & ~jnp.all(s.done), one_token, state)
     return Rollout(tokens=state.tokens, mask=state.mask, logps=state.logps)
 
 
-def _uniforms(keys: Array, step: Array) -> Array:
-    draw_two = lambda key: jax.random.uniform(jax.random.fold_in(key, step), (2,))  # noqa: E731
+def _start(model, params, loras, prompts: Prompts, how: How) -> SamplingState:
+    """Prefill: the prompts' keys and values, and the states which predict the first tokens."""
+
+    def prefill(lora, tokens, mask):
+        attend = attention.prefill(mask, how.group, how.length)
+        places = attention.positions(mask)
+        states, new = model.apply(variables(params, lora), tokens, places, attend, method="hidden", mutable=["cache"])
+        return states[:, -1], new["cache"]
+
+    states, cache = jax.vmap(prefill, (None if loras is None else 0, 0, 0))(loras, prompts.tokens, prompts.mask)
+    rows = (*prompts.tokens.shape[:2], how.group)
+    return SamplingState(
+        step=jnp.zeros((), jnp.int32),
+        states=jnp.broadcast_to(states[:, :, None], (*rows, states.shape[-1])),
+        done=jnp.zeros(rows, bool),
+        tokens=jnp.full((*rows, how.length), how.pad_id, jnp.int32),
+        mask=jnp.zeros((*rows, how.length), bool),
+        logps=jnp.zeros((*rows, how.length), jnp.promote_types(states.dtype, jnp.float32)),
+        cache=cache,
+    )
+
+
+def _decode(model, params, loras, cache: PyTree, tokens: Array, prompt_mask: Array, step: Array) -> tuple[Array, PyTree]:
+    """The states after one more token of each response, and the caches with it."""
+
+    def decode(lora, cache, tokens, mask):
+        places = jnp.broadcast_to(jnp.sum(mask, axis=-1)[:, None] + step, tokens.shape)
+        collections = variables(params, lora) | {"cache": cache}
+        attend = attention.decode(mask, step)
+        states, new = model.apply(collections, tokens, places, attend, method="hidden", mutable=["cache"])
+        return states, new["cache"]
+
+    return jax.vmap(decode, (None if loras is None else 0, 0, 0, 0))(loras, cache, tokens, prompt_mask)
+
+
+def row_keys(key: Array, clients: int, prompts: int, group: int) -> Array:
+    """keys [C, B, G] from one key, from one per client [C], or as they are: folded with the indices of the axes they lack."""
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)
+    shape = (clients, prompts, group)
+    if key.shape != shape[: key.ndim]:
+        raise ValueError(f"key has shape {key.shape}; give one key, one per client {shape[:1]} or one per response {shape}")
+    for size in shape[key.ndim :]:
+        fold = jax.vmap(jax.random.fold_in, (None, 0))
+        for _ in range(key.ndim):
+            fold = jax.vmap(fold, (0, None))
+        key = fold(key, jnp.arange(size))
+    return key
+
+
+def _uniforms(keys: Array, length: int) -> Array:
+    """[R, ..., 2]: two for every token of every row, each a function of the row's key and of the token's place alone."""
+
+    def two(key, step):
+        return jax.random.uniform(jax.random.fold_in(key, step), (2,))
+
     for _ in range(keys.ndim):
-        draw_two = jax.vmap(draw_two)
-    return draw_two(keys)
+        two = jax.vmap(two, (0, None))
+    return jax.vmap(two, (None, 0))(keys, jnp.arange(length))
