@@ -15,9 +15,9 @@ _FIELD = re.compile(
     r"""["']?(?:answer_choice|answer|choice|final_answer)["']\s*:\s*(?:"((?:[^"\\\n]|\\.)*)"?|'((?:[^'\\\n]|\\.)*)'?|([^",}\n]*))"""
 )
 _MARK = re.compile(
-    r"####|(?i:\b(?:answer|choice|option|choose|select|pick|go with)(?:\s+(?:choice|letter|option))?"
+    r"####|(?i:\bit(?:['’]s|\s+is|\s+must\s+be|\s+should\s+be)|\b(?:answer|choice|option|choose|select|pick|go with)(?:\s+(?:choice|letter|option))?"
     r"(?:\s+(?:here|to\s+the\s+question|for\s+this\s+question))?(?:\s+(?:is|would\s+be|should\s+be|must\s+be|will\s+be))?"
-    r"(?:\s+(?:most\s+likely|likely|probably|definitely|therefore|thus|clearly|still))?\s*[:=-]?)"
+    r"(?:\s+(?:most\s+likely|likely|probably|definitely|therefore|thus|clearly|still|surely|certainly|indeed|for\s+sure))?\s*[:=-]?)"
 )
 _REVERSED = re.compile(
     r"(?<![A-Za-z0-9'’/&,])\(?([A-J])\)?(?:[.:]?\s[^.\n]{0,120})?\s(?:is|would be|must be|seems)\s+(?:the\s+)?(?i:correct|right|best|answer|most likely)"
@@ -28,6 +28,7 @@ _NEXT = r"(?:(?:maybe|possibly|perhaps|also|both|even|option|choice|either)\s+)*
 _HEDGED = re.compile(rf"[\s)\]}}*_\"'.]*(?:\?|(?:[,/&|+;]|\(?\s*\b(?:or|and|and/or)\b)\s*{_NEXT}|\(\s*[A-J]\s*\)|\s[A-J](?=[\s.,)]*$))")
 _DENIED = re.compile(r"[\s)\]}*\"']*\s(?:is|was|would be|seems)\s+(?:not|wrong|incorrect|false|unlikely)\b")
 _DOUBT = re.compile(r"(?i:\b(?:could|might|may|can)\s+(?:also\s+)?be\b|\bor\b|\beither\b|\bbut\b)[^.\n]{0,40}?(?<![A-Za-z0-9'’])\(?[A-J](?![A-Za-z0-9'’])")
+_CLAUSE = re.compile(r"(?i)\b(?:not|can't|cannot|isn't|aren't|rather|instead|because|since|as|while|whereas|which)\b")
 _NONE = re.compile(
     r"[\s\"'`({\[*_]*(?:\\text\{)?(?i:none|neither|either|both|cannot|can't|can not|could not|unable|unknown|not\b|no\b|nor\b|unclear|"
     r"undetermined|impossible|insufficient|all of|any of|I don|I do not|I am|not?ne)"
@@ -86,7 +87,7 @@ def _letter(statement: str, options: dict[str, str]) -> str:
         rest = _after_option(rest, options[letter])
     elif letter in "AI" and re.match(r"\s+[a-z]", rest):  # a word of English, not an option
         return ""
-    if _DENIED.match(rest) or _HEDGED.match(rest) or _DOUBT.search(rest[:120]):
+    if _DENIED.match(rest) or _HEDGED.match(rest) or _DOUBT.search(_CLAUSE.split(rest[:120])[0]):
         return ""
     return _known(letter, options)
 

@@ -60,6 +60,8 @@ def equal(gold: Shape, answer: Shape, oracle: Oracle) -> bool:
     if squeezed(gold.text) == squeezed(answer.text):
         return True
     gold, answer = _bare_values(gold, answer)
+    if {gold.kind, answer.kind} == {"list", "union"}:
+        gold, answer = _intervals(gold), _intervals(answer)
     if gold.kind == answer.kind == "relation":
         return _relations(gold, answer, oracle)
     if "relation" in (gold.kind, answer.kind):
@@ -67,7 +69,7 @@ def equal(gold: Shape, answer: Shape, oracle: Oracle) -> bool:
     gold, answer = _unwrap(gold), _unwrap(answer)
     if "text" in (gold.kind, answer.kind):
         return _texts(gold, answer)
-    if gold.kind == answer.kind == "expr":
+    if gold.kind == answer.kind == "expr" or {gold.kind, answer.kind} == {"expr", "matrix"} and r"\begin" in gold.text + answer.text:
         return oracle.expr(gold.text, answer.text)
     if gold.kind == answer.kind == "matrix":
         return gold.marks == answer.marks and _ordered(gold, answer, oracle)
@@ -160,6 +162,8 @@ def _pair(gold: tuple[str, Shape, Shape], answer: tuple[str, Shape, Shape], orac
     other = answer[1:] if answer[0] == mark else (answer[2], answer[1])
     if mark in ("=", r"\neq") and equal(left, other[1], oracle) and equal(right, other[0], oracle):
         return True
+    if mark == "=" and {_is_function(left), _is_function(other[0])} == {True, False} and "y" in (left.text, other[0].text):
+        return equal(right, other[1], oracle)  # f(x) = 2x and y = 2x
     if equal(left, other[0], oracle) and equal(right, other[1], oracle):
         return True
     sides = (left, right, *other)
@@ -198,6 +202,16 @@ def _interval(relation: Shape) -> Shape | None:
     if len(items) == 2 and _is_letter(items[1]):
         return Shape("tuple", relation.text, (items[0], high), ends[marks[0]][0] + ")")
     return None
+
+
+def _intervals(shape: Shape) -> Shape:
+    """`x < -1 or x > 1` as the union of its intervals."""
+    intervals = [_interval(item) if item.kind == "relation" else None for item in shape.items]
+    return Shape("union", shape.text, tuple(intervals)) if all(intervals) else shape
+
+
+def _is_function(shape: Shape) -> bool:
+    return len(shape.text) == 4 and shape.text[1::2] == "()"
 
 
 def _is_letter(shape: Shape) -> bool:

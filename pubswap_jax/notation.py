@@ -20,7 +20,7 @@ _SYMBOLS = str.maketrans(
 _REWRITES = [
     (re.compile(pattern.replace("$E", "(?![A-Za-z])")), spelling)
     for pattern, spelling in [
-        (r"\\!", ""),
+        (r"\\!\s*", ""),
         (r"\{\s*,\s*\}", ","),
         (r"\\?\$", " "),
         (r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|(?:no)?limits|hfill|rm|bf|it|mathstrut|boxed)$E", ""),
@@ -51,6 +51,8 @@ _REWRITES = [
         (r"\\(?:[lr]?vert|mid)$E", "|"),
         (r"\\imath$E", "i"),
         (r"\\div$E", "/"),
+        (r"\\equiv$E", "="),
+        (r"(?:\\text\{\s*)?\b[Aa]ll real(?: number)?s\b(?:\s*\})?|\\mathbb\s*\{?R\}?$E|\\R$E", r"(-\\infty,\\infty)"),
         (r"\\[dt]binom$E", r"\\binom"),
         (r"(?<![A-Za-z\\])(?:infinity|infty|inf|oo)$E", r"\\infty "),
         (r"(?<![A-Za-z\\])pi$E", r"\\pi "),
@@ -67,7 +69,7 @@ _ZEROS = {"hundred": "2", "thousand": "3", "million": "6", "billion": "9", "tril
 _MULTIPLE = re.compile(r"(?<=[0-9]) ?(?:\\text\{ *)?(hundred|thousand|million|billion|trillion)(?: *\}|(?![a-z]))", re.IGNORECASE)
 _PLAIN = re.compile(r"-?[0-9]+", re.ASCII)
 _THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])")
-_HEADS = re.compile(r"\\frac(?![A-Za-z])|\\(?:sqrt|cbrt)(?![A-Za-z])|\^\s*\(")
+_HEADS = re.compile(r"\^\s*(?=\\(?:frac|sqrt))|\\frac(?![A-Za-z])|\\(?:sqrt|cbrt)(?![A-Za-z])|\^\s*\(")
 _COMMAND = re.compile(r"\\(?!frac|sqrt)[A-Za-z]+")
 
 
@@ -138,6 +140,17 @@ def _argument(text: str, i: int) -> tuple[str, int]:
     return text[i], i + 1
 
 
+def _argument_end(text: str, i: int) -> int:
+    r"""Where a bare `\frac` or `\sqrt` and its arguments end."""
+    arguments = 2 if text.startswith(r"\frac", i) else 1
+    i += 5
+    if arguments == 1 and text[i : i + 1] == "[":
+        i = max(i, closing(text, i) + 1)
+    for _ in range(arguments):
+        i = _argument(text, i)[1]
+    return i
+
+
 def _brace_arguments(text: str) -> str:
     r"""`\frac12`, `\sqrt3`, `\sqrt(3)`, `x^(1/2)`: every argument in braces."""
     out, i = [], 0
@@ -152,6 +165,10 @@ def _brace_arguments(text: str) -> str:
                 continue
             out.append(r"\frac{" + _brace_arguments(top) + "}{" + _brace_arguments(bottom) + "}")
             i = after
+        elif head[0].rstrip() == "^":
+            end = _argument_end(text, i)
+            out.append("^{" + _brace_arguments(text[i:end]) + "}")
+            i = end
         elif head[0][0] == "^":
             end = closing(text, i - 1)
             out.append("^(" if end < 0 else "^{" + _brace_arguments(text[i:end]) + "}")

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 from pubswap_jax.notation import squeezed
 
-DIGITS = 5  # a decimal must agree with the other value to that many digits
+DIGITS = 6  # a decimal must agree with the other value to that many digits
 MAX_CHARACTERS = 600
 Number = tuple[Fraction, int | None]  # the value, and its decimal places; None where it is exact: an integer, a fraction
 
@@ -73,7 +73,7 @@ def readings(text: str) -> list[Number] | None:
 
 
 def close(one: Number, other: Number) -> bool:
-    """Equal; or a decimal of at least five digits that rounds or cuts the other value at its last place."""
+    """Equal; or a decimal of at least six digits that rounds or cuts the other value at its last place."""
     (a, a_places), (b, b_places) = one, other
     if a == b:
         return True

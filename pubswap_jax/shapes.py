@@ -12,18 +12,20 @@ from pubswap_jax.units import split_unit
 
 MAX_ITEMS = 64
 
-_SEMICOLON, _INNER, _CUP = re.compile(";"), re.compile("[,;]"), re.compile(r"\\cup(?![A-Za-z])")
+_SEMICOLON, _INNER, _EQUALS, _CUP = re.compile(";"), re.compile("[,;]"), re.compile("="), re.compile(r"\\cup(?![A-Za-z])")
 _COMMA = re.compile(r",|\\text\{[\s,]*(?:and|or)[\s,]*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|\\(?:land|lor|wedge|vee)(?![A-Za-z])")
 _OPEN, _CLOSE, _OPEN_ESCAPED, _CLOSE_ESCAPED = tuple("([{"), tuple(")]}"), ("{",), ("}",)
-_ARROW = re.compile(r"\\(?:Rightarrow|implies|rightarrow|to|Longrightarrow|therefore)(?![A-Za-z])|=>")
-_RELATION = re.compile(r"\\(?:le|ge|neq)(?![A-Za-z])|[<>=]|\\in(?![A-Za-z])|\\approx(?![A-Za-z])|\\equiv(?![A-Za-z])")
+_ARROW = re.compile(r"\\(?:Rightarrow|implies|Longrightarrow|therefore)(?![A-Za-z])|=>")
+_WRAPPED = re.compile(r"\\text\{([^{}]*)\}")
+_BUILDER = re.compile(r"\||(?<!\\):")
+_RELATION = re.compile(r"\\(?:le|ge|neq)(?![A-Za-z])|[<>=]|\\in(?![A-Za-z])|\\approx(?![A-Za-z])")
 _MATRIX = re.compile(r"\\begin\{([pbBv]?matrix|array)\}(?:\{[clr| ]*\})?(.*)\\end\{\1\}", re.DOTALL)
 _LETTER = r"(?:[A-Za-z]|\\(?:alpha|beta|gamma|theta|phi|varphi|lambda|mu|omega|sigma|tau|rho|delta|epsilon|angle|triangle|ell|Delta|overline|vec|hat|mathbf|mathbb))"
 _NAME = re.compile(
     rf"(?:\\text\{{[^{{}}0-9]*\}}|{_LETTER}|_(?:[A-Za-z0-9]|\{{[A-Za-z0-9, ]*\}})|[/:'{{}} ]|\\frac|\([A-Za-z0-9, ]*\)|\^\{{?(?:\\prime|-1)\}}?)+"
 )
 _WORD = re.compile(r"[A-Za-z]{2,}")
-_COMMAND = re.compile(r"\\[A-Za-z]+")
+_COMMAND = re.compile(r"\\(?:begin|end)\{[A-Za-z]*\}|\\[A-Za-z]+")
 
 
 class Undecided(Exception):
@@ -66,6 +68,8 @@ def divide(text: str, pattern: re.Pattern) -> tuple[list[str], list[str]]:
 def read(text: str) -> Shape:
     """The shape of a canonical string."""
     text = _ARROW.split(text)[-1].strip()
+    if wrapped := _WRAPPED.fullmatch(text):
+        text = wrapped[1].strip()
     groups = [group for group in divide(text, _SEMICOLON)[0] if group]
     if len(groups) > 1:
         shapes = [read(group) for group in groups]
@@ -97,7 +101,7 @@ def _flat(shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
 def _single(text: str) -> Shape:
     text = text.strip()
     if matrix := _MATRIX.fullmatch(_unwrapped_matrix(text)):
-        if matrix[1] != "vmatrix":
+        if matrix[1] != "vmatrix" and r"\begin" not in matrix[2]:
             return _matrix(text, matrix[2])
     parts, operators = divide(text, _RELATION)
     if operators:
@@ -177,6 +181,9 @@ def _bracketed(text: str) -> Shape | None:
         if opener in (r"\{", "{"):
             if not inside and opener == r"\{":
                 return Shape("set", text)
+            parts, _ = divide(inside, _BUILDER)
+            if opener == r"\{" and len(parts) == 2 and is_name(re.split(r"\\in(?![A-Za-z])", parts[0])[0]):
+                return read(parts[1])  # {x | x > 3} is x > 3
             inner = read(inside) if inside else Shape("text", "")
             return Shape("set", text, inner.items if inner.kind == "list" else (inner,)) if opener == r"\{" else inner
         parts = divide(inside, _INNER)[0]
@@ -205,6 +212,11 @@ def _balanced(inside: str) -> bool:
     return depth == 0
 
 
+def result(text: str) -> str:
+    """What stands behind the last equals sign: `1` of `\\lim_{x \\to 0} \\frac{\\sin x}{x} = 1`."""
+    return divide(text, _EQUALS)[0][-1]
+
+
 def is_name(text: str) -> bool:
     """What an answer may stand behind: `x`, `f(x)`, `\\text{Area}`, `V_1:V_2`."""
     return len(text) <= 80 and bool(_NAME.fullmatch(text)) and bool(re.search(r"[A-Za-z]", text))
@@ -220,7 +232,7 @@ def _is_prose(text: str) -> bool:
 
 def plain(text: str) -> str:
     """Text for comparison: no fonts, spaces, stops or case (a single letter keeps its case)."""
-    text = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text)
+    text = re.sub(r"^\s*(?:an?|the)\s", "", _WRAPPED.sub(r"\1", text), flags=re.IGNORECASE)
     text = re.sub(r"[\s.,;:!?\"'`*{}$\\]|^\(|\)$", "", text)
     return text if len(text) == 1 else text.lower()
 

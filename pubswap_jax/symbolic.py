@@ -136,7 +136,12 @@ def _rational(value: Fraction) -> sympy.Rational:
 
 def same(gold: sympy.Basic, answer: sympy.Basic) -> bool:
     """Whether two expressions have the same value wherever both have one."""
-    if not (isinstance(gold, sympy.Expr) and isinstance(answer, sympy.Expr)) or isinstance(gold, sympy.MatrixExpr):
+    if _is_matrix(gold) and _is_matrix(answer):
+        gold, answer = gold.doit(), answer.doit()
+        if not isinstance(gold, sympy.MatrixBase) or not isinstance(answer, sympy.MatrixBase) or gold.shape != answer.shape:
+            return gold == answer
+        return all(same(a, b) for a, b in zip(gold.flat(), answer.flat(), strict=True))
+    if not (isinstance(gold, sympy.Expr) and isinstance(answer, sympy.Expr)) or _is_matrix(gold) or _is_matrix(answer):
         return gold == answer
     symbols = sorted(gold.free_symbols | answer.free_symbols, key=str)
     if not symbols:
@@ -153,6 +158,10 @@ def same(gold: sympy.Basic, answer: sympy.Basic) -> bool:
             if not _near(a, b):
                 return False
     return met >= 2 or gold == answer
+
+
+def _is_matrix(expr: sympy.Basic) -> bool:
+    return isinstance(expr, sympy.MatrixBase | sympy.MatrixExpr)
 
 
 def agree(gold: sympy.Expr, answer: sympy.Expr) -> bool:

@@ -3,7 +3,7 @@
 import re
 
 _TEXT_UNIT = re.compile(r"\\text\s*\{([^{}]*)\}\s*(?:/\s*\\text\s*\{[^{}]*\}\s*)*(?:\^\{?-?[0-9]\}?)?$")
-_BARE_UNIT = re.compile(r"(?<=[0-9})])(?:\s+[A-Za-z]+\.?|\s*(?:cm|mm|km|kg|mph|ft|lbs?|hrs?|mins?|secs?))(?:(?:\s+|/)[A-Za-z]+\.?){0,3}(?:\s*\^\{?[23]\}?)?$")
+_BARE_UNIT = re.compile(r"(?<=[0-9})])(?:\s*[AaPp]\.?\s?[Mm]\.?$|\s+[A-Za-z]+\.?|\s*(?:cm|mm|km|kg|mph|ft|lbs?|hrs?|mins?|secs?))(?:(?:\s+|/)[A-Za-z]+\.?){0,3}(?:\s*\^\{?[23]\}?)?$")
 _BASE = re.compile(r"(-?[0-9A-F]+)_(?:([0-9])|\{(?:\\text\{)?([a-z0-9]+)\}?\})", re.ASCII)
 _ORDINAL = re.compile(r"(?<=[0-9])(?:\s*\\text\{\s*(?:st|nd|rd|th)\s*\}|\^\{?\\text\{\s*(?:st|nd|rd|th)\s*\}\}?|st|nd|rd|th)$")
 # Words that turn what stands before them into something other than a quantity.
@@ -35,6 +35,8 @@ _SAME = {
         "kg kilogram kilograms".split(),
         "cent cents".split(),
         "dollar dollars".split(),
+        ["am"],
+        ["pm"],
     )
     for name in words
 }
@@ -57,12 +59,12 @@ def split_unit(text: str) -> tuple[str, str]:
 
 def _number_before(text: str) -> bool:
     """Bare words are a unit only behind a number: `5 cm`, but `5 x` and `n apples` are not."""
-    return bool(re.match(r"[+-]?(?:[0-9][0-9.,]*|\\frac\{[0-9]+\}\{[0-9]+\}|[0-9]+\s*\\frac\{[0-9]+\}\{[0-9]+\})\s*[A-Za-z]", text))
+    return bool(re.match(r"[+-]?(?:[0-9][0-9.,:]*|\\frac\{[0-9]+\}\{[0-9]+\}|[0-9]+\s*\\frac\{[0-9]+\}\{[0-9]+\})\s*[A-Za-z]", text))
 
 
 def conflict(one: str, other: str) -> bool:
     """Two known units that differ: 5 cm is not 5 m."""
     if one.startswith("base ") and other.startswith("base "):
         return one != other
-    known, too = _SAME.get(one.lower()), _SAME.get(other.lower())
+    known, too = (_SAME.get(unit.lower().replace(" ", "")) for unit in (one, other))
     return bool(known and too and known != too)

@@ -4,7 +4,9 @@
 because of what a model wrote, and an answer takes `timeout` seconds at most. Importing this file loads no JAX.
 """
 
-from collections import OrderedDict
+import argparse
+import json
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,7 +17,7 @@ from pubswap_jax.answers import extract, gold_answer
 from pubswap_jax.equality import Quick, equal_texts, plain_numbers
 from pubswap_jax.limits import MAX_CHARACTERS, MAX_NESTING, nesting, refusal
 from pubswap_jax.notation import canonical
-from pubswap_jax.shapes import Undecided, Unreadable
+from pubswap_jax.shapes import Undecided, Unreadable, result
 
 CACHE = 1 << 15  # (gold, answer) pairs whose verdict is remembered
 KINDS = ("math", "choice")
@@ -112,7 +114,7 @@ def _canonical_gold(gold: str) -> str:
 
 
 def _fast(gold: str, answer: str) -> str | tuple[str, str]:
-    """A status, or the canonical pair which a worker must judge."""
+    """A status, or the canonical pair that a worker must judge."""
     if not answer.strip():
         return "unparsed"
     if len(answer) > MAX_CHARACTERS or nesting(answer) > MAX_NESTING:
@@ -123,6 +125,65 @@ def _fast(gold: str, answer: str) -> str | tuple[str, str]:
     try:
         return "correct" if equal_texts(gold, answer, Quick()) else "wrong"
     except Undecided:
+        answer = result(answer) if refusal(answer) else answer
         return "refused" if refusal(answer) else (gold, answer)
     except Unreadable:
         return "unparsed"
+
+
+def _completion(row: dict) -> str:
+    """The text of a row: a bare expression stands in a box, a completion as it is."""
+    return r"\boxed{" + row["answer"] + "}" if row.get("form") == "expr" and row.get("kind", "math") == "math" else row["answer"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m pubswap_jax.verify", description="Grades a file of {gold, answer} rows.")
+    parser.add_argument("file", help="JSON lines with gold and answer; kind (math, choice), options, form (expr, text) and label are optional")
+    parser.add_argument("--timeout", type=float, default=1.0, help="seconds per answer (default: 1)")
+    parser.add_argument("--workers", type=int, help="worker processes (default: one per core, at most 8)")
+    parser.add_argument("--out", help="write each row with its status and what was extracted to this file")
+    flags = parser.parse_args(arguments)
+    with open(flags.file, encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file if line.strip()]
+    if flags.workers:
+        pool.set_workers(flags.workers)
+    _grade(rows, flags.timeout)
+    if flags.out:
+        with open(flags.out, "w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+    _print_report(rows)
+
+
+def _grade(rows: list[dict], timeout: float) -> None:
+    """Adds `status` and `extracted` to each row."""
+    for kind in KINDS:
+        chosen = [row for row in rows if row.get("kind", "math") == kind]
+        options = [row.get("options") for row in chosen]
+        found = verify([_completion(row) for row in chosen], [row["gold"] for row in chosen], kind=kind, options=options, timeout=timeout)
+        for row, status, extracted in zip(chosen, found.status, found.extracted, strict=True):
+            row["status"], row["extracted"] = status, extracted
+
+
+def _print_report(rows: list[dict]) -> None:
+    labelled = any("label" in row for row in rows)
+    for kind in KINDS:
+        chosen = [row for row in rows if row.get("kind", "math") == kind]
+        if not chosen:
+            continue
+        counts = ", ".join(f"{count} {status}" for status, count in Counter(row["status"] for row in chosen).most_common())
+        print(f"{kind}: {len(chosen)} rows: {counts}")
+        for label, name in ((True, "missed right"), (False, "accepted wrong")):
+            of_label = [row for row in chosen if row.get("label") is label]
+            failed = [row for row in of_label if (row["status"] == "correct") is not label]
+            if labelled:
+                print(f"  {name}: {len(failed)} of {len(of_label)}")
+            for row in failed:
+                print(f"    [{row['status']}] gold {row['gold'][-80:]!r} answer {row['answer'][-80:]!r} read as {row['extracted'][:80]!r}")
+        if not labelled:
+            for row in chosen:
+                if row["status"] != "correct":
+                    print(f"  [{row['status']}] gold {row['gold'][-80:]!r} answer {row['answer'][-80:]!r} read as {row['extracted'][:80]!r}")
+
+
+if __name__ == "__main__":
+    main()
