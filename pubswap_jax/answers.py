@@ -18,12 +18,18 @@ _MARK = re.compile(
     r"(?:(?i:\b(?:the\s+)?(?:final\s+|correct\s+)?(?:answer|solution|result)\s*(?:is|are|:|=)\s*:?)|####|^\s*A:)[*_]*\s*",
     re.MULTILINE,
 )
-_LEAD = re.compile(r"(?i:(?:final\s+)?answer\s*:|(?:therefore|thus|so|hence),?|the\s+(?:final\s+)?answer\s+is:?|approximately|about|exactly|equal\s+to|simply|just)\s*")
-_FORMULA = re.compile(r"\$\$([^$]+)\$\$|\$((?:\\\$|[^$])+?)(?<!\\)\$|\\\[((?:(?!\\\]|\\\[)[\s\S])+)\\\]|\\\(((?:(?!\\\)|\\\()[\s\S])+)\\\)")
+_LEAD = re.compile(
+    r"(?i:(?:final\s+)?answer\s*:|(?:therefore|thus|so|hence),?|the\s+(?:final\s+)?answer\s+is:?|approximately|about|exactly|equal\s+to|simply|just)\s*"
+)
+_FORMULA = re.compile(
+    r"\$\$([^$]+)\$\$|\$((?:\\\$|[^$])+?)(?<!\\)\$|\\\[((?:(?!\\\]|\\\[)[\s\S])+)\\\]|\\\(((?:(?!\\\)|\\\()[\s\S])+)\\\)"
+)
 _JOIN = re.compile(r"\s*,?\s*(?:and|or|,)\s*,?\s*")
 _PERCENT_AFTER = re.compile(r"\s*(?:\\?%|per\s?cent(?:age)?\b|pct\b)")
 _VERB = re.compile(r"\s*\b(?:is|are|equals|be|was)\b:?\s*")
-_HEDGE = re.compile(r"(?i)(?:not|either|neither|between|unknown|unclear|undefined|one of|at least|at most|more than|less than|no)\b")
+_HEDGE = re.compile(
+    r"(?i)(?:not|either|neither|between|unknown|unclear|undefined|one of|at least|at most|more than|less than|no)\b"
+)
 _MULTIPLE = re.compile(r"\s*(?:hundred|thousand|million|billion|trillion|dozen)", re.IGNORECASE)
 _STOP = re.compile(r"\.(?=\s|$)|\n|(?i:\bI hope\b)")
 _AMOUNT = r"[0-9]+(?:[, ][0-9]{3})*(?:\.[0-9]+)?|\.[0-9]+"

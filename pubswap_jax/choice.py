@@ -1,7 +1,7 @@
 """Multiple choice: right only where the final statement commits to exactly one option, and that is the gold.
 
-A statement is a box, an `answer_choice` field, a sentence such as "the answer is (B)" or "B is correct", or a short text as a whole.
-The last one counts. A hedge ("A/B", "none of the above", "B or C") commits to nothing, even where it names the gold.
+A statement is a box, an `answer_choice` field, a sentence such as "the answer is (B)" or "B is correct", or a short text as a
+whole. The last one counts. A hedge ("A/B", "none of the above", "B or C") commits to nothing, even where it names the gold.
 """
 
 import re
@@ -14,24 +14,34 @@ SHORT = 300  # characters of a text that may be a statement as a whole
 _FIELD = re.compile(
     r"""["']?(?:answer_choice|answer|choice|final_answer)["']\s*:\s*(?:"((?:[^"\\\n]|\\.)*)"?|'((?:[^'\\\n]|\\.)*)'?|([^",}\n]*))"""
 )
+_ADVERB = r"most\s+likely|likely|probably|definitely|therefore|thus|clearly|still|surely|certainly|indeed|for\s+sure"
 _MARK = re.compile(
-    r"####|(?i:\bit(?:['’]s|\s+is|\s+must\s+be|\s+should\s+be)|\b(?:answer|choice|option|choose|select|pick|go with)(?:\s+(?:choice|letter|option))?"
+    r"####|(?i:\bit(?:['’]s|\s+is|\s+must\s+be|\s+should\s+be)"
+    r"|\b(?:answer|choice|option|choose|select|pick|go with)(?:\s+(?:choice|letter|option))?"
     r"(?:\s+(?:here|to\s+the\s+question|for\s+this\s+question))?(?:\s+(?:is|would\s+be|should\s+be|must\s+be|will\s+be))?"
-    r"(?:\s+(?:most\s+likely|likely|probably|definitely|therefore|thus|clearly|still|surely|certainly|indeed|for\s+sure))?\s*[:=-]?)"
+    rf"(?:\s+(?:{_ADVERB}))?\s*[:=-]?)"
 )
 _REVERSED = re.compile(
-    r"(?<![A-Za-z0-9'’/&,])\(?([A-J])\)?(?:[.:]?\s[^.\n]{0,120})?\s(?:is|would be|must be|seems)\s+(?:the\s+)?(?i:correct|right|best|answer|most likely)"
+    r"(?<![A-Za-z0-9'’/&,])\(?([A-J])\)?(?:[.:]?\s[^.\n]{0,120})?"
+    r"\s(?:is|would be|must be|seems)\s+(?:the\s+)?(?i:correct|right|best|answer|most likely)"
 )
 _WRAP = r"[\s\"'`({\[*_$]*(?:\\(?:text|textbf|mathrm|mathbf|boxed)\s*\{[\s({*]*)?"
-_LETTER = re.compile(rf"{_WRAP}(?:(?i:option|choice|answer|letter)\s*:?\s*{_WRAP})?([A-J])(?![A-Za-z0-9'’])(?!\s+(?:am|do|don|would|have|think)\b)")
+_LETTER = re.compile(
+    rf"{_WRAP}(?:(?i:option|choice|answer|letter)\s*:?\s*{_WRAP})?([A-J])(?![A-Za-z0-9'’])(?!\s+(?:am|do|don|would|have|think)\b)"
+)
 _NEXT = r"(?:(?:maybe|possibly|perhaps|also|both|even|option|choice|either)\s+)*\(?[A-J](?![A-Za-z0-9'’])(?!\s+[a-z])"
-_HEDGED = re.compile(rf"[\s)\]}}*_\"'.]*(?:\?|(?:[,/&|+;]|\(?\s*\b(?:or|and|and/or)\b)\s*{_NEXT}|\(\s*[A-J]\s*\)|\s[A-J](?=[\s.,)]*$))")
+_HEDGED = re.compile(
+    rf"[\s)\]}}*_\"'.]*(?:\?|(?:[,/&|+;]|\(?\s*\b(?:or|and|and/or)\b)\s*{_NEXT}|\(\s*[A-J]\s*\)|\s[A-J](?=[\s.,)]*$))"
+)
 _DENIED = re.compile(r"[\s)\]}*\"']*\s(?:is|was|would be|seems)\s+(?:not|wrong|incorrect|false|unlikely)\b")
-_DOUBT = re.compile(r"(?i:\b(?:could|might|may|can)\s+(?:also\s+)?be\b|\bor\b|\beither\b|\bbut\b)[^.\n]{0,40}?(?<![A-Za-z0-9'’])\(?[A-J](?![A-Za-z0-9'’])")
+_DOUBT = re.compile(
+    r"(?i:\b(?:could|might|may|can)\s+(?:also\s+)?be\b|\bor\b|\beither\b|\bbut\b)[^.\n]{0,40}?"
+    r"(?<![A-Za-z0-9'’])\(?[A-J](?![A-Za-z0-9'’])"
+)
 _CLAUSE = re.compile(r"(?i)\b(?:not|can't|cannot|isn't|aren't|rather|instead|because|since|as|while|whereas|which)\b")
 _NONE = re.compile(
-    r"[\s\"'`({\[*_]*(?:\\text\{)?(?i:none|neither|either|both|cannot|can't|can not|could not|unable|unknown|not\b|no\b|nor\b|unclear|"
-    r"undetermined|impossible|insufficient|all of|any of|I don|I do not|I am|not?ne)"
+    r"[\s\"'`({\[*_]*(?:\\text\{)?(?i:none|neither|either|both|cannot|can't|can not|could not|unable|unknown|"
+    r"not\b|no\b|nor\b|unclear|undetermined|impossible|insufficient|all of|any of|I don|I do not|I am|not?ne)"
 )
 
 
@@ -66,7 +76,9 @@ def _last_sentence(text: str, options: dict[str, str]) -> tuple[str, str]:
     marks = sorted([*reversed_marks, *(match.end() for match in _MARK.finditer(text))])
     for position in reversed(marks[-32:]):
         statement = text[position:].lstrip(" *_:\t\n").partition("\n")[0]
-        if position in reversed_marks and not re.search(r"(?i:\bnot?\b|neither|nor)", text[max(0, position - 12) : reversed_marks[position].end()]):
+        if position in reversed_marks and not re.search(
+            r"(?i:\bnot?\b|neither|nor)", text[max(0, position - 12) : reversed_marks[position].end()]
+        ):
             return _known(reversed_marks[position][1], options), statement
         letter = _letter(statement, options)
         if letter or _NONE.match(statement) or _LETTER.match(statement):

@@ -8,13 +8,18 @@ MAX_RUN = 256
 MAX_DIGITS = 2048
 MAX_NODES = 512
 MAX_FACTORIAL = 500
-MAX_POWER_DIGITS = 4000  # decimal digits of a numeric power's value
+MAX_CHOICE = 5000
+MAX_POWER_DIGITS = 6000  # decimal digits of a numeric power's value
 
 _RUN = re.compile(rf"[0-9]{{{MAX_RUN + 1},}}", re.ASCII)
 _DIGITS = re.compile(r"[0-9]", re.ASCII)
 _NODES = re.compile(r"\\[A-Za-z]+|[0-9]+|[^\s{}0-9]", re.ASCII)
-_HEAVY = re.compile(r"\\(?:int|iint|iiint|oint|sum|prod|lim|Gamma|zeta|gcd|lcm|det|partial|def|let|write|input|immediate|csname|newcommand|xrightarrow)(?![a-z])")
-_OPERATORS = re.compile(r"\\(?:operatorname|text)\s*\{\s*(?:svd|SVD|eig|rank|eye|zeros|ones|diag|rref|nullspace|orth|det|Res|lambdify|gcd|lcm)")
+_HEAVY = re.compile(
+    r"\\(?:int|iint|iiint|oint|sum|prod|lim|Gamma|zeta|gcd|lcm|det|partial|def|let|write|input|immediate|csname|newcommand|xrightarrow)(?![a-z])"
+)
+_OPERATORS = re.compile(
+    r"\\(?:operatorname|text)\s*\{\s*(?:svd|SVD|eig|rank|eye|zeros|ones|diag|rref|nullspace|orth|det|Res|lambdify|gcd|lcm)"
+)
 _DERIVATIVE = re.compile(r"\\frac\{d(?:\^[^{}]*|\^\{[^{}]*\})?[^{}]{0,4}\}\{d[a-z]")
 _FACTORIAL = re.compile(r"([0-9]+|\)|\}|[a-z])\s*!(!?)", re.ASCII)
 _CHOOSE = re.compile(r"\\[dt]?binom|\\choose")
@@ -47,7 +52,7 @@ def _computation(text: str) -> str:
     for match in _FACTORIAL.finditer(text):
         if match[2] or match[1] in ")}" or (match[1].isdigit() and int(match[1]) > MAX_FACTORIAL):
             return "a large factorial"
-    if _CHOOSE.search(text) and any(int(n) > MAX_FACTORIAL for n in re.findall(r"[0-9]+", text)):
+    if _CHOOSE.search(text) and any(int(n) > MAX_CHOICE for n in re.findall(r"[0-9]+", text)):
         return "a large binomial"
     if any(int(match[1]) > 20 for match in _MATRIX_POWER.finditer(text)):
         return "a large power of a matrix"

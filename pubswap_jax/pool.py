@@ -162,7 +162,7 @@ _pool_lock = threading.Lock()
 
 
 def shared() -> Pool:
-    """The process's one pool, of `PUBSWAP_VERIFY_WORKERS` workers (all cores by default, at most 8), started when first used."""
+    """The process's one pool: `PUBSWAP_VERIFY_WORKERS` workers (by default one per core, at most 8), started when first used."""
     global _pool
     with _pool_lock:
         if _pool is None:

@@ -13,16 +13,22 @@ from pubswap_jax.units import split_unit
 MAX_ITEMS = 64
 
 _SEMICOLON, _INNER, _EQUALS, _CUP = re.compile(";"), re.compile("[,;]"), re.compile("="), re.compile(r"\\cup(?![A-Za-z])")
-_COMMA = re.compile(r",|\\text\{[\s,]*(?:and|or)[\s,]*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|\\(?:land|lor|wedge|vee)(?![A-Za-z])")
+_COMMA = re.compile(
+    r",|\\text\{[\s,]*(?:and|or)[\s,]*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|\\(?:land|lor|wedge|vee)(?![A-Za-z])"
+)
 _OPEN, _CLOSE, _OPEN_ESCAPED, _CLOSE_ESCAPED = tuple("([{"), tuple(")]}"), ("{",), ("}",)
 _ARROW = re.compile(r"\\(?:Rightarrow|implies|Longrightarrow|therefore)(?![A-Za-z])|=>")
 _WRAPPED = re.compile(r"\\text\{([^{}]*)\}")
 _BUILDER = re.compile(r"\||(?<!\\):")
 _RELATION = re.compile(r"\\(?:le|ge|neq)(?![A-Za-z])|[<>=]|\\in(?![A-Za-z])|\\approx(?![A-Za-z])")
 _MATRIX = re.compile(r"\\begin\{([pbBv]?matrix|array)\}(?:\{[clr| ]*\})?(.*)\\end\{\1\}", re.DOTALL)
-_LETTER = r"(?:[A-Za-z]|\\(?:alpha|beta|gamma|theta|phi|varphi|lambda|mu|omega|sigma|tau|rho|delta|epsilon|angle|triangle|ell|Delta|overline|vec|hat|mathbf|mathbb))"
+_LETTER = (
+    r"(?:[A-Za-z]|\\(?:alpha|beta|gamma|delta|Delta|epsilon|theta|lambda|mu|rho|sigma|tau|phi|varphi|omega|ell"
+    r"|angle|triangle|overline|vec|hat|mathbf|mathbb))"
+)
 _NAME = re.compile(
-    rf"(?:\\text\{{[^{{}}0-9]*\}}|{_LETTER}|_(?:[A-Za-z0-9]|\{{[A-Za-z0-9, ]*\}})|[/:'{{}} ]|\\frac|\([A-Za-z0-9, ]*\)|\^\{{?(?:\\prime|-1)\}}?)+"
+    rf"(?:\\text\{{[^{{}}0-9]*\}}|{_LETTER}|_(?:[A-Za-z0-9]|\{{[A-Za-z0-9, ]*\}})|[/:'{{}} ]|\\frac"
+    r"|\([A-Za-z0-9, ]*\)|\^\{?(?:\\prime|-1)\}?)+"
 )
 _WORD = re.compile(r"[A-Za-z]{2,}")
 _COMMAND = re.compile(r"\\(?:begin|end)\{[A-Za-z]*\}|\\[A-Za-z]+")
@@ -73,7 +79,11 @@ def read(text: str) -> Shape:
     groups = [group for group in divide(text, _SEMICOLON)[0] if group]
     if len(groups) > 1:
         shapes = [read(group) for group in groups]
-        return Shape("list", text, _flat(tuple(dataclasses.replace(s, kind="tuple", marks="()") if s.kind == "list" else s for s in shapes)))
+        return Shape(
+            "list",
+            text,
+            _flat(tuple(dataclasses.replace(s, kind="tuple", marks="()") if s.kind == "list" else s for s in shapes)),
+        )
     parts = [part for part in divide(text, _COMMA)[0] if part]
     if len(parts) > MAX_ITEMS:
         raise Unreadable("too many items")
@@ -100,9 +110,9 @@ def _flat(shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
 
 def _single(text: str) -> Shape:
     text = text.strip()
-    if matrix := _MATRIX.fullmatch(_unwrapped_matrix(text)):
-        if matrix[1] != "vmatrix" and r"\begin" not in matrix[2]:
-            return _matrix(text, matrix[2])
+    matrix = _MATRIX.fullmatch(_unwrapped_matrix(text))
+    if matrix and matrix[1] != "vmatrix" and r"\begin" not in matrix[2]:
+        return _matrix(text, matrix[2])
     parts, operators = divide(text, _RELATION)
     if operators:
         return _relation(text, parts, operators)
@@ -227,7 +237,10 @@ def _is_prose(text: str) -> bool:
     if r"\text" in text:
         return True
     bare = _COMMAND.sub(" ", text)
-    return any(len(word) > 2 or word.lower() not in ("xy", "yz", "xz", "ab", "bc") and " " in bare.strip() for word in _WORD.findall(bare))
+    return any(
+        len(word) > 2 or word.lower() not in ("xy", "yz", "xz", "ab", "bc") and " " in bare.strip()
+        for word in _WORD.findall(bare)
+    )
 
 
 def plain(text: str) -> str:

@@ -103,7 +103,9 @@ class Symbolic:
         if value is None or not value.is_real:
             return False
         nearby = _fraction(value)
-        return any((places is not None and close((v, places), (nearby, None))) or agree(_rational(v), other) for v, places in plain)
+        return any(
+            (places is not None and close((v, places), (nearby, None))) or agree(_rational(v), other) for v, places in plain
+        )
 
     def multiple(self, gold: tuple[str, str], answer: tuple[str, str], positive: bool) -> bool:
         """Whether gold's left minus right is a constant multiple of the answer's: the same line, plane or half-space."""
@@ -187,7 +189,10 @@ def agree(gold: sympy.Expr, answer: sympy.Expr) -> bool:
 def _points(symbols: list[sympy.Symbol]):
     for i in range(len(POINTS)):
         values = itertools.islice(itertools.cycle(POINTS), i, i + len(symbols))
-        yield {symbol: _rational(value * (1 + Fraction(k, 97))) for k, (symbol, value) in enumerate(zip(symbols, values, strict=True))}
+        yield {
+            symbol: _rational(value * (1 + Fraction(k, 97)))
+            for k, (symbol, value) in enumerate(zip(symbols, values, strict=True))
+        }
 
 
 def evaluate(expr: sympy.Expr, point: dict | None = None, digits: int = DIGITS + 10) -> sympy.Expr | None:

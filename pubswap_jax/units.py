@@ -3,42 +3,47 @@
 import re
 
 _TEXT_UNIT = re.compile(r"\\text\s*\{([^{}]*)\}\s*(?:/\s*\\text\s*\{[^{}]*\}\s*)*(?:\^\{?-?[0-9]\}?)?$")
-_BARE_UNIT = re.compile(r"(?<=[0-9})])(?:\s*[AaPp]\.?\s?[Mm]\.?$|\s+[A-Za-z]+\.?|\s*(?:cm|mm|km|kg|mph|ft|lbs?|hrs?|mins?|secs?))(?:(?:\s+|/)[A-Za-z]+\.?){0,3}(?:\s*\^\{?[23]\}?)?$")
+_WORDS = r"\s+[A-Za-z]+\.?|\s*(?:cm|mm|km|kg|mph|ft|lbs?|hrs?|mins?|secs?)"
+_BARE_UNIT = re.compile(
+    rf"(?<=[0-9}})])(?:\s*[AaPp]\.?\s?[Mm]\.?$|(?:{_WORDS})(?:(?:\s+|/)[A-Za-z]+\.?){{0,3}}(?:\s*\^\{{?[23]\}}?)?$)"
+)
 _BASE = re.compile(r"(-?[0-9A-F]+)_(?:([0-9])|\{(?:\\text\{)?([a-z0-9]+)\}?\})", re.ASCII)
 _ORDINAL = re.compile(r"(?<=[0-9])(?:\s*\\text\{\s*(?:st|nd|rd|th)\s*\}|\^\{?\\text\{\s*(?:st|nd|rd|th)\s*\}\}?|st|nd|rd|th)$")
 # Words that turn what stands before them into something other than a quantity.
 _NOT_UNITS = frozenset(
-    "is are was not no nor but and or if when where then than it to wrong right false true incorrect except unless only either neither"
-    " plus minus times divided over choose mod modulo base maybe perhaps possibly approximately about more less greater fewer"
-    " million billion thousand hundred trillion dozen half quarter dozens i e x y z n pi for some any all integer integers even odd"
-    " both none unknown undefined also actually instead thus hence because since let".split()
+    """
+    is are was not no nor but and or if when where then than it to wrong right false true incorrect except unless only either
+    neither plus minus times divided over choose mod modulo base maybe perhaps possibly approximately about more less greater
+    fewer million billion thousand hundred trillion dozen half quarter dozens i e x y z n pi for some any all integer integers
+    even odd both none unknown undefined also actually instead thus hence because since let so
+    """.split()
 )
 _SAME = {
-    name: words[0]
-    for words in (
-        "m metre meter metres meters".split(),
-        "cm centimetre centimeter centimetres centimeters".split(),
-        "mm millimetre millimeter millimetres millimeters".split(),
-        "km kilometre kilometer kilometres kilometers".split(),
-        "ft foot feet".split(),
-        "in inch inches".split(),
-        "mi mile miles".split(),
-        "yd yard yards".split(),
-        "s sec secs second seconds".split(),
-        "min mins minute minutes".split(),
-        "h hr hrs hour hours".split(),
-        "day days".split(),
-        "week weeks".split(),
-        "month months".split(),
-        "year years".split(),
-        "g gram grams".split(),
-        "kg kilogram kilograms".split(),
-        "cent cents".split(),
-        "dollar dollars".split(),
-        ["am"],
-        ["pm"],
-    )
-    for name in words
+    name: line.split()[0]
+    for line in """
+        m metre meter metres meters
+        cm centimetre centimeter centimetres centimeters
+        mm millimetre millimeter millimetres millimeters
+        km kilometre kilometer kilometres kilometers
+        ft foot feet
+        in inch inches
+        mi mile miles
+        yd yard yards
+        s sec secs second seconds
+        min mins minute minutes
+        h hr hrs hour hours
+        day days
+        week weeks
+        month months
+        year years
+        g gram grams
+        kg kilogram kilograms
+        cent cents
+        dollar dollars
+        am
+        pm
+    """.strip().splitlines()
+    for name in line.split()
 }
 
 
@@ -54,17 +59,23 @@ def split_unit(text: str) -> tuple[str, str]:
     words = re.findall(r"[A-Za-z]+", re.sub(r"\\text", "", match[0]))
     if not words or len(words) > 5 or any(word.lower() in _NOT_UNITS for word in words) or core[-1] in "+-*/^_=<>(,":
         return text, ""
-    return core, " ".join(words)
+    power = re.search(r"\^\{?(-?[0-9])\}?$", match[0])
+    return core, " ".join(words) + (f"^{power[1]}" if power else "")
 
 
 def _number_before(text: str) -> bool:
     """Bare words are a unit only behind a number: `5 cm`, but `5 x` and `n apples` are not."""
-    return bool(re.match(r"[+-]?(?:[0-9][0-9.,:]*|\\frac\{[0-9]+\}\{[0-9]+\}|[0-9]+\s*\\frac\{[0-9]+\}\{[0-9]+\})\s*[A-Za-z]", text))
+    return bool(
+        re.match(r"[+-]?(?:[0-9][0-9.,:]*|\\frac\{[0-9]+\}\{[0-9]+\}|[0-9]+\s*\\frac\{[0-9]+\}\{[0-9]+\})\s*[A-Za-z]", text)
+    )
 
 
 def conflict(one: str, other: str) -> bool:
-    """Two known units that differ: 5 cm is not 5 m."""
+    """Two known units that differ: 5 cm is not 5 m, 5 cm^2 is not 5 cm^3, and 12 in base 5 is not 12 in base 6."""
     if one.startswith("base ") and other.startswith("base "):
         return one != other
-    known, too = (_SAME.get(unit.lower().replace(" ", "")) for unit in (one, other))
-    return bool(known and too and known != too)
+    (name, _, power), (name_too, _, power_too) = one.partition("^"), other.partition("^")
+    known, known_too = (_SAME.get(unit.lower().replace(" ", "")) for unit in (name, name_too))
+    if power and power_too and power != power_too:
+        return True
+    return bool(known and known_too and known != known_too)

@@ -57,11 +57,17 @@ def verify(
     """As `score`, with the status and the extracted answer of each row."""
     _check(texts, answers, kind, options, timeout)
     if kind == "choice":
-        rows = [choice.judge(text, gold, row) for text, gold, row in zip(texts, answers, options or [None] * len(texts), strict=True)]
+        rows = [
+            choice.judge(text, gold, row)
+            for text, gold, row in zip(texts, answers, options or [None] * len(texts), strict=True)
+        ]
         status, extracted = [row[0] for row in rows], [row[1] for row in rows]
     else:
         # a completion that is the gold word for word needs no search for its last formula
-        extracted = [gold_answer(gold) if text.strip() == gold.strip() else extract(text) for text, gold in zip(texts, answers, strict=True)]
+        extracted = [
+            gold_answer(gold) if text.strip() == gold.strip() else extract(text)
+            for text, gold in zip(texts, answers, strict=True)
+        ]
         status = _math(list(answers), extracted, timeout)
     return Verdicts(np.array([word == "correct" for word in status], bool), status, extracted)
 
@@ -101,7 +107,9 @@ def _math(golds: list[str], extracted: list[str], timeout: float) -> list[str]:
         (found if isinstance(status, str) else hard)[pair] = status
     judged = pool.shared().run(list(hard.values()), timeout) if hard else []
     found.update(zip(hard, judged, strict=True))
-    _verdicts.update((pair, found[pair]) for pair in hard if found[pair] != "timeout")  # for which a busy machine may be at fault
+    _verdicts.update(
+        (pair, found[pair]) for pair in hard if found[pair] != "timeout"
+    )  # for which a busy machine may be at fault
     while len(_verdicts) > CACHE:
         _verdicts.popitem(last=False)
     return [found[pair] for pair in pairs]
@@ -133,12 +141,14 @@ def _fast(gold: str, answer: str) -> str | tuple[str, str]:
 
 def _completion(row: dict) -> str:
     """The text of a row: a bare expression stands in a box, a completion as it is."""
-    return r"\boxed{" + row["answer"] + "}" if row.get("form") == "expr" and row.get("kind", "math") == "math" else row["answer"]
+    return (
+        r"\boxed{" + row["answer"] + "}" if row.get("form") == "expr" and row.get("kind", "math") == "math" else row["answer"]
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m pubswap_jax.verify", description="Grades a file of {gold, answer} rows.")
-    parser.add_argument("file", help="JSON lines with gold and answer; kind (math, choice), options, form (expr, text) and label are optional")
+    parser.add_argument("file", help="JSON lines: gold, answer; optional: kind, options, form, label")
     parser.add_argument("--timeout", type=float, default=1.0, help="seconds per answer (default: 1)")
     parser.add_argument("--workers", type=int, help="worker processes (default: one per core, at most 8)")
     parser.add_argument("--out", help="write each row with its status and what was extracted to this file")
@@ -158,31 +168,28 @@ def _grade(rows: list[dict], timeout: float) -> None:
     """Adds `status` and `extracted` to each row."""
     for kind in KINDS:
         chosen = [row for row in rows if row.get("kind", "math") == kind]
-        options = [row.get("options") for row in chosen]
-        found = verify([_completion(row) for row in chosen], [row["gold"] for row in chosen], kind=kind, options=options, timeout=timeout)
+        texts, golds = [_completion(row) for row in chosen], [row["gold"] for row in chosen]
+        found = verify(texts, golds, kind=kind, options=[row.get("options") for row in chosen], timeout=timeout)
         for row, status, extracted in zip(chosen, found.status, found.extracted, strict=True):
             row["status"], row["extracted"] = status, extracted
 
 
 def _print_report(rows: list[dict]) -> None:
-    labelled = any("label" in row for row in rows)
+    """Counts by status, then the rows that were missed: judged against their label, or not correct where they have none."""
     for kind in KINDS:
         chosen = [row for row in rows if row.get("kind", "math") == kind]
         if not chosen:
             continue
         counts = ", ".join(f"{count} {status}" for status, count in Counter(row["status"] for row in chosen).most_common())
         print(f"{kind}: {len(chosen)} rows: {counts}")
-        for label, name in ((True, "missed right"), (False, "accepted wrong")):
+        for label, name in ((True, "missed right"), (False, "accepted wrong"), (None, "not correct, without a label")):
             of_label = [row for row in chosen if row.get("label") is label]
-            failed = [row for row in of_label if (row["status"] == "correct") is not label]
-            if labelled:
+            failed = [row for row in of_label if (row["status"] == "correct") is (label is False)]
+            if of_label:
                 print(f"  {name}: {len(failed)} of {len(of_label)}")
             for row in failed:
-                print(f"    [{row['status']}] gold {row['gold'][-80:]!r} answer {row['answer'][-80:]!r} read as {row['extracted'][:80]!r}")
-        if not labelled:
-            for row in chosen:
-                if row["status"] != "correct":
-                    print(f"  [{row['status']}] gold {row['gold'][-80:]!r} answer {row['answer'][-80:]!r} read as {row['extracted'][:80]!r}")
+                gold, answer, extracted = row["gold"][-80:], row["answer"][-80:], row["extracted"][:80]
+                print(f"    [{row['status']}] gold {gold!r} answer {answer!r} read as {extracted!r}")
 
 
 if __name__ == "__main__":

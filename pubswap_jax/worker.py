@@ -1,9 +1,10 @@
 """The nursery and its workers: processes that know sympy, never saw JAX, and may be killed at any moment.
 
-Run by `pool.py` as `python -m pubswap_jax.worker FD module:function`. The nursery imports sympy once and forks a warm worker for every order;
-it never reads an answer itself. A worker answers one status byte for each request, and nothing that it says is unpickled.
+Run by `pool.py` as `python -m pubswap_jax.worker FD module:function`. The nursery imports sympy once and forks a warm worker at
+every order; it never reads an answer itself. A worker answers one status byte for each request; nothing it says is unpickled.
 """
 
+import contextlib
 import importlib
 import json
 import os
@@ -13,7 +14,6 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
-
 
 STATUSES = ("wrong", "correct", "unparsed", "refused", "timeout")  # those of types.py, which loads JAX
 HEADER = struct.Struct("!I")
@@ -91,16 +91,13 @@ def nurse(link: socket.socket, judge: Callable[[str, str], str]) -> None:
 
 
 def _bury(pid: int) -> None:
-    try:
+    """Kills a worker with all that it forked, and waits for it."""
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    except PermissionError:
-        os.kill(pid, signal.SIGKILL)
-    try:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)  # it may have died before it had a group
+    with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, 0)
-    except ChildProcessError:
-        pass
 
 
 def main() -> None:
