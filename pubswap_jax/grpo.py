@@ -218,7 +218,7 @@ def _total(term, metrics, logps, mask, hparams, ref_logps, kl, token_weights, no
         metrics = metrics | {"kl": masked_mean(difference, mask)}
         term = term - hparams.kl_coef * difference
     if token_weights is not None:
-        term = term * token_weights
+        term = term * jnp.broadcast_to(token_weights, term.shape)
     return -jnp.sum(normalise(mask) * term, where=mask), metrics
 
 

@@ -65,7 +65,7 @@ def max_variance(key: Array, correct: Array, present: Array | None = None) -> Sw
 
     def draw(key, own, pool, foreign):
         few = own.sum(-1, keepdims=True) < own.shape[-1] // 2
-        donors = jnp.where(few, pool, ~pool) & foreign
+        donors = (pool == few) & foreign  # right ones where there are too few, else wrong ones
         excess = jnp.maximum(own.sum(-1) - (own.shape[-1] + 1) // 2, 0)
         need = jnp.where(few[..., 0], _balanced_need(own, donors), jnp.minimum(excess, donors.sum(-1)))
         return _draw(key, jnp.where(few, ~own, own), donors, need)
