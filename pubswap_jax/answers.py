@@ -22,7 +22,7 @@ _LEAD = re.compile(
     r"(?i:(?:final\s+)?answer\s*:|(?:therefore|thus|so|hence),?|the\s+(?:final\s+)?answer\s+is:?|approximately|about|exactly|equal\s+to|simply|just)\s*"
 )
 _FORMULA = re.compile(
-    r"\$\$([^$]+)\$\$|\$((?:\\\$|[^$])+?)(?<!\\)\$|\\\[((?:(?!\\\]|\\\[)[\s\S])+)\\\]|\\\(((?:(?!\\\)|\\\()[\s\S])+)\\\)"
+    r"\$\$([^$]+)\$\$|(?<!\\)\$((?:\\.|[^$\\])+)\$|\\\[((?:(?!\\\]|\\\[)[\s\S])+)\\\]|\\\(((?:(?!\\\)|\\\()[\s\S])+)\\\)"
 )
 _JOIN = re.compile(r"\s*,?\s*(?:and|or|,)\s*,?\s*")
 _PERCENT_AFTER = re.compile(r"\s*(?:\\?%|per\s?cent(?:age)?\b|pct\b)")
@@ -30,7 +30,7 @@ _VERB = re.compile(r"\s*\b(?:is|are|equals|be|was)\b:?\s*")
 _HEDGE = re.compile(
     r"(?i)(?:not|either|neither|between|unknown|unclear|undefined|one of|at least|at most|more than|less than|no)\b"
 )
-_MULTIPLE = re.compile(r"\s*(?:hundred|thousand|million|billion|trillion|dozen)", re.IGNORECASE)
+_GOES_ON = re.compile(r"[\s,]*(?:\\text\{\s*)?(?:hundred|thousand|million|billion|trillion|dozen|or\b|but\b)", re.IGNORECASE)
 _STOP = re.compile(r"\.(?=\s|$)|\n|(?i:\bI hope\b)")
 _AMOUNT = r"[0-9]+(?:[, ][0-9]{3})*(?:\.[0-9]+)?|\.[0-9]+"
 _NUMBER = re.compile(
@@ -116,7 +116,7 @@ def _value_of_statement(rest: str) -> str:
     if verbs and line[verbs[-1].end() :].strip():
         return _value_of_statement(line[verbs[-1].end() :].strip())
     if leading := _NUMBER.match(line):
-        return line if _MULTIPLE.match(line, leading.end()) else leading[0]
+        return line if _GOES_ON.match(line, leading.end()) else leading[0]
     if joined is None and not _NUMBER.search(line):
         return line
     if _FORMULA.search(line) or _NUMBER.search(line):
@@ -168,7 +168,9 @@ def _last_value(tail: str) -> str:
     stripped = tail.strip()
     if (joined := _whole_formulas(stripped)) is not None:
         return joined
-    if len(stripped) <= 200 and "\n" not in stripped and _no_prose(stripped.strip("$")):
+    leading = _NUMBER.match(stripped)
+    hedged = leading and _GOES_ON.match(stripped, leading.end())
+    if len(stripped) <= 200 and "\n" not in stripped and (hedged or _no_prose(stripped.strip("$"))):
         return stripped
     formulas = list(_FORMULA.finditer(tail))
     numbers = list(_NUMBER.finditer(tail, formulas[-1].end() if formulas else 0))

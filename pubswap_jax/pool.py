@@ -31,6 +31,14 @@ class _Worker:
     def __init__(self, connection: socket.socket, pid: int):
         self.connection, self.pid, self.done, self.task, self.due = connection, pid, 0, -1, 0.0
 
+    def hung_up(self) -> bool:
+        try:
+            return not self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
 
 class Pool:
     """`run(pairs, timeout)` judges pairs of canonical strings. Any thread may call it; calls wait for each other."""
@@ -118,6 +126,9 @@ class Pool:
                 command, cwd=root, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
             )
             theirs.close()
+        for worker in self._workers:
+            if worker.hung_up():  # killed from outside since the last batch
+                self._replace(worker, timeout)
         while len(self._workers) < self.size:
             self._workers.append(_Worker(*self._order(0, timeout)))
 
@@ -133,11 +144,15 @@ class Pool:
     def _order(self, dead: int, timeout: float) -> tuple[socket.socket, int]:
         """A new worker from the nursery, which first buries the dead one."""
         ours, theirs = socket.socketpair()
-        with theirs:
-            socket.send_fds(self._link, [ORDER.pack(dead, timeout)], [theirs.fileno()])
-        ours.settimeout(START)
-        pid = HEADER.unpack(receive(ours, HEADER.size))[0]
-        ours.settimeout(None)
+        try:
+            with theirs:
+                socket.send_fds(self._link, [ORDER.pack(dead, timeout)], [theirs.fileno()])
+            ours.settimeout(START)
+            pid = HEADER.unpack(receive(ours, HEADER.size))[0]
+            ours.settimeout(None)
+        except BaseException:
+            ours.close()
+            raise
         return ours, pid
 
     def _stop(self) -> None:
@@ -162,7 +177,7 @@ _pool_lock = threading.Lock()
 
 
 def shared() -> Pool:
-    """The process's one pool: `PUBSWAP_VERIFY_WORKERS` workers (by default one per core, at most 8), started when first used."""
+    """The process's one pool: `PUBSWAP_VERIFY_WORKERS` workers (one per core, at most 8), started when first used."""
     global _pool
     with _pool_lock:
         if _pool is None:

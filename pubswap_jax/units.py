@@ -16,7 +16,7 @@ _NOT_UNITS = frozenset(
     neither plus minus times divided over choose mod modulo base maybe perhaps possibly approximately about more less greater
     fewer million billion thousand hundred trillion dozen half quarter dozens i e x y z n pi for some any all integer integers
     even odd both none unknown undefined also actually instead thus hence because since let so
-    """.split()
+    """.split()  # noqa: SIM905  a list would be ten times as long
 )
 _SAME = {
     name: line.split()[0]

@@ -70,8 +70,11 @@ def test_a_worker_cannot_fill_a_file(hostile, tmp_path):
 
 def test_it_survives_the_death_of_all_its_processes(hostile):
     hostile.run([("a", "a")], 1.0)
-    for pid in [*hostile.pids(), hostile._nursery.pid]:
+    pids = [*hostile.pids(), hostile._nursery.pid]
+    for pid in pids:
         os.kill(pid, signal.SIGKILL)
+    while any(processes_of_group(pid) for pid in pids):
+        time.sleep(0.01)
     assert hostile.run([("a", "a"), ("a", "b")] * 3, 1.0) == ["correct", "wrong"] * 3
 
 
@@ -119,7 +122,9 @@ def test_ctrl_c_ends_a_script_without_a_main_guard_and_its_workers():
 
 
 def test_workers_end_when_their_parent_is_killed():
-    script = 'from pubswap_jax.pool import Pool; import time; p = Pool(1, "tests.hostile_judge:judge"); p.run([("a", "a")], 1.0)'
+    script = (
+        'from pubswap_jax.pool import Pool; import time; p = Pool(1, "tests.hostile_judge:judge"); p.run([("a", "a")], 1.0)'
+    )
     script += "; print(*p.pids(), p._nursery.pid, flush=True); time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     pids = [int(pid) for pid in process.stdout.readline().split()]

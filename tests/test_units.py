@@ -1,0 +1,35 @@
+"""Units come off a number, and only a unit does."""
+
+import pytest
+
+from pubswap_jax.units import conflict, split_unit
+
+
+@pytest.mark.parametrize(
+    ("text", "core", "unit"),
+    [
+        (r"15\text{ cm}^2", "15", "cm^2"),
+        ("42 apples", "42", "apples"),
+        ("5 m", "5", "m"),
+        ("60 miles per hour", "60", "miles per hour"),
+        (r"\frac{5}{2} \text{ hours}", r"\frac{5}{2}", "hours"),
+        (r"6\sqrt{5}\text{ cm}", r"6\sqrt{5}", "cm"),
+        ("1210_5", "1210", "base 5"),
+        (r"3\text{rd}", "3", "th"),
+        ("12:30 p.m.", "12:30", "p m"),
+    ],
+)
+def test_units(text, core, unit):
+    assert split_unit(text) == (core, unit)
+
+
+@pytest.mark.parametrize(
+    "text", ["5m", "5 x", "x apples", r"42 \text{ is wrong}", r"41 \text{ or }", r"\text{cm}", "42 not", "5+", r"x_5+1"]
+)
+def test_what_is_no_unit(text):
+    assert split_unit(text) == (text, "")
+
+
+def test_only_known_units_conflict():
+    assert conflict("cm", "meters") and conflict("cm^2", "cm^3") and conflict("base 5", "base 6") and conflict("p m", "am")
+    assert not (conflict("cm", "centimeters") or conflict("cm", "") or conflict("cm", "cm^2") or conflict("apples", "pears"))
