@@ -90,15 +90,19 @@ def by_topic(evaluation: Evaluation) -> dict[str, float]:
     return {name: pass_at_k(evaluation.topic(name).correct, 1) for name in names}
 
 
-def comparison(base: Evaluation, best: Evaluation) -> list[tuple[str, int, float, float, float, float]]:
-    """The final table: topic, questions, base, best, and the interval of their paired difference; 'all' comes last."""
+def comparison(base: Evaluation, best: Sequence[Evaluation]) -> list[tuple[str, int, float, float, float, float]]:
+    """The final table: topic, questions, base, best (a mean over its models), interval of the paired difference; 'all' last."""
     rows = []
     for name in [*by_topic(base), None]:
-        one, other = (base, best) if name is None else (base.topic(name), best.topic(name))
-        before, after = pass_at_k_each(one.correct, 1), pass_at_k_each(other.correct, 1)
+        before, *after = (_each(model, name) for model in (base, *best))
+        mean = np.mean(after, axis=0)
         label = "all" if name is None else name or "(no topic)"
-        rows.append((label, len(before), float(before.mean()), float(after.mean()), *interval(after - before)))
+        rows.append((label, len(before), float(before.mean()), float(mean.mean()), *interval(mean - before)))
     return rows
+
+
+def _each(model: Evaluation, topic: str | None) -> np.ndarray:
+    return pass_at_k_each((model if topic is None else model.topic(topic)).correct, 1)
 
 
 # --- from adapters to answers ------------------------------------------------------------------------------------------

@@ -120,11 +120,14 @@ class Passed:
 
 
 class Gate:
-    """`admit` checks a record, books its bytes and returns it as `Passed`; `open` gives it back while the approval stands."""
+    """`admit` checks a record, books its bytes and returns it as `Passed`; `open` gives it back while the approval stands.
 
-    def __init__(self, public_ids: Iterable[str], adapter: PyTree):
+    `adapters` are the run's, stacked over clients: only trees of the same leaves and shapes may cross. None: none may.
+    """
+
+    def __init__(self, public_ids: Iterable[str], adapters: PyTree):
         self.public_ids = frozenset(public_ids)
-        self.adapter = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), adapter)
+        self.adapters = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), adapters)
         self.bytes: dict[str, list[int]] = {}  # "direction/name" -> bytes of each client since `close_round`
         self._approved: weakref.WeakSet[Passed] = weakref.WeakSet()
 
@@ -173,14 +176,14 @@ def _check_questions(gate: Gate, record) -> None:
 
 
 def _check_adapters(gate: Gate, record: Adapters) -> None:
-    ours = jax.tree_util.tree_leaves_with_path(gate.adapter)
+    ours = jax.tree_util.tree_leaves_with_path(gate.adapters)
     theirs = jax.tree_util.tree_leaves_with_path(record.tree)
     if [path for path, _ in ours] != [path for path, _ in theirs]:
-        raise Refused("Adapters: leaves that the server's adapter does not have, or not all of them")
+        raise Refused("Adapters: leaves that the run's adapters do not have, or not all of them")
     for (path, leaf), (_, other) in zip(ours, theirs, strict=True):
-        if other.shape[1:] != leaf.shape or other.dtype != leaf.dtype:
+        if other.shape != leaf.shape or other.dtype != leaf.dtype:
             name = jax.tree_util.keystr(path)
-            raise Refused(f"Adapters: {name} is {other.dtype}{list(other.shape)}, not a stack of the server's")
+            raise Refused(f"Adapters: {name} is {other.dtype}{list(other.shape)}, not as the run's adapters are")
 
 
 def _check_counters(gate: Gate, record: Counters) -> None:

@@ -78,7 +78,7 @@ def test_topics_and_the_final_table():
     base = _evaluation(problems, [[0, 0], [1, 0], [0, 0]])
     best = _evaluation(problems, [[1, 1], [1, 0], [1, 0]])
     assert ev.by_topic(best) == {"a": 0.5, "b": 0.75}
-    table = ev.comparison(base, best)
+    table = ev.comparison(base, [best])
     assert [row[:4] for row in table[:2]] == [("a", 1, 0.5, 0.5), ("b", 2, 0.0, 0.75)]
     assert table[2][:4] == ("all", 3, pytest.approx(1 / 6), pytest.approx(2 / 3))
     assert table[0][4:] == (0.0, 0.0) and table[1][4:] == (0.5, 1.0)

@@ -29,7 +29,7 @@ RECORDS = {
 
 @pytest.fixture
 def gate():
-    return Gate(PUBLIC, LORA)
+    return Gate(PUBLIC, broadcast(LORA, 2))
 
 
 @pytest.mark.parametrize("name", RECORDS)
@@ -66,8 +66,11 @@ def test_records_of_a_private_question_are_refused_and_not_named(gate, kind):
         ("What is the dose?", "a str may not cross"),
         ({"tokens": TOKENS}, "a dict may not cross"),
         (Adapters({"layer": {"a": jnp.ones((2, 4, 2))}}, "up"), "not all of them"),
-        (Adapters({"layer": LORA["layer"] | {"notes": jnp.ones(2)}}, "up"), "does not have"),
-        (Adapters(broadcast({"layer": {"a": jnp.ones((4, 2)), "b": jnp.zeros((2, 4))}}, 2), "up"), "not a stack"),
+        (Adapters(broadcast({"layer": LORA["layer"] | {"notes": jnp.ones(2)}}, 2), "up"), "do not have"),
+        (
+            Adapters(broadcast({"layer": {"a": jnp.ones((4, 2)), "b": jnp.zeros((2, 4))}}, 2), "up"),
+            "not as the run's adapters are",
+        ),
         (Adapters(broadcast(LORA, 2), "sideways"), "up or down"),
         (Responses(PUBLIC, TOKENS.astype(np.float32), MASK), "is not its array"),
         (VerdictBits(PUBLIC, TOKENS), "is not its array"),
@@ -85,7 +88,7 @@ def test_only_what_the_gate_returned_can_be_opened(gate):
     record = RECORDS["up/adapters"][0]
     passed = gate.admit(record)
     assert gate.open(passed) is record
-    for other in (record, ledger.Passed(record), Gate(PUBLIC, LORA).admit(record)):
+    for other in (record, ledger.Passed(record), Gate(PUBLIC, broadcast(LORA, 2)).admit(record)):
         with pytest.raises(Refused, match="without the gate's approval"):
             gate.open(other)
     gate.withdraw(passed)

@@ -1,0 +1,245 @@
+"""What a config names, made: the model, the questions and who holds them, the algorithm, and the evaluation's sampler."""
+
+import hashlib
+import pathlib
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from pubswap_jax import data, grpo, hf_folder, homework, mesh, pool, swap
+from pubswap_jax.evaluate import Questions, make_sampler
+from pubswap_jax.grader import grade, make_judge
+from pubswap_jax.model import Transformer, init_lora
+from pubswap_jax.partition import Split
+from pubswap_jax.pretrained import load_pretrained
+from pubswap_jax.questions import load_questions
+from pubswap_jax.steps import Algorithm, pubswap
+from pubswap_jax.tokens import INSTRUCTIONS, Tokenizer, load_tokenizer
+from pubswap_jax.types import LINEAR_LAYERS, Array, Batch, Hparams, ModelConfig, PyTree, ServerState
+
+LORA_STREAM = 2**32 - 1  # beside the rounds, which are folded into the same key
+TARGETS = {"all": LINEAR_LAYERS, "attention": LINEAR_LAYERS[:4]}
+LOSSES = {"grpo": grpo.grpo_loss, "gspo": grpo.gspo_loss, "cispo": grpo.cispo_loss}
+ADVANTAGES = {
+    "group": grpo.group_advantages,
+    "centred": partial(grpo.group_advantages, scale=False),
+    "none": grpo.no_baseline,
+    "batch": grpo.batch_advantages,
+}
+KL = {"none": None, "k1": grpo.kl_k1, "k2": grpo.kl_k2, "k3": grpo.kl_k3}
+
+
+class Run(NamedTuple):
+    """Everything that a run is made of; what changes from step to step is in its ServerState and ClientState."""
+
+    config: Any
+    base: pathlib.Path  # the base model's folder
+    tokenizer: Tokenizer
+    model_config: ModelConfig
+    params: PyTree
+    server: ServerState  # before the first round
+    algorithm: Algorithm
+    judge: Callable
+    schedule: data.Schedule
+    train: Questions
+    split: Split
+    validation: Questions
+    test: Questions
+    batch: Callable[[int, int], Batch]  # (round, step)
+    hparams: Callable[[int, int], Hparams]  # (round, step)
+    present: Callable[[int], np.ndarray]  # (round) -> bool[C]
+    weights: Callable[[int], Array | None]  # (round) -> f32[C]; None: all the same
+    sampler: Callable
+    greedy: Callable
+    grade: Callable
+    key: Array
+    evaluation_key: Array
+    notes: list[str]  # what was left out and why, a line each
+
+
+def assemble(config) -> Run:
+    """Loads and builds; a mistake in the config ends in one line."""
+    if config.verifier.workers:
+        pool.set_workers(config.verifier.workers)
+    devices = make_devices(config)
+    base = base_folder(config)
+    tokenizer = make_tokenizer(config, base)
+    shardings = devices and partial(mesh.params_sharding, devices)
+    loaded, params = load_pretrained(base, dtype=config.model.dtype, shardings=shardings, scan_layers=config.model.scan_layers)
+    model_config = adapt(config, loaded, tokenizer)
+    model = Transformer(model_config)
+    key = jax.random.key(config.seed)
+    lora = init_lora(jax.random.fold_in(key, LORA_STREAM), model, params)
+    server = jax.device_put(ServerState.create(lora), devices and mesh.replicated(devices))
+    asked = load_questions(config, tokenizer)
+    schedule = data.Schedule(config.federation.steps, config.federation.swap_period, config.federation.swap_unit)
+    settings = {"max_new_tokens": config.training.max_new_tokens, "temperature": config.evaluation.temperature}
+    settings |= {"top_k": config.evaluation.top_k, "top_p": config.evaluation.top_p}
+    return Run(
+        config=config,
+        base=base,
+        tokenizer=tokenizer,
+        model_config=model_config,
+        params=params,
+        server=server,
+        algorithm=_placed(make_algorithm(config, model), devices, config.federation.num_clients),
+        judge=make_judge(tokenizer, config.verifier.timeout),
+        schedule=schedule,
+        train=asked.train,
+        split=asked.split,
+        validation=asked.validation,
+        test=asked.test,
+        batch=make_batches(config, schedule, asked.train, asked.split, devices),
+        hparams=make_hparams(config, schedule),
+        present=partial(_present, config),
+        weights=make_weights(config, asked.split),
+        sampler=make_sampler(model, samples=config.evaluation.samples, **settings),
+        greedy=make_sampler(model, samples=1, greedy=True, **settings),
+        grade=partial(grade, tokenizer, timeout=config.verifier.timeout),
+        key=key,
+        evaluation_key=jax.random.key(config.evaluation.seed),
+        notes=asked.notes,
+    )
+
+
+def make_devices(config) -> Mesh | None:
+    """The mesh; None on one device, where a placement would only make programs compile again."""
+    devices = mesh.make_mesh(config.mesh.client, config.mesh.data, config.mesh.model)
+    return devices if devices.size > 1 else None
+
+
+# --- the model ----------------------------------------------------------------------------------------------------------
+
+
+def base_folder(config) -> pathlib.Path:
+    """The base model's folder: the embedded one, where the config names none."""
+    if not config.model.path:
+        return homework.tiny_path()
+    return hf_folder.find_folder(config.model.path)
+
+
+def base_digest(folder: pathlib.Path) -> str:
+    """SHA-256 over the base's config, weights and tokenizer: a run goes on only with the very same base."""
+    total = hashlib.sha256()
+    for pattern in ("config.json", "*.safetensors", "tokenizer*.json"):
+        for path in sorted(folder.glob(pattern)):
+            with path.open("rb") as file:
+                total.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def make_tokenizer(config, folder: pathlib.Path) -> Tokenizer:
+    told = config.model.instruction
+    return load_tokenizer(
+        folder,
+        system=config.model.system or None,
+        instructions=INSTRUCTIONS if told == "default" else dict.fromkeys(data.KINDS, told),
+        chat_template_kwargs={} if config.model.thinking == "default" else {"enable_thinking": config.model.thinking == "on"},
+    )
+
+
+def adapt(config, model_config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
+    """The loaded config with the run's adapter, remat and the tokenizer's stop tokens."""
+    names = config.model.lora_targets
+    targets = TARGETS.get(names) or tuple(name.strip() for name in names.split(","))
+    for name in targets:
+        if name not in LINEAR_LAYERS:
+            raise ValueError(f"config.model.lora_targets: {name!r} is none of all, attention, {', '.join(LINEAR_LAYERS)}")
+    return model_config.replace(
+        lora_rank=config.model.lora_rank,
+        lora_alpha=config.model.lora_alpha,
+        lora_targets=targets,
+        remat=config.model.remat,
+        eos_ids=tuple(dict.fromkeys((*model_config.eos_ids, *tokenizer.stop_ids))),
+        pad_id=tokenizer.pad_id,
+        max_new_tokens=config.training.max_new_tokens,
+    )
+
+
+# --- the algorithm ------------------------------------------------------------------------------------------------------
+
+
+def make_algorithm(config, model) -> Algorithm:
+    training, federation = config.training, config.federation
+    normalise = {"sequence": grpo.per_sequence, "token": grpo.per_token, "fixed": grpo.fixed_length(training.max_new_tokens)}
+    return pubswap(
+        model,
+        make_optimizer(config),
+        num_clients=federation.num_clients,
+        group=training.group,
+        swap=getattr(swap, federation.swap),
+        loss=LOSSES[training.loss],
+        average=federation.average,
+        average_moments=federation.moments == "average",
+        microbatch=training.microbatch or None,
+        inner_epochs=training.inner_epochs,
+        advantages=ADVANTAGES[training.advantages],
+        normalise=normalise[training.normalise],
+        kl=KL[training.kl],
+    )
+
+
+def make_optimizer(config) -> optax.GradientTransformation:
+    """AdamW without its learning rate, which is an Hparam."""
+    parts = [optax.clip_by_global_norm(config.training.clip_norm)] if config.training.clip_norm else []
+    parts.append(optax.scale_by_adam())
+    if config.training.weight_decay:
+        parts.append(optax.add_decayed_weights(config.training.weight_decay))
+    return optax.chain(*parts)
+
+
+def make_hparams(config, schedule: data.Schedule) -> Callable[[int, int], Hparams]:
+    names = ("lr", "clip_low", "clip_high", "kl_coef", "prox_coef", "swap_weight", "temperature")
+    constant = Hparams.create(**{name: config.training[name] for name in names})
+
+    def hparams(round: int, step: int) -> Hparams:
+        done = round * schedule.length + step + 1
+        if done >= config.training.warmup:
+            return constant
+        return constant.replace(lr=jnp.asarray(config.training.lr * done / config.training.warmup, float))
+
+    return hparams
+
+
+def make_weights(config, split: Split) -> Callable[[int], Array | None]:
+    sizes = np.array([len(questions) for questions in split.clients], float)
+    base = sizes if config.federation.weights == "size" else np.ones_like(sizes)
+
+    def weights(round: int) -> Array | None:
+        if config.federation.weights == "uniform" and not config.federation.participants:
+            return None
+        return jnp.asarray(base * _present(config, round), float)
+
+    return weights
+
+
+def _present(config, round: int) -> np.ndarray:
+    return data.participants(config.seed, round, config.federation.num_clients, config.federation.participants)
+
+
+def make_batches(config, schedule, train: Questions, split: Split, devices) -> Callable[[int, int], Batch]:
+    clients, size = config.federation.num_clients, config.training.prompts
+    sharding = devices and mesh.data_sharding(devices, clients, size)
+
+    def batch(round: int, step: int) -> Batch:
+        taking_part = config.federation.participants
+        rows = data.rows(split, schedule, size, seed=config.seed, round=round, step=step, taking_part=taking_part)
+        prompts = jax.device_put(jax.tree.map(lambda x: x[rows], train.prompts), sharding)
+        answers = [[train.problems[i] for i in row] for row in rows]
+        return Batch(prompts, answers, public=schedule.public(round, step))
+
+    return batch
+
+
+def _placed(algorithm: Algorithm, devices, num_clients: int) -> Algorithm:
+    """Clients spread over the mesh; all other arrays follow their arguments."""
+    if devices is None:
+        return algorithm
+    sharding = mesh.clients_sharding(devices, num_clients)
+    return algorithm._replace(init_clients=lambda *args: jax.device_put(algorithm.init_clients(*args), sharding))

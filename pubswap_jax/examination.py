@@ -1,0 +1,100 @@
+"""When a run is evaluated: the base model first, every round on the validation questions, the best one on the test ones."""
+
+from collections.abc import Callable
+
+import jax
+
+from pubswap_jax.assembly import Run
+from pubswap_jax.evaluate import Evaluation, comparison, evaluate
+from pubswap_jax.recorder import Recorder
+from pubswap_jax.types import ClientState, PyTree, ServerState
+
+Examine = Callable[..., list[Evaluation]]
+
+
+def make_examine(run: Run, check: Callable[[], None]) -> Examine:
+    """(loras [M, ...], questions, greedy=False) -> an Evaluation each; `check` may raise between two batches."""
+
+    def grade(rollouts, problems):
+        check()
+        return run.grade(rollouts, problems)
+
+    def examine(loras: PyTree, questions, greedy: bool = False) -> list[Evaluation]:
+        sampler, size = run.greedy if greedy else run.sampler, run.config.evaluation.batch
+        return evaluate(sampler, run.params, loras, questions, run.evaluation_key, grade, size)
+
+    return examine
+
+
+def base(run: Run, examine: Examine, recorder: Recorder) -> float:
+    """The base model's figures on both splits, before anything is trained. Returns its validation score."""
+    loras = _alone(run.server)
+    scores = {}
+    for split, questions in (("validation", run.validation), ("test", run.test)):
+        (evaluation,) = examine(loras, questions)
+        scores[split] = recorder.evaluation(0, split, "global", evaluation)["pass@1"]
+    _greedy(run, examine, recorder, 0, loras)
+    return scores["validation"]
+
+
+def trained(run: Run, examine: Examine, recorder: Recorder, server: ServerState, clients: ClientState) -> dict[str, object]:
+    """The averaged model's figures on the validation questions, and those of each client's own before averaging.
+
+    Without averaging there is no common model: the figures are the clients' means.
+    """
+    config, round = run.config, int(server.round)
+    if round % config.evaluation.every and round != config.federation.rounds:
+        return {}
+    average = config.federation.average
+    common = examine(_alone(server), run.validation) if average else []
+    own = _each(run, examine, clients, run.validation) if config.evaluation.clients or not average else []
+    # Written only now that nothing can stop it: what is written halfway would be there twice after a resume.
+    values = {}
+    for evaluation in common:
+        figures = recorder.evaluation(round, "validation", "global", evaluation)
+        values |= {f"eval/{name}": value for name, value in figures.items()}
+    if own:
+        figures = [recorder.evaluation(round, "validation", f"client {i}", e)["pass@1"] for i, e in enumerate(own)]
+        values |= {"clients/pass@1": figures} | ({} if average else {"eval/pass@1": sum(figures) / len(figures)})
+    return values
+
+
+def best(run: Run, examine: Examine, recorder: Recorder, server: ServerState, clients: ClientState) -> None:
+    """The best round's figures on the test questions."""
+    round = int(server.round)
+    if run.config.federation.average:
+        (evaluation,) = examine(_alone(server), run.test)
+        recorder.evaluation(round, "test", "global", evaluation)
+        _greedy(run, examine, recorder, round, _alone(server))
+        return
+    for i, evaluation in enumerate(_each(run, examine, clients, run.test)):
+        recorder.evaluation(round, "test", f"client {i}", evaluation)
+
+
+def _greedy(run, examine, recorder, round, loras) -> None:
+    if run.config.evaluation.greedy:
+        (evaluation,) = examine(loras, run.test, greedy=True)
+        recorder.evaluation(round, "test", "global, greedy", evaluation)
+
+
+def _each(run, examine, clients: ClientState, questions) -> list[Evaluation]:
+    total = clients.id.shape[0]
+    size = run.config.training.client_microbatch or total
+    parts = (jax.tree.map(lambda x, i=i: x[i : i + size], clients.lora) for i in range(0, total, size))
+    return [evaluation for part in parts for evaluation in examine(part, questions)]
+
+
+def _alone(server: ServerState) -> PyTree:
+    return jax.tree.map(lambda x: x[None], server.lora)
+
+
+def final_table(found: dict[tuple[int, str, str], Evaluation], best_round: int) -> str:
+    """Base -> best on the test questions, by topic, as text."""
+    base_model = found[0, "test", "global"]
+    finals = [
+        e for (round, split, name), e in found.items() if round == best_round and split == "test" and "greedy" not in name
+    ]
+    lines = [f"{'topic':<24}{'questions':>10}{'base':>8}{'best':>8}   change [95 % interval]"]
+    for name, count, before, after, low, high in comparison(base_model, finals):
+        lines.append(f"{name[:23]:<24}{count:>10}{before:>8.3f}{after:>8.3f}   {after - before:+.3f} [{low:+.3f}, {high:+.3f}]")
+    return "\n".join(lines)

@@ -1,0 +1,126 @@
+"""The questions of a run: read, checked, encoded, and dealt out as public, private, validation and test ones."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from pubswap_jax import data, homework, hub, sources
+from pubswap_jax.data import Problem
+from pubswap_jax.evaluate import Questions
+from pubswap_jax.leakage import near_copies
+from pubswap_jax.partition import Split, by_name, draw_iid, split
+from pubswap_jax.settings import nearest
+from pubswap_jax.tokens import Tokenizer, encode_all, left_pad
+from pubswap_jax.verify import readable
+
+# data.name -> preset and kind of the embedded world.
+HOMEWORK = {
+    "homework": ("easy", "math"),
+    "homework_hard": ("hard", "math"),
+    "homework_choice": ("easy", "choice"),
+    "homework_hard_choice": ("hard", "choice"),
+}
+HELD_OUT = 10  # the stream of the validation and test draws, beside those of data.py
+
+
+class Asked(NamedTuple):
+    train: Questions  # what `split` speaks of
+    split: Split
+    validation: Questions
+    test: Questions
+    notes: list[str]  # what was left out and why, a line each
+
+
+def load_questions(config, tokenizer: Tokenizer) -> Asked:
+    notes: list[str] = []
+    read, valid, test = read_problems(config)
+    train, encoded = _usable(read[: config.data.max_questions or None], config, tokenizer, "training", notes)
+    if test is None:
+        train, encoded, test, test_encoded = _set_aside(
+            train, encoded, config.data.test or len(train) // 10, config.seed, "data.test"
+        )
+    else:
+        test, test_encoded = _usable(test, config, tokenizer, "test", notes)
+        chosen = _draw(test, config.data.test or len(test), config.seed)
+        test, test_encoded = [test[i] for i in chosen], [test_encoded[i] for i in chosen]
+    clean = near_copies(train, test) < 0
+    if not clean.all():
+        notes.append(data.dropped_line(_where(train, ~clean), len(train), "near copies of test questions"))
+    train, encoded = _where(train, clean), _where(encoded, clean)
+    if valid is None:
+        train, encoded, valid, valid_encoded = _set_aside(
+            train, encoded, config.data.validation, config.seed, "data.validation"
+        )
+    else:
+        valid, valid_encoded = _usable(valid, config, tokenizer, "validation", notes)
+    dealt = split(
+        train,
+        config.federation.num_clients,
+        by_name(config.data.partition, config.data.alpha),
+        seed=config.seed,
+        public=config.data.public,
+        test=valid,
+    )
+    for against, rows in dealt.removed.items():
+        if rows:
+            name = {"test": "validation"}.get(against, against)
+            notes.append(data.dropped_line([train[i] for i in rows], len(train), f"near copies of {name} questions"))
+    longest = max(len(ids) for ids in [*encoded, *valid_encoded, *test_encoded])
+    pad = [
+        Questions(problems, left_pad(ids, np.arange(len(ids)), longest, tokenizer.pad_id))
+        for problems, ids in ((train, encoded), (valid, valid_encoded), (test, test_encoded))
+    ]
+    return Asked(pad[0], dealt, pad[1], pad[2], notes)
+
+
+def read_problems(config) -> tuple[list[Problem], list[Problem] | None, list[Problem] | None]:
+    """The training, validation and test questions that the config names; None: to be drawn from the training ones."""
+    wanted = config.data
+    if wanted.path:
+        fields = sources.Fields.of(wanted.fields.to_dict())
+        train = sources.local(wanted.path.split(","), fields)
+        return train, None, sources.local(wanted.test_path.split(","), fields) if wanted.test_path else None
+    if wanted.name in HOMEWORK:
+        preset, kind = HOMEWORK[wanted.name]
+        ask = partial(homework.problems, seed=config.seed, preset=preset, kind=kind)
+        counts = {"train": wanted.max_questions, "validation": wanted.validation, "test": wanted.test}
+        return tuple(ask(split, count=count) for split, count in counts.items())
+    if wanted.name not in hub.HUB:
+        raise ValueError(f"config.data.name={wanted.name}{nearest(wanted.name, [*HOMEWORK, *hub.HUB])}")
+    test_name = wanted.test_name or wanted.name
+    held_out = test_name not in hub.HUB or "test" in hub.HUB[test_name].splits
+    return hub.hub(wanted.name, "train"), None, hub.hub(test_name, "test") if held_out else None
+
+
+def _usable(problems, config, tokenizer, what, notes) -> tuple[list[Problem], list[np.ndarray]]:
+    """The questions that can be judged and are short enough, and their ids."""
+    kept, dropped = data.drop_unreadable(problems, readable)
+    if dropped:
+        notes.append(data.dropped_line(dropped, len(problems), f"{what}: the verifier cannot read their answers"))
+    kept, encoded, long = encode_all(tokenizer, kept, config.data.max_prompt_tokens)
+    if long:
+        limit = f"longer than data.max_prompt_tokens={config.data.max_prompt_tokens}"
+        notes.append(data.dropped_line(long, len(problems), f"{what}: {limit}"))
+    if not kept:
+        raise ValueError(f"no {what} question is left of {len(problems)}: {notes[-1]}")
+    return kept, encoded
+
+
+def _set_aside(problems: list, encoded: list, size: int, seed: int, field: str) -> tuple[list, list, list, list]:
+    """Takes `size` questions out, IID over topics."""
+    if size >= len(problems):
+        raise ValueError(f"config.{field}={size}: there are only {len(problems)} questions to take them from")
+    chosen = np.zeros(len(problems), bool)
+    chosen[_draw(problems, size, seed)] = True
+    return _where(problems, ~chosen), _where(encoded, ~chosen), _where(problems, chosen), _where(encoded, chosen)
+
+
+def _draw(problems: Sequence[Problem], size: int, seed: int) -> np.ndarray:
+    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, HELD_OUT))))
+    return np.sort(draw_iid(problems, min(size, len(problems)), rng))
+
+
+def _where(rows: Sequence, kept: np.ndarray) -> list:
+    return [row for row, keep in zip(rows, kept, strict=True) if keep]

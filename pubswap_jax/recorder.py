@@ -1,0 +1,134 @@
+"""What a run leaves behind besides its checkpoints: metrics, evaluations and transcripts, and what is seen meanwhile."""
+
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+
+from pubswap_jax import metrics
+from pubswap_jax.assembly import Run
+from pubswap_jax.evaluate import Evaluation, by_topic, summary
+from pubswap_jax.steps import StepRecord
+from pubswap_jax.swap import donor_matrix
+from pubswap_jax.types import STATUSES, Batch
+
+FILES = ("metrics", "evaluations", "rollouts")
+KS = (2, 4, 8, 16, 32, 64)
+COMPILED = "/jax/core/compile/backend_compile_duration"
+_donors = jax.jit(donor_matrix)
+
+
+class Recorder:
+    """Writes what happened; `position()` and a checkpoint make it durable."""
+
+    def __init__(self, run: Run, workdir, position: Mapping[str, int] | None, done: int):
+        self.run, self.clock, self.compiled = run, metrics.Clock(), []
+        self.journal = metrics.Journal(workdir, FILES, position)
+        total = run.config.federation.rounds * run.schedule.length
+        self.progress = metrics.Progress(total, done)
+        self.sinks = _sinks(run.config, workdir, done)
+        jax.monitoring.register_event_duration_secs_listener(self._count_compilation)
+
+    def step(self, round: int, step: int, batch: Batch, record: StepRecord, seconds: float) -> dict[str, float]:
+        """One step's metrics a client, donors where it was public, and a transcript."""
+        phase, present = ("public" if batch.public else "private"), self.run.present(round)
+        values = jax.device_get(record.metrics)
+        row = metrics.row(round, step, phase, values, present)
+        tokens = float(jax.device_get(record.rollouts.mask).sum())
+        row |= {f"{phase}/tokens": tokens, "time/step": seconds, "time/tokens_per_second": tokens / seconds}
+        if batch.public:
+            row["public/donors"] = jax.device_get(_donors(record.plan)).tolist()
+        self._write(row, round * self.run.schedule.length + step)
+        for shown in range(self.run.config.log.transcripts):
+            self.journal.write("rollouts", _transcript(self.run, round, step, batch, record, shown))
+        seen = metrics.scalars(row)
+        self.progress.step(round, seen[f"{phase}/reward"], seen[f"{phase}/swapped"], row["time/tokens_per_second"])
+        return seen
+
+    def evaluation(self, round: int, split: str, model: str, evaluation: Evaluation) -> dict[str, float]:
+        """One model's figures, and which of its answers were right, a string of 0 and 1 a question."""
+        figures = summary(evaluation, KS)
+        bits = ["".join("01"[int(right)] for right in row) for row in evaluation.correct]
+        row = {"round": round, "split": split, "model": model, "figures": figures, "by_topic": by_topic(evaluation)}
+        self.journal.write("evaluations", row | {"correct": bits})
+        return figures
+
+    def round(self, round: int, values: Mapping[str, object]) -> None:
+        """What is said of a whole round, its phase times included; `round` rounds are done now."""
+        row = {"round": round} | dict(values)
+        row |= {f"time/{phase}": seconds for phase, seconds in self.clock.lap().items()}
+        row |= {"time/compilations": len(self.compiled), "time/compiled": sorted(set(self.compiled)), **_memory()}
+        self.compiled.clear()
+        self._write(row, round * self.run.schedule.length)
+
+    def close(self) -> None:
+        self.journal.close()
+        self.progress.close()
+        jax.monitoring.unregister_event_duration_listener(self._count_compilation)
+
+    def _write(self, row: dict, at: int) -> None:
+        self.journal.write("metrics", row)
+        for sink in self.sinks:
+            sink(at, metrics.scalars(row))
+
+    def _count_compilation(self, event: str, seconds: float, **details) -> None:
+        if event == COMPILED:
+            self.compiled.append(str(details.get("fun_name")))
+
+
+def read_evaluations(workdir, problems: Mapping[str, Sequence]) -> dict[tuple[int, str, str], Evaluation]:
+    """(round, split, model) -> Evaluation from the file; `problems` gives the questions of each split."""
+    found = {}
+    for row in metrics.read(workdir, "evaluations"):
+        correct = np.array([[bit == "1" for bit in bits] for bits in row["correct"]], bool)
+        nothing = np.full(correct.shape, "", object)
+        asked = problems[row["split"]]
+        found[row["round"], row["split"], row["model"]] = Evaluation(asked, correct, nothing, np.zeros(correct.shape, int))
+    return found
+
+
+def _transcript(run: Run, round: int, step: int, batch: Batch, record: StepRecord, shown: int) -> dict:
+    """One group before and after the swap; the clients take turns."""
+    clients, prompts, group = record.plan.source.shape
+    turn = (round * run.schedule.length + step) * run.config.log.transcripts + shown
+    client, row = turn % clients, turn // clients % prompts
+    problem = batch.answers[client][row]
+    # Whole arrays come to the host: slicing on the device would compile a program for every row.
+    before, after = record.rollouts, record.swapped_rollouts
+    arrays = (
+        before.tokens,
+        before.mask,
+        after.tokens,
+        after.mask,
+        record.verdicts.status,
+        record.plan.source,
+        record.plan.swapped,
+    )
+    tokens, mask, new_tokens, new_mask, status, source, swapped = (x[client, row] for x in jax.device_get(arrays))
+    texts, new_texts = run.tokenizer.decode(tokens, mask).tolist(), run.tokenizer.decode(new_tokens, new_mask).tolist()
+    responses = [
+        {"text": text, "verdict": STATUSES[verdict]}
+        | ({"from_client": int(origin) // group, "replaced_by": other} if replaced else {})
+        for text, other, verdict, origin, replaced in zip(texts, new_texts, status, source, swapped, strict=True)
+    ]
+    where = {"round": round, "step": step, "public": batch.public, "client": client}
+    return where | {"topic": problem.topic, "question": problem.prompt, "answer": problem.answer, "responses": responses}
+
+
+def _sinks(config, workdir, done: int) -> list[metrics.Sink]:
+    sinks = []
+    if config.log.tensorboard == "on" or (config.log.tensorboard == "auto" and metrics.has_tensorboard()):
+        sinks.append(metrics.tensorboard(workdir, done))
+    if config.log.wandb:
+        sinks.append(metrics.wandb(config.log.wandb, workdir, config.to_dict()))
+    return sinks
+
+
+def _memory() -> dict[str, float]:
+    """Peak bytes of this process, and of the first device where it says so."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = {"time/peak_host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    return peak | ({"time/peak_device_bytes": statistics["peak_bytes_in_use"]} if "peak_bytes_in_use" in statistics else {})

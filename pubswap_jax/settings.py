@@ -1,0 +1,119 @@
+"""Configs: read from a file, changed by flags, checked before anything is loaded, compared with those of earlier starts."""
+
+import ast
+import difflib
+import importlib.util
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from pubswap_jax.fields import FIELDS
+
+
+def load(spec: str) -> ConfigDict:
+    """`path/to/config.py` or `path/to/config.py:preset` -> its config."""
+    path, _, preset = spec.partition(":")
+    file = pathlib.Path(path)
+    if not file.is_file():
+        siblings = sorted(str(other) for other in pathlib.Path("configs").glob("*.py"))
+        raise ValueError(f"--config={path}: no such file{nearest(path, siblings)}")
+    module_spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    presets = getattr(module, "PRESETS", {})
+    if preset and preset not in presets:
+        raise ValueError(f"--config={spec}: {path} has no preset {preset!r}{nearest(preset, presets)}")
+    return module.get_config(preset) if preset else module.get_config()
+
+
+def override(config: ConfigDict, name: str, text: str) -> None:
+    """Sets the field `name` (dotted) from a flag's text; a ValueError names the nearest field, or the type expected."""
+    known = [field.name for field in FIELDS]
+    if name.startswith("data.fields."):
+        config.data.fields[name.removeprefix("data.fields.")] = _literal(text)
+        return
+    if name not in known or name == "data.fields":
+        raise ValueError(f"--config.{name}: no such field{nearest(name, known)}")
+    section, _, leaf = name.rpartition(".")
+    owner = config[section] if section else config
+    owner[leaf] = _converted(name, text, type(owner[leaf]))
+
+
+def _converted(name: str, text: str, kind: type):
+    words = {"true": True, "false": False}
+    value = text if kind is str else words.get(text.lower(), _literal(text))
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        expected = {int: "a whole number", float: "a number", bool: "True or False"}[kind]
+        raise ValueError(f"--config.{name}={text}: {expected} expected")
+    return value
+
+
+def _literal(text: str):
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def check(config: ConfigDict) -> None:
+    """Raises a ValueError that names the first field whose value cannot be, and what could."""
+    flat = flatten(config)
+    unknown = sorted(set(flat) - {field.name for field in FIELDS})
+    if unknown:
+        raise ValueError(f"config.{unknown[0]}: no such field{nearest(unknown[0], [field.name for field in FIELDS])}")
+    for field in FIELDS:
+        if field.choices and flat[field.name] not in field.choices:
+            raise ValueError(f"config.{field.name}={flat[field.name]}: {nearest(str(flat[field.name]), field.choices, '')}")
+    for names, least in _LEAST:
+        for name in names.split():
+            if flat[name] < least:
+                raise ValueError(f"config.{name}={flat[name]}: {least} or more expected")
+    group, prompts, part = flat["training.group"], flat["training.prompts"], flat["training.microbatch"]
+    if group < 2:
+        raise ValueError(f"config.training.group={group}: at least 2 expected, since advantages compare responses")
+    if part and prompts % part:
+        raise ValueError(f"config.training.microbatch={part}: it must divide config.training.prompts={prompts}")
+    clients, some = flat["federation.num_clients"], flat["training.client_microbatch"]
+    if some and clients % some:
+        raise ValueError(f"config.training.client_microbatch={some}: it must divide config.federation.num_clients={clients}")
+    if flat["federation.participants"] > clients:
+        raise ValueError(f"config.federation.participants={flat['federation.participants']}: there are {clients} clients")
+
+
+_LEAST = (
+    ("model.lora_rank federation.num_clients federation.rounds federation.steps training.prompts training.inner_epochs", 1),
+    ("training.max_new_tokens evaluation.every evaluation.samples evaluation.batch checkpoint.keep data.max_prompt_tokens", 1),
+    ("data.validation mesh.client mesh.data mesh.model", 1),
+    ("data.test data.max_questions federation.participants federation.swap_period training.warmup training.microbatch", 0),
+    ("training.client_microbatch training.lr training.clip_norm checkpoint.steps log.transcripts verifier.workers", 0),
+    ("training.temperature evaluation.temperature verifier.timeout data.alpha", 1e-6),
+)
+
+
+def flatten(config: ConfigDict) -> dict[str, Any]:
+    """Dotted names to values; `data.fields` is one of them."""
+    flat = {}
+    for name, value in config.items():
+        if isinstance(value, ConfigDict) and name != "fields":
+            flat |= {f"{name}.{inner}": found for inner, found in flatten(value).items()}
+        else:
+            flat[name] = value.to_dict() if isinstance(value, ConfigDict) else value
+    return flat
+
+
+def differences(ours: dict, theirs: dict) -> list[str]:
+    """The fields whose values differ, a line each."""
+    names = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
+    return [f"{name}: {theirs.get(name)!r} before, {ours.get(name)!r} now" for name in names]
+
+
+def nearest(name: str, known: Iterable[str], lead: str = "; ") -> str:
+    known = list(known)
+    # A dotted name is often right but for its section, so its last part is looked up too.
+    close = difflib.get_close_matches(name, known, n=1) or [k for k in known if k.split(".")[-1] == name.split(".")[-1]]
+    close = close or [k for k in known if difflib.get_close_matches(name.split(".")[-1], [k.split(".")[-1]])]
+    return f"{lead}did you mean {close[0]}?" if close else f"{lead}there are {', '.join(known[:12])}"

@@ -1,0 +1,137 @@
+"""The training loop: steps, rounds and starts. `train_and_evaluate` goes on where an earlier start of the same run stopped."""
+
+import pathlib
+import time
+from collections.abc import Callable
+
+import jax
+
+from pubswap_jax import examination, settings, standing
+from pubswap_jax.assembly import Run, assemble
+from pubswap_jax.drift import drift
+from pubswap_jax.exchange import gated, in_parts
+from pubswap_jax.ledger import Counters, Gate
+from pubswap_jax.metrics import Clock
+from pubswap_jax.recorder import Recorder, read_evaluations
+from pubswap_jax.standing import Best, Standing
+from pubswap_jax.steps import Algorithm, client_step
+from pubswap_jax.types import ClientState, ServerState
+
+
+class Stopped(Exception):
+    """Raised by `check` to end a run in good order."""
+
+
+def train_and_evaluate(config, workdir, *, fork: bool = False, check: Callable[[], None] = lambda: None) -> ServerState:
+    """Trains to the last round, writes everything under `workdir`, and returns the server's last state.
+
+    `check` is called often and may raise Stopped: the step under way is discarded and a checkpoint written. `fork` lets a run
+    go on under a changed config.
+    """
+    settings.check(config)
+    workdir = pathlib.Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    run = assemble(config)
+    standing.agree(workdir, run, fork)
+    folder = workdir / "checkpoints"
+    at, position = standing.resume(folder, run, print) or (None, None)
+    recorder = Recorder(run, workdir, position, at.round * run.schedule.length + at.step if at else 0)
+    try:
+        return _train(run, at, recorder, workdir, folder, check)
+    finally:
+        recorder.close()
+
+
+def _train(run: Run, at: Standing | None, recorder: Recorder, workdir, folder, check) -> ServerState:
+    clock, say = recorder.clock, recorder.progress.say
+    examine = examination.make_examine(run, check)
+    keep = clock.timed("save", lambda at: standing.save(folder, run, at, recorder.journal.position()))
+    if at is None:
+        for line in run.notes:
+            say(line)
+        score = clock.timed("evaluate", examination.base)(run, examine, recorder)
+        at = standing.beginning(run)._replace(best=Best(0, score))
+        recorder.round(0, {"eval/pass@1": score})
+        keep(at)
+        say(f"base model saved: validation pass@1 {score:.3f}")
+    else:
+        say(f"going on after round {at.round}" + (f", step {at.step}" if at.step else ""))
+    while at.round < run.config.federation.rounds:
+        at = train_round(run, at, recorder, examine, keep, check)
+    last = at
+    if at.best.round != at.round:
+        at = standing.load_best(folder, at, run)
+    clock.timed("evaluate", examination.best)(run, examine, recorder, at.server, at.clients)
+    recorder.journal.position()
+    problems = {"validation": run.validation.problems, "test": run.test.problems}
+    say(f"best round by validation: {at.round}; on the test questions, pass@1:")
+    say(examination.final_table(read_evaluations(workdir, problems), at.round))
+    return last.server
+
+
+def train_round(run: Run, at: Standing, recorder: Recorder, examine, keep, check) -> Standing:
+    """The steps of one round, the averaging, its evaluation and a checkpoint; then the round is announced."""
+    config, round, length = run.config, at.round, run.schedule.length
+    gate = Gate((run.train.problems[i].id for i in run.split.public), crossing(config, at.clients))
+    gate.bytes = dict(at.account)
+    algorithm, judge = observed(run, gate, recorder.clock, check)
+    if at.step == 0:
+        kept = at.clients if standing.carries_moments(config) else None
+        at = at._replace(clients=algorithm.init_clients(at.server, kept))
+    round_key, weights = jax.random.fold_in(run.key, round), run.weights(round)
+    try:
+        for step in range(at.step, length):
+            check()
+            started, batch, key = time.perf_counter(), run.batch(round, step), jax.random.fold_in(round_key, step)
+            hparams = run.hparams(round, step)
+            clients, record = client_step(algorithm, run.params, at.server, at.clients, batch, judge, key, hparams, weights)
+            gate.admit(Counters(record.metrics), run.present(round))
+            recorder.step(round, step, batch, record, time.perf_counter() - started)
+            at = at._replace(clients=clients, step=step + 1, account=dict(gate.bytes))
+            if config.checkpoint.steps and at.step % config.checkpoint.steps == 0 and at.step < length:
+                keep(at)
+        server = algorithm.aggregate(at.server, at.clients, weights)
+        figures = examination.trained(run, examine, recorder, server, at.clients)
+    except Stopped:
+        if at.step:
+            keep(at)
+        raise
+    best = max(at.best, Best(round + 1, figures.get("eval/pass@1", -1.0)), key=lambda one: one.score)  # ties: the earlier one
+    moved = jax.device_get(drift(at.clients.lora, at.server.lora, weights))
+    values = figures | {f"round/{name}": value.tolist() for name, value in moved.items()}
+    values |= {f"ledger/{name}": sizes for name, sizes in gate.close_round().items()}
+    at = Standing(server, at.clients, 0, best, {})
+    recorder.round(round + 1, values)
+    keep(at)
+    recorder.progress.say(announcement(round + 1, config.federation.rounds, figures, best))
+    return at
+
+
+def observed(run: Run, gate: Gate, clock: Clock, check: Callable[[], None]) -> tuple[Algorithm, Callable]:
+    """The run's algorithm and judge: a few clients at a time, timed, and behind the gate."""
+    size = run.config.training.client_microbatch or run.config.federation.num_clients
+    algorithm, judge = in_parts(run.algorithm, run.judge, size, clock, check)
+    timed = algorithm._replace(
+        swap=clock.timed("swap", algorithm.swap, jax.block_until_ready),
+        aggregate=clock.timed("average", algorithm.aggregate, jax.block_until_ready),
+    )
+    numbers = {run.train.problems[i].id: number for number, i in enumerate(run.split.public)}
+    return gated(timed, judge, gate, numbers, run.present, lambda clients: crossing(run.config, clients))
+
+
+def crossing(config, clients: ClientState) -> dict | None:
+    """The fields of a client's state that are averaged; None where every client trains alone."""
+    if not config.federation.average:
+        return None
+    moments = {"opt_state": clients.opt_state} if config.federation.moments == "average" else {}
+    return {"lora": clients.lora} | moments
+
+
+def announcement(round: int, rounds: int, figures: dict, best: Best) -> str:
+    if "eval/pass@1" not in figures:
+        return f"round {round} of {rounds} saved"
+    own = figures.get("clients/pass@1", [])
+    clients = f" (clients' own {sum(own) / len(own):.3f})" if own else ""
+    return (
+        f"round {round} of {rounds} saved: validation pass@1 {figures['eval/pass@1']:.3f}{clients}, best in round {best.round}"
+    )
