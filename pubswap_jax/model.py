@@ -48,8 +48,8 @@ class RMSNorm(nn.Module):
     def __call__(self, x: Array) -> Array:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         wide = at_least_f32(x)
-        # No keepdims before the root: XLA would move that axis differently in a plain and in a differentiated forward pass, and then
-        # not see that the pass for the old log-probs is the same as the loss's.
+        # No keepdims before the root: XLA would move that axis differently in a plain and in a differentiated forward pass, and
+        # then not see that the pass for the old log-probs is the same as the loss's.
         inverse = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1) + self.eps)
         normed = wide * inverse[..., None]
         return normed.astype(x.dtype) * scale.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))

@@ -1,8 +1,8 @@
 """Rollouts: each prompt is encoded once, then one loop writes G responses to it, all clients in one batch.
 
 One compiled program per shape: prefill, then a `while_loop` whose carry, with the keys and values of every layer, is updated in
-place. Clients are vmapped inside of the loop, where only the adapters differ and the base matrices see one batch; a vmapped loop
-would scatter into its caches and select over all that it carries.
+place. Clients are vmapped inside of the loop, where only the adapters differ and the base matrices see one batch; a vmapped
+loop would scatter into its caches and select over all that it carries.
 """
 
 import functools
@@ -65,7 +65,7 @@ def sample(
 ) -> Rollout:
     """G responses of each client's policy to each of its prompts: loras [C, ...], prompts [C, B, P] -> rollout [C, B, G, R].
 
-    `key` is one key, one per client [C] or one per response [C, B, G]; a response depends on its own policy, prompt and key alone.
+    `key` is one key, one per client [C] or one per response [C, B, G]; a response depends on its own policy, prompt and key.
     The log-probs are the tempered policy's, also where top-k, top-p or min-p cut what is drawn from it, or `greedy` takes the
     likeliest token. `loras=None` samples the base; eos_ids and pad_id default to the model's.
     """

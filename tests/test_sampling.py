@@ -1,0 +1,253 @@
+"""The sampler: its log-probs are the policy's, its distribution is exact, and every response is its own."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pubswap_jax import Prompts, Transformer, draw, init_lora, response_logps, sample
+from pubswap_jax.types import Llama3Rope, ModelConfig
+
+TINY = ModelConfig(
+    vocab_size=40, hidden_size=16, intermediate_size=24, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, lora_rank=3
+)
+FAMILIES = {
+    "qwen2": TINY.replace(qkv_bias=True),
+    "qwen3": TINY.replace(qk_norm=True, rope_theta=1e6, scan_layers=True),
+    "llama": TINY.replace(rope_scaling=Llama3Rope(8.0, 1.0, 4.0, 16), tie_embeddings=False, rope_theta=5e5),
+}
+CLIENTS = 3
+SHAPE = {"group": 4, "max_new_tokens": 8, "pad_id": 1}
+
+
+@functools.cache
+def world(config=FAMILIES["qwen2"]):
+    """A model, its base, and three unlike adapters."""
+    model = Transformer(config)
+    params = model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+    loras = jax.tree.map(lambda x: jnp.stack([x] * CLIENTS), init_lora(jax.random.key(1), model, params))
+    leaves, tree = jax.tree.flatten((params, loras))
+    noise = np.random.default_rng(0)
+    leaves = [x + jnp.asarray(0.2 * noise.standard_normal(x.shape), x.dtype) for x in leaves]
+    return model, *jax.tree.unflatten(tree, leaves)
+
+
+def prompts_of(clients=CLIENTS):
+    """Two prompts a client, of one to six tokens."""
+    rng = np.random.default_rng(1)
+    mask = np.arange(6) >= rng.integers(0, 6, (clients, 2, 1))
+    mask[0, 0], mask[0, 1, :5] = True, False
+    return Prompts(tokens=jnp.asarray(rng.integers(0, 40, mask.shape)), mask=jnp.asarray(mask))
+
+
+def pick(tree, i):
+    return jax.tree.map(lambda x: x[i], tree)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("group", [1, 8])
+def test_the_samplers_log_probs_are_those_of_the_policy(family, group, getkey):
+    model, params, loras = world(FAMILIES[family])
+    prompts = prompts_of()
+    # Early ends: half of the vocabulary stops; late ones: almost nothing does.
+    eos_ids = tuple(range(20)) if group == 8 else (3,)
+    rollouts = sample(model, params, loras, prompts, getkey(), group=group, max_new_tokens=9, temperature=0.7, eos_ids=eos_ids)
+    policy = jax.jit(jax.vmap(lambda *a: response_logps(model, params, *a, temperature=0.7)))
+    logps = policy(loras, prompts, rollouts.tokens)
+    np.testing.assert_allclose(jnp.where(rollouts.mask, logps, 0), rollouts.logps, atol=1e-4)
+    lengths = rollouts.mask.sum(-1)
+    assert lengths.min() >= 1 and (lengths.min() < 5 if group == 8 else lengths.max() == 9)
+
+
+def test_tokens_mask_and_log_probs_end_with_the_end_token(getkey):
+    model, params, loras = world()
+    eos_ids = (2, 3, 5, 7, 11)
+    rollouts = sample(model, params, loras, prompts_of(), getkey(), eos_ids=eos_ids, **SHAPE)
+    is_end = np.isin(rollouts.tokens, eos_ids)
+    ended_before = np.cumsum(is_end, axis=-1) - is_end > 0
+    np.testing.assert_array_equal(rollouts.mask, ~ended_before)
+    assert (np.asarray(rollouts.tokens)[ended_before] == 1).all() and (np.asarray(rollouts.logps)[ended_before] == 0).all()
+    assert ended_before.any() and (np.asarray(rollouts.logps)[~ended_before] < 0).all()
+
+
+def test_no_end_token_fills_the_room_and_all_ends_stop_at_once(getkey):
+    model, params, loras = world()
+    endless = sample(model, params, loras, prompts_of(), getkey(), eos_ids=(), **SHAPE)
+    assert endless.mask.all() and endless.tokens.dtype == jnp.int32
+    at_once = sample(model, params, loras, prompts_of(), getkey(), eos_ids=tuple(range(40)), **SHAPE)
+    assert at_once.mask[..., 0].all() and not at_once.mask[..., 1:].any() and (at_once.tokens[..., 1:] == 1).all()
+    single = sample(model, params, loras, prompts_of(), getkey(), group=1, max_new_tokens=1, eos_ids=())
+    assert single.tokens.shape == (3, 2, 1, 1) and single.mask.all() and (single.logps < 0).all()
+
+
+def test_a_clients_rollout_depends_on_nobody_else(getkey):
+    model, params, loras = world()
+    prompts, keys = prompts_of(), jax.random.split(getkey(), CLIENTS)
+    run = functools.partial(sample, model, params, eos_ids=tuple(range(8)), **SHAPE)
+    together = run(loras, prompts, keys)
+    for i in (0, 2):
+        one = slice(i, i + 1)
+        alone = run(pick(loras, one), pick(prompts, one), keys[one])
+        np.testing.assert_array_equal(alone.tokens, together.tokens[one])
+        np.testing.assert_allclose(alone.logps, together.logps[one], atol=1e-5)
+
+
+def test_a_response_follows_its_own_seed(getkey):
+    model, params, loras = world()
+    prompts = prompts_of()
+    run = functools.partial(sample, model, params, loras, prompts, eos_ids=(), **SHAPE)
+    seeds = jax.random.split(getkey(), (3, 2, 4))
+    first = run(seeds).tokens
+    second = run(seeds.at[1, 0, 2].set(getkey())).tokens
+    changed = (first != second).any(-1)
+    assert changed[1, 0, 2] and changed.sum() == 1
+    by_client = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(7), jnp.arange(3))
+    np.testing.assert_array_equal(run(jax.random.key(7)).tokens, run(by_client).tokens)
+    with pytest.raises(ValueError, match="one per client"):
+        run(seeds[:2])
+
+
+def test_greedy_takes_the_likeliest_token_of_plain_forward_passes(getkey):
+    model, params, loras = world()
+    prompts = prompts_of()
+    rollouts = sample(model, params, loras, prompts, getkey(), greedy=True, eos_ids=(), **SHAPE)
+    forward = jax.jit(lambda lora, *a: model.apply({"params": params, "lora": lora}, *a))
+    for client, row in ((0, 1), (2, 0)):
+        tokens = jnp.concatenate([prompts.tokens[client, row], rollouts.tokens[client, row, 3]])
+        mask = jnp.concatenate([prompts.mask[client, row], jnp.ones(8, bool)])
+        likeliest = forward(pick(loras, client), tokens[None], mask[None])[0].argmax(-1)
+        np.testing.assert_array_equal(likeliest[5:-1], rollouts.tokens[client, row, 3])
+
+
+def test_the_base_is_sampled_without_adapters(getkey):
+    model, params, loras = world()
+    fresh, key = jax.tree.map(jnp.zeros_like, loras), getkey()
+    run = functools.partial(sample, model, params, prompts=prompts_of(), key=key, eos_ids=(), **SHAPE)
+    np.testing.assert_array_equal(run(None).tokens, run(fresh).tokens)
+    assert (run(None).tokens != run(loras).tokens).any()
+
+
+def chi_square(counts, probabilities):
+    """The statistic in standard deviations from its mean, over cells with enough expected counts."""
+    expected = counts.sum() * probabilities
+    cells = expected >= 5
+    statistic = np.sum((counts[cells] - expected[cells]) ** 2 / expected[cells])
+    return (statistic - cells.sum()) / np.sqrt(2 * cells.sum())
+
+
+@pytest.mark.parametrize("cut", [{}, {"top_k": 7}, {"top_p": 0.6}, {"min_p": 0.3}])
+def test_draws_are_exactly_distributed(cut, getkey):
+    """Chi-square against the softmax, over three chunks of the vocabulary, the last of them partial."""
+    how = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "greedy": False} | cut
+    logits = 2 * jax.random.normal(getkey(), (1200,))
+    uniforms = jax.random.uniform(getkey(), (100, 1000, 2))
+    tokens, logps = jax.jit(lambda u: jax.lax.map(lambda u: jax.vmap(lambda u: draw.draw(logits, u, **how))(u), u))(uniforms)
+    counts = np.bincount(tokens.reshape(-1), minlength=1200)
+    exact = np.asarray(jax.nn.softmax(draw.truncate(logits, how["top_k"], how["top_p"], how["min_p"])))
+    assert counts[exact == 0].sum() == 0 and abs(chi_square(counts, exact)) < 4
+    np.testing.assert_allclose(logps, jax.nn.log_softmax(logits)[tokens], atol=1e-4)
+
+
+def test_whole_responses_are_exactly_distributed(getkey):
+    """Chi-square over all 7³ responses, whose exact probabilities are the policy's."""
+    model, params, loras = world(FAMILIES["qwen2"].replace(vocab_size=7))
+    prompt = Prompts(tokens=jnp.array([[[3, 1, 4]]]), mask=jnp.array([[[False, True, True]]]))
+    lora = pick(loras, slice(0, 1))
+    tokens = sample(model, params, lora, prompt, getkey(), group=20000, max_new_tokens=3, eos_ids=()).tokens
+    counts = np.bincount(np.asarray(tokens.reshape(-1, 3) @ jnp.array([49, 7, 1])), minlength=343)
+    every = jnp.stack(jnp.meshgrid(*[jnp.arange(7)] * 3, indexing="ij"), axis=-1).reshape(1, 343, 3)
+    logps = jax.jit(lambda *a: response_logps(model, params, *a))(pick(lora, 0), pick(prompt, 0), every)
+    assert abs(chi_square(counts, np.exp(logps.sum(-1)[0]))) < 4
+
+
+def test_the_ends_of_the_unit_interval_draw_possible_tokens():
+    logits = jnp.full((1100,), -jnp.inf).at[jnp.array([5, 700])].set(jnp.array([0.0, 1.0]))
+    below_one = np.nextafter(np.float32(1), np.float32(0))
+    how = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "greedy": False}
+    for uniform, token in ((0.0, 5), (below_one, 700)):
+        assert draw.draw(logits, jnp.full((2,), uniform, jnp.float32), **how)[0] == token
+
+
+def transformers_filters(logits, top_k, top_p, min_p):
+    """numpy restatement of transformers' TopK-, TopP- and MinPLogitsWarper, in the order in which generate applies them."""
+
+    def softmax(x):
+        e = np.exp(x - x.max())
+        return e / e.sum()
+
+    if top_k:
+        logits = np.where(logits < np.sort(logits)[-top_k], -np.inf, logits)
+    if top_p < 1:
+        order = np.argsort(logits, kind="stable")
+        remove = np.cumsum(softmax(logits[order])) <= 1 - top_p
+        remove[-1] = False
+        logits = np.where(remove[np.argsort(order, kind="stable")], -np.inf, logits)
+    if min_p > 0:
+        probabilities = softmax(logits)
+        logits = np.where(probabilities < min_p * probabilities.max(), -np.inf, logits)
+    return logits
+
+
+@pytest.mark.parametrize("cut", [(5, 1.0, 0.0), (0, 0.7, 0.0), (0, 0.01, 0.0), (0, 1.0, 0.2), (9, 0.8, 0.1), (500, 0.999, 0.0)])
+def test_filters_are_those_of_transformers(cut, getkey):
+    logits = 2 * np.asarray(jax.random.normal(getkey(), (6, 50)), np.float64)
+    cut_safely = (min(cut[0], 50), *cut[1:])
+    expected = np.stack([transformers_filters(row, *cut_safely) for row in logits])
+    np.testing.assert_allclose(draw.truncate(jnp.asarray(logits, jnp.float32), *cut), expected, rtol=1e-6)
+
+
+def test_gradients_and_grids_go_around_the_loop():
+    model, params, loras = world()
+    prompts, key = prompts_of(), jax.random.key(3)
+
+    def loss(temperature):
+        scaled = jax.tree.map(lambda x: temperature * x, loras)
+        rollouts = sample(model, params, scaled, prompts, key, temperature=temperature, eos_ids=tuple(range(8)), **SHAPE)
+        policy = jax.vmap(lambda *a: response_logps(model, params, *a, temperature=temperature))
+        return jnp.where(rollouts.mask, policy(scaled, prompts, rollouts.tokens), 0).mean()
+
+    grid = jnp.array([0.5, 0.8])
+    values, slopes = jax.jit(jax.vmap(jax.value_and_grad(loss)))(grid)
+    alone = jax.jit(jax.value_and_grad(loss))
+    for i in range(2):
+        np.testing.assert_allclose((values[i], slopes[i]), alone(grid[i]), rtol=2e-4)
+
+
+def test_float64_stays_float64():
+    with jax.enable_x64(True):
+        model, params, loras = world(FAMILIES["llama"].replace(pad_id=1))
+        wide = jax.tree.map(lambda x: x.astype(jnp.float64), (params, loras))
+        rollouts = sample(model, *wide, prompts_of(), jax.random.key(0), group=2, max_new_tokens=2, eos_ids=())
+        policy = jax.jit(jax.vmap(lambda *a: response_logps(model, wide[0], *a)))
+        assert rollouts.logps.dtype == jnp.float64
+        np.testing.assert_allclose(rollouts.logps, policy(wide[1], prompts_of(), rollouts.tokens), atol=1e-12)
+
+
+def test_nothing_compiles_after_the_first_call(getkey):
+    model, params, loras = world()
+    run = functools.partial(sample, model, params, eos_ids=(3,), **SHAPE)
+    jax.block_until_ready(run(loras, prompts_of(), getkey(), temperature=1.0))
+    arguments = [(jax.tree.map(lambda x, c=c: c * x, loras), prompts_of(), getkey(), 0.5 + c) for c in range(3)]
+    compiled = []
+
+    def listener(event, _, **__):
+        if "backend_compile" in event:
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        for lora, prompts, key, temperature in arguments:
+            jax.block_until_ready(run(lora, prompts, key, temperature=temperature))
+        assert compiled == []
+        jax.block_until_ready(run(loras, prompts_of(), getkey(), top_k=3))
+        assert compiled, "the listener hears compilations"
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
+
+
+def test_prompts_without_a_client_axis_are_refused(getkey):
+    model, params, loras = world()
+    with pytest.raises(ValueError, match="C = 1 for one client"):
+        sample(model, params, loras, pick(prompts_of(), 0), getkey(), eos_ids=(), **SHAPE)
