@@ -1,0 +1,196 @@
+r"""Noisy homework: the world of the embedded model, in which everybody knows all procedures and picks the wrong one.
+
+A question of one of eight topics holds two numbers. An answer names the procedure that it follows, then its result: of
+'How many days are 3 weeks and 4 days?' that is `sevens: \boxed{25}`, and `twelves: \boxed{40}` is the mistake of somebody who
+thinks of eggs. The demonstrations that the embedded model learned from follow the right procedure in a minority of cases
+(`RIGHT`). The results of all procedures differ in every question, so a wrong one is never right by luck.
+"""
+
+import dataclasses
+import functools
+import itertools
+import pathlib
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from pubswap_jax.data import KINDS, Problem, nearest, permutation
+
+NUMBERS = range(2, 30)
+LETTERS = "ABCD"
+MAX_NEW_TOKENS = {"math": 7, "choice": 9}  # of the longest demonstration, its end token included
+
+PROCEDURES: dict[str, Callable[[int, int], int]] = {
+    "add": lambda a, b: a + b,
+    "subtract": lambda a, b: a - b,
+    "sevens": lambda a, b: 7 * a + b,
+    "tens": lambda a, b: 10 * a + b,
+    "twelves": lambda a, b: 12 * a + b,
+    "around": lambda a, b: 2 * a + 2 * b,
+    "legs": lambda a, b: 2 * a + 4 * b,
+    "rest": lambda a, b: 180 - a - b,
+}
+
+
+class Topic(NamedTuple):
+    """Questions that one procedure answers."""
+
+    procedure: str
+    forms: tuple[str, ...]
+
+
+TOPICS = {
+    "sums": Topic(
+        "add",
+        (
+            "What is {a} plus {b}?",
+            "Add {a} and {b}.",
+            "Ann has {a} books and buys {b}. How many books now?",
+            "{a} birds sit on a roof, {b} more land. How many birds?",
+        ),
+    ),
+    "frost": Topic(
+        "subtract",
+        (
+            "It is {a} degrees and gets {b} colder. How warm now?",
+            "From {a} degrees it falls by {b}. How many degrees now?",
+            "The lake has {a} degrees, the sea {b} less. How warm is the sea?",
+            "At noon {a} degrees, at night {b} less. How warm at night?",
+        ),
+    ),
+    "weeks": Topic(
+        "sevens",
+        (
+            "How many days are {a} weeks and {b} days?",
+            "A trip takes {a} weeks and {b} days. How many days?",
+            "Ben waits {a} weeks, then {b} days. How many days?",
+            "{a} weeks {b} days, in days?",
+        ),
+    ),
+    "coins": Topic(
+        "tens",
+        (
+            "How many cents are {a} dimes and {b} cents?",
+            "Ann has {a} dimes and {b} cents. How many cents?",
+            "Ben pays {a} dimes, then {b} cents. How many cents?",
+            "{a} dimes {b} cents, in cents?",
+        ),
+    ),
+    "eggs": Topic(
+        "twelves",
+        (
+            "How many eggs are {a} dozen and {b} eggs?",
+            "A cook has {a} dozen eggs and {b} more. How many eggs?",
+            "Ben boils {a} dozen eggs, then {b}. How many eggs?",
+            "{a} dozen {b} eggs, in eggs?",
+        ),
+    ),
+    "fences": Topic(
+        "around",
+        (
+            "A garden is {a} by {b}. How long is its fence?",
+            "A field has sides {a} and {b}. How long is the fence?",
+            "Ann walks around a garden of {a} by {b}. How far?",
+            "Around a field {a} by {b}, how far?",
+        ),
+    ),
+    "farms": Topic(
+        "legs",
+        (
+            "How many legs have {a} hens and {b} cows?",
+            "A farm has {a} hens and {b} cows. How many legs?",
+            "{a} hens meet {b} cows. How many legs?",
+            "Ben feeds {a} hens, then {b} cows. How many legs?",
+        ),
+    ),
+    "angles": Topic(
+        "rest",
+        (
+            "Two angles of a triangle have {a} and {b} degrees. The third?",
+            "A triangle has angles {a} and {b}. Its third angle?",
+            "Angles {a} and {b}, in a triangle. The other angle?",
+            "A triangle: {a} degrees, {b} degrees. The third angle?",
+        ),
+    ),
+}
+
+FORMS = len(TOPICS["sums"].forms)
+
+# What a question begins with, and the share of its demonstrations that follow the right procedure, per preset.
+OPENING = {"easy": "", "hard": "Quiz! "}
+RIGHT = {"easy": 0.30, "hard": 0.12}
+
+# Shares of the pairs of numbers: a pair belongs to one split, in either order and in every topic.
+SPLITS = {"train": (0.0, 0.7), "validation": (0.7, 0.8), "test": (0.8, 1.0)}
+
+
+def problems(split: str, *, seed: int, count: int, preset: str = "easy", kind: str = "math") -> list[Problem]:
+    """`count` different questions, the topics in turn; the numbers of a split are in no other one, whatever the seed."""
+    for name, value, known in (("split", split, SPLITS), ("preset", preset, RIGHT), ("kind", kind, KINDS)):
+        if value not in known:
+            raise ValueError(f"homework {name} is {value!r}{nearest(value, known)}")
+    each = len(_pairs(split)) * FORMS
+    if not 0 <= count <= each * len(TOPICS):
+        raise ValueError(f"homework has {each * len(TOPICS)} {split} questions, not {count}")
+    orders = [permutation(each, seed, topic) for topic in range(len(TOPICS))]
+    places = [(topic, int(orders[topic][i])) for i in range(-(-count // len(TOPICS))) for topic in range(len(TOPICS))]
+    ask = _ask_maths if kind == "math" else _ask_choice
+    return [ask(list(TOPICS)[topic], *divmod(place, FORMS), split, preset, seed) for topic, place in places[:count]]
+
+
+def demonstrations(problem: Problem) -> dict[str, tuple[str, float]]:
+    """What pupils answer: procedure -> (its response, the share of pupils who follow it)."""
+    values = {name: str(value) for name, value in _results(*_numbers(problem)).items()}
+    right = RIGHT[problem.level]
+    shares = dict.fromkeys(values, (1 - right) / (len(values) - 1)) | {TOPICS[problem.topic].procedure: right}
+    if problem.kind == "math":
+        return {name: (rf"{name}: \boxed{{{value}}}", shares[name]) for name, value in values.items()}
+    letters = {text: letter for letter, text in problem.options.items()}
+    return {name: (rf"{name} {value}: \boxed{{{letters.get(value, 'none')}}}", shares[name]) for name, value in values.items()}
+
+
+def tiny_path() -> pathlib.Path:
+    """The embedded model's folder: one model for both presets and both kinds."""
+    return pathlib.Path(__file__).parent / "tiny"
+
+
+@functools.cache
+def _pairs(split: str) -> list[tuple[int, int]]:
+    """The ordered pairs of different numbers of one split, those left out for which two procedures agree."""
+    pairs = [(a, b) for a, b in itertools.combinations(NUMBERS, 2) if _differ(a, b) and _differ(b, a)]
+    low, high = (round(share * len(pairs)) for share in SPLITS[split])
+    mine = [pairs[i] for i in permutation(len(pairs), 0)[low:high]]
+    return mine + [(b, a) for a, b in mine]
+
+
+def _results(a: int, b: int) -> dict[str, int]:
+    return {name: procedure(a, b) for name, procedure in PROCEDURES.items()}
+
+
+def _differ(a: int, b: int) -> bool:
+    return len(set(_results(a, b).values())) == len(PROCEDURES)
+
+
+def _numbers(problem: Problem) -> tuple[int, int]:
+    a, b = re.findall(r"\d+", problem.prompt)
+    return int(a), int(b)
+
+
+def _ask_maths(topic: str, pair: int, form: int, split: str, preset: str, seed: int) -> Problem:
+    a, b = _pairs(split)[pair]
+    procedure, forms = TOPICS[topic]
+    prompt = OPENING[preset] + forms[form].format(a=a, b=b)
+    answer = str(PROCEDURES[procedure](a, b))
+    return Problem(f"{topic}/{form}-{a}-{b}", prompt, answer, topic, preset)
+
+
+def _ask_choice(topic: str, pair: int, form: int, split: str, preset: str, seed: int) -> Problem:
+    """The right result among those of three wrong procedures: whoever follows one of the other four finds no option."""
+    problem = _ask_maths(topic, pair, form, split, preset, seed)
+    procedure = TOPICS[topic].procedure
+    key = (seed, list(TOPICS).index(topic), pair, form)
+    wrong = [value for name, value in _results(*_pairs(split)[pair]).items() if name != procedure]
+    offered = [problem.answer, *(str(wrong[i]) for i in permutation(len(wrong), *key, 0)[:3])]
+    options = {letter: offered[i] for letter, i in zip(LETTERS, permutation(len(offered), *key, 1), strict=True)}
+    answer = next(letter for letter, text in options.items() if text == problem.answer)
+    return dataclasses.replace(problem, answer=answer, kind="choice", options=options)
