@@ -60,8 +60,10 @@ def trained(run: Run, examine: Examine, recorder: Recorder, server: ServerState,
 
 
 def best(run: Run, examine: Examine, recorder: Recorder, server: ServerState, clients: ClientState) -> None:
-    """The best round's figures on the test questions."""
+    """The best round's figures on the test questions; those of the base are there already."""
     round = int(server.round)
+    if round == 0:
+        return
     if run.config.federation.average:
         (evaluation,) = examine(_alone(server), run.test)
         recorder.evaluation(round, "test", "global", evaluation)

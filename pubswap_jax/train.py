@@ -31,7 +31,11 @@ def train_and_evaluate(config, workdir, *, fork: bool = False, check: Callable[[
     settings.check(config)
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    run = assemble(config)
+    return train(assemble(config), workdir, fork=fork, check=check)
+
+
+def train(run: Run, workdir: pathlib.Path, *, fork: bool = False, check: Callable[[], None] = lambda: None) -> ServerState:
+    """`train_and_evaluate` of a run that is assembled already."""
     standing.agree(workdir, run, fork)
     folder = workdir / "checkpoints"
     at, position = standing.resume(folder, run, print) or (None, None)
@@ -91,7 +95,7 @@ def train_round(run: Run, at: Standing, recorder: Recorder, examine, keep, check
             if config.checkpoint.steps and at.step % config.checkpoint.steps == 0 and at.step < length:
                 keep(at)
         server = algorithm.aggregate(at.server, at.clients, weights)
-        figures = examination.trained(run, examine, recorder, server, at.clients)
+        figures = recorder.clock.timed("evaluate", examination.trained)(run, examine, recorder, server, at.clients)
     except Stopped:
         if at.step:
             keep(at)

@@ -1,0 +1,68 @@
+"""Mathematics: the embedded world, and the paper's settings for MATH and DeepMath.
+
+python -m pubswap_jax.main --config=configs/math.py                    # tiny; not yet run to the end
+python -m pubswap_jax.main --config=configs/math.py:qwen3-1.7b         # not yet run
+"""
+
+from pubswap_jax.fields import default_config
+
+
+def tiny(config):
+    """The embedded model and its noisy homework: minutes on two cores."""
+    config.model.instruction = ""
+    config.model.lora_rank, config.model.lora_alpha = 8, 16.0
+    config.data.name = "homework"
+    config.data.max_questions, config.data.validation, config.data.test = 4096, 128, 256
+    config.federation.num_clients, config.federation.rounds, config.federation.steps = 4, 3, 16
+    config.training.prompts, config.training.max_new_tokens, config.training.lr = 8, 20, 1e-3
+    config.evaluation.samples = 4
+
+
+def paper(config):
+    """What METHOD.md knows of the paper's runs, on MATH."""
+    config.model.dtype, config.model.remat, config.model.scan_layers = "bfloat16", "block", True
+    config.data.name, config.data.test_name = "math", "math500"
+    config.federation.rounds, config.federation.steps = 10, 40
+    config.training.microbatch, config.training.client_microbatch = 1, 1
+    config.evaluation.samples, config.evaluation.clients = 1, False
+    config.checkpoint.steps = 10
+
+
+def qwen25_math(config):
+    paper(config)
+    config.model.path = "Qwen/Qwen2.5-Math-1.5B"
+
+
+def qwen3_small(config):
+    paper(config)
+    config.model.path, config.model.thinking = "Qwen/Qwen3-1.7B", "off"
+
+
+def qwen3(config):
+    paper(config)
+    config.model.path, config.model.thinking = "Qwen/Qwen3-4B", "off"
+    config.data.name, config.data.test_name = "deepmath", ""
+
+
+def smoke(config):
+    """The path of a real model in a minute: give --config.model.path and --config.data.path."""
+    config.data.validation, config.data.test, config.data.max_questions = 4, 4, 64
+    config.data.public, config.data.max_prompt_tokens = 0.2, 256
+    config.federation.num_clients, config.federation.rounds, config.federation.steps = 2, 1, 2
+    config.training.group, config.training.prompts, config.training.max_new_tokens = 2, 2, 16
+    config.evaluation.samples, config.evaluation.batch = 1, 4
+
+
+PRESETS = {
+    "tiny": tiny,
+    "qwen2.5-math-1.5b": qwen25_math,
+    "qwen3-1.7b": qwen3_small,
+    "qwen3-4b": qwen3,
+    "smoke": smoke,
+}
+
+
+def get_config(preset="tiny"):
+    config = default_config()
+    PRESETS[preset](config)
+    return config

@@ -1,0 +1,107 @@
+"""The best round's adapters as PEFT folders with a model card, and the evaluation of any such folder."""
+
+import pathlib
+
+import jax
+
+from pubswap_jax import examination, metrics, settings, standing
+from pubswap_jax.assembly import Run, assemble
+from pubswap_jax.evaluate import by_topic, summary
+from pubswap_jax.pretrained import export_adapter, load_adapter
+from pubswap_jax.recorder import KS
+from pubswap_jax.standing import Standing
+from pubswap_jax.types import PyTree
+
+CARD = """---
+base_model: {base}
+library_name: peft
+tags: [lora, grpo, federated]
+---
+
+# {name}
+
+A LoRA adapter (rank {rank}, alpha {alpha:g}) trained by pubswap_jax, federated reinforcement learning with verifiable rewards:
+{clients} clients, {steps} steps between two averagings, swap `{swap}`. This is {whose} after round {round} of {rounds}, the best
+one by the validation questions.
+
+| pass@1 | base | this run's best |
+|---|---|---|
+{rows}
+
+The figures are those of the averaged model on the run's test questions; base SHA-256 {digest}.
+"""
+
+
+def export(config, workdir: pathlib.Path) -> list[pathlib.Path]:
+    """Writes `workdir/export/global` and one folder a client (as they were before averaging); returns them."""
+    run = assemble(config)
+    at = best_standing(run, workdir)
+    adapters = {f"client_{i}": jax.tree.map(lambda x, i=i: x[i], at.clients.lora) for i in range(at.clients.id.shape[0])}
+    if config.federation.average:
+        adapters = {"global": at.server.lora} | adapters
+    folders = []
+    for name, lora in adapters.items():
+        folder = workdir / "export" / name
+        for file in folder.glob("*"):
+            file.unlink()
+        export_adapter(folder, lora, run.model_config, str(config.model.path or "pubswap_jax/tiny"))
+        (folder / "README.md").write_text(_card(run, at, workdir, name))
+        folders.append(folder)
+    return folders
+
+
+def evaluate_adapter(config, workdir: pathlib.Path, adapter: str) -> str:
+    """pass@1 and the rest on the config's test questions: of a PEFT folder, else of the run's best round. As text."""
+    run = assemble(config)
+    if adapter:
+        found, lora = load_adapter(adapter, run.model_config)
+        changes = {name: getattr(found, name) for name in ("lora_rank", "lora_alpha", "lora_targets")}
+        run = run if found == run.model_config else assemble(_with_adapter(config, changes))
+    else:
+        lora = best_standing(run, workdir).server.lora
+    examine = examination.make_examine(run, lambda: None)
+    (evaluation,) = examine(jax.tree.map(lambda x: x[None], lora), run.test)
+    lines = [f"{len(run.test.problems)} test questions, {config.evaluation.samples} samples each"]
+    lines += [f"{name:<24}{value:>8.4f}" for name, value in summary(evaluation, KS).items()]
+    lines += [f"pass@1 in {name:<14}{value:>8.4f}" for name, value in by_topic(evaluation).items()]
+    return "\n".join(lines)
+
+
+def best_standing(run: Run, workdir: pathlib.Path) -> Standing:
+    """Where the run in `workdir` stood at the end of its best round."""
+    standing.agree(workdir, run, fork=False)
+    found = standing.resume(workdir / "checkpoints", run, print)
+    if found is None:
+        raise ValueError(f"{workdir}: no checkpoint in it; give the --workdir of a run, or train one first")
+    return standing.load_best(workdir / "checkpoints", found[0], run)
+
+
+def _with_adapter(config, changes: dict):
+    changed = config.copy_and_resolve_references()
+    changed.model.lora_rank, changed.model.lora_alpha = changes["lora_rank"], changes["lora_alpha"]
+    changed.model.lora_targets = ",".join(changes["lora_targets"])
+    settings.check(changed)
+    return changed
+
+
+def _card(run: Run, at: Standing, workdir: pathlib.Path, name: str) -> str:
+    federation = run.config.federation
+    tested = [row for row in metrics.read(workdir, "evaluations") if row["split"] == "test" and row["model"] == "global"]
+    base, best = ([row for row in tested if row["round"] == round] for round in (0, at.round))
+    rows = [(topic, row[topic]) for row in (base[0]["by_topic"],) for topic in row] if base else []
+    after = best[0]["by_topic"] if best else {}
+    cells = [f"| {topic or 'all'} | {value:.3f} | {after.get(topic, float('nan')):.3f} |" for topic, value in rows]
+    return CARD.format(
+        base=run.config.model.path or "pubswap_jax/tiny",
+        name=f"{workdir.name}, {name}",
+        rank=run.model_config.lora_rank,
+        alpha=run.model_config.lora_alpha,
+        clients=federation.num_clients,
+        steps=federation.steps,
+        swap=federation.swap,
+        whose="the averaged adapter" if name == "global" else f"{name.replace('_', ' ')}'s own adapter, before averaging",
+        round=at.round,
+        rounds=federation.rounds,
+        rows="\n".join(cells),
+        digest=standing.base_digest(run.base),
+    )

@@ -1,0 +1,160 @@
+"""Flags -> what to do. `python -m pubswap_jax.main --config=configs/math.py` trains; --mode names the other things.
+
+--config=FILE[:PRESET]      configs/math.py:qwen3-1.7b; any field by --config.federation.swap_period=4
+--mode=train                train|eval|export|plan|report
+--workdir=FOLDER            by default a dated folder under runs/; the same command goes on where it stopped
+--adapter=FOLDER            eval: a PEFT adapter; by default the run's best round
+--fork                      go on although the config has changed
+"""
+
+import argparse
+import datetime
+import difflib
+import hashlib
+import os
+import pathlib
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple, NoReturn
+
+from pubswap_jax import settings
+
+MODES = ("train", "eval", "export", "plan", "report")
+
+
+class Flags(NamedTuple):
+    config: Any
+    workdir: pathlib.Path
+    mode: str
+    adapter: str
+    fork: bool
+
+
+class Parser(argparse.ArgumentParser):
+    """One that raises instead of printing its usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The exit status; a mistake is told in one line."""
+    try:
+        flags = parse(arguments)
+        if flags is None:
+            print(__doc__)
+            return 0
+        return _run(flags)
+    except (ValueError, OSError, ImportError, MemoryError) as error:
+        if os.environ.get("PUBSWAP_TRACEBACK"):
+            raise
+        print(f"pubswap_jax: {_one_line(error)}", file=sys.stderr)
+        return 2
+
+
+def parse(arguments: Sequence[str]) -> Flags | None:
+    """The flags, checked as far as they can be without loading anything; None where help was asked for."""
+    parser = Parser(add_help=False, allow_abbrev=False)
+    for name in ("config", "workdir", "mode", "adapter"):
+        parser.add_argument(f"--{name}", default="train" if name == "mode" else "")
+    parser.add_argument("--fork", action="store_true")
+    parser.add_argument("--help", "-h", action="store_true")
+    known, others = parser.parse_known_args(list(arguments))
+    if known.help:
+        return None
+    overrides = [_field(flag) for flag in others]
+    if known.mode not in MODES:
+        raise ValueError(f"--mode={known.mode}{settings.nearest(known.mode, MODES)}")
+    if not known.config:
+        raise ValueError("--config=FILE[:PRESET] is missing; configs/math.py is the one to begin with")
+    config = settings.load(known.config)
+    for name, value in overrides:
+        settings.override(config, name, value)
+    settings.check(config)
+    workdir = pathlib.Path(known.workdir) if known.workdir else _dated(known.config, others)
+    return Flags(config, workdir, known.mode, known.adapter, known.fork)
+
+
+def _field(flag: str) -> tuple[str, str]:
+    """'--config.training.lr=1e-4' -> its name and value."""
+    name, equals, value = flag.partition("=")
+    if not name.startswith("--config."):
+        flags = ["--config", "--workdir", "--mode", "--adapter", "--fork", "--help"]
+        close = difflib.get_close_matches(name, flags, n=1)
+        raise ValueError(
+            f"{name}: no such flag; " + (f"did you mean {close[0]}?" if close else f"there are {', '.join(flags)}")
+        )
+    if not equals:
+        raise ValueError(f"{name}: write {name}=VALUE")
+    return name.removeprefix("--config."), value
+
+
+def _dated(config: str, overrides: Sequence[str]) -> pathlib.Path:
+    """runs/2026-05-01-math-tiny, with a digest of what flags change: on one day the same command has the same folder."""
+    path, _, preset = config.partition(":")
+    changed = hashlib.sha256(" ".join(sorted(overrides)).encode()).hexdigest()[:6]
+    parts = [datetime.date.today().isoformat(), pathlib.Path(path).stem, preset or "tiny"]
+    return pathlib.Path("runs") / "-".join([*parts, changed] if overrides else parts)
+
+
+def _run(flags: Flags) -> int:
+    if flags.mode == "train":
+        return _train(flags)
+    if flags.mode == "report":
+        from pubswap_jax import report
+
+        print(report.write(flags.workdir))
+    if flags.mode == "plan":
+        from pubswap_jax import plan
+
+        print(plan.plan(flags.config))
+    if flags.mode == "export":
+        from pubswap_jax import export
+
+        for folder in export.export(flags.config, flags.workdir):
+            print(folder)
+    if flags.mode == "eval":
+        from pubswap_jax import export
+
+        print(export.evaluate_adapter(flags.config, flags.workdir, flags.adapter))
+    return 0
+
+
+def _train(flags: Flags) -> int:
+    from pubswap_jax.train import Stopped, train_and_evaluate
+
+    stop = _Stop(Stopped)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    print(f"writing to {flags.workdir}")
+    try:
+        train_and_evaluate(flags.config, flags.workdir, fork=flags.fork, check=stop.check)
+    except Stopped:
+        print(f"stopped and saved; the same command with --workdir={flags.workdir} goes on from here")
+    return 0
+
+
+class _Stop:
+    """The first signal asks for an end in good order; a second one ends at once."""
+
+    def __init__(self, exception: type[Exception]):
+        self.exception, self.asked = exception, False
+
+    def __call__(self, number: int, frame: object) -> None:
+        if self.asked:
+            os._exit(128 + number)
+        self.asked = True
+
+    def check(self) -> None:
+        if self.asked:
+            raise self.exception
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:600] if lines else type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,68 @@
+"""A run small enough for tests: a random two-layer model of eight tokens, and questions that it answers right by chance."""
+
+import json
+import random
+
+import safetensors.numpy
+from hf_files import model_files
+
+from pubswap_jax import settings
+from pubswap_jax.fields import default_config
+from pubswap_jax.tokens import save_char_tokenizer
+
+CHARACTERS = "012+="
+
+
+def write_base(folder, **changes):
+    """A random model that speaks CHARACTERS, in Hugging Face layout."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_char_tokenizer(folder, CHARACTERS)
+    fields, tensors = model_files("qwen2", vocab_size=8, eos_token_id=1, **changes)
+    tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"][:8].copy()
+    (folder / "config.json").write_text(json.dumps(fields))
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+def write_questions(path, count=120, canary=None, seed=0):
+    """Sums modulo 3 of made-up numbers; `canary(i)` writes something secret into question i."""
+    chance = random.Random(seed)
+    rows = []
+    for i in range(count):
+        text = "".join(chance.choice("012") for _ in range(8)) + "+" + "".join(chance.choice("012") for _ in range(8)) + "="
+        digit = str(sum(map(int, text.replace("+", "").replace("=", ""))) % 3)
+        question = text if canary is None else canary(i) + text
+        rows.append(
+            {"id": f"q{i}", "question": question, "answer": digit, "topic": ("nought", "one", "two")[int(digit)], "level": ""}
+        )
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def small_config(folder, **changes):
+    """A config of that model and those questions: 3 clients, 2 rounds of 4 steps. `changes` are fields, __ for a dot."""
+    config = default_config()
+    values = {
+        "model.path": str(write_base(folder / "base")),
+        "data.path": str(write_questions(folder / "questions.jsonl")),
+        "model.instruction": "",
+        "model.lora_rank": 2,
+        "data.test": 12,
+        "data.validation": 12,
+        "data.public": 0.2,
+        "federation.num_clients": 3,
+        "federation.rounds": 2,
+        "federation.steps": 4,
+        "training.group": 4,
+        "training.prompts": 4,
+        "training.max_new_tokens": 3,
+        "training.lr": 0.03,
+        "evaluation.samples": 2,
+        "evaluation.batch": 12,
+        "log.tensorboard": "off",
+    }
+    values |= {name.replace("__", "."): value for name, value in changes.items()}
+    for name, value in values.items():
+        settings.override(config, name, str(value))
+    settings.check(config)
+    return config

@@ -1,0 +1,139 @@
+"""A run that is killed and started again ends as if nothing had happened, to the bit."""
+
+import hashlib
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from small_world import small_config
+
+from pubswap_jax import checkpoint, metrics, train
+from pubswap_jax.assembly import assemble
+
+
+class Killed(BaseException):
+    """As kill -9: nothing of ours catches it."""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return assemble(small_config(tmp_path_factory.mktemp("world"), checkpoint__steps=2))
+
+
+@pytest.fixture(scope="module")
+def reference(run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reference")
+    return outcome(train.train(run, folder), folder)
+
+
+def outcome(server, workdir):
+    """All that must be equal: the last adapter, the best round, and every row but the clocks."""
+    adapter = hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(server.lora))).hexdigest()
+    newest = checkpoint.newest(workdir / "checkpoints", pytest.fail)
+    rows = {name: metrics.read(workdir, name) for name in ("metrics", "evaluations", "rollouts")}
+    rows["metrics"] = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows["metrics"]]
+    return {"adapter": adapter, "best": checkpoint.notes(newest)["best"], "round": int(server.round)} | rows
+
+
+def test_the_run_learns_something_and_says_everything_once(run, reference):
+    where = [(row["round"], row.get("step")) for row in reference["metrics"]]
+    rounds = [[(r, s) for s in range(4)] + [(r + 1, None)] for r in range(2)]
+    assert where == [(0, None), *rounds[0], *rounds[1]]
+    private, public = ([row for row in reference["metrics"] if f"{phase}/reward" in row] for phase in ("private", "public"))
+    assert len(private) == len(public) == 4
+    assert any(np.sum(row["public/donors"]) > 0 for row in public), "no swap: this world shows nothing"
+    assert any(max(row["private/grad_norm"]) > 0 for row in private)
+    asked = [(row["round"], row["split"], row["model"]) for row in reference["evaluations"]]
+    assert len(asked) == len(set(asked)) and asked[:2] == [(0, "validation", "global"), (0, "test", "global")]
+
+
+PHASES = {
+    "evaluating the base": ("pubswap_jax.examination.evaluate", 2),
+    "the first rollout": ("pubswap_jax.grader.verify", 4),
+    "verifying": ("pubswap_jax.grader.verify", 7),
+    "averaging": ("pubswap_jax.train.drift", 1),
+    "evaluating a round": ("pubswap_jax.examination.evaluate", 4),
+    "saving inside a round": ("pubswap_jax.checkpoint._manifest", 4),
+    "syncing": ("pubswap_jax.checkpoint._sync", 5),
+    "pruning": ("pubswap_jax.checkpoint.prune", 3),
+    "writing a row": ("pubswap_jax.metrics.Journal.write", 21),
+    "the last round": ("pubswap_jax.train.drift", 2),
+    "the end": ("pubswap_jax.examination.final_table", 1),
+}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_killed_and_resumed(run, reference, tmp_path, monkeypatch, phase):
+    target, at_call = PHASES[phase]
+    _kill(monkeypatch, target, at_call)
+    with pytest.raises(Killed):
+        train.train(run, tmp_path)
+    monkeypatch.undo()
+    assert outcome(train.train(run, tmp_path), tmp_path) == reference
+
+
+def _kill(monkeypatch, target, at_call):
+    owner, _, name = target.rpartition(".")
+    monkeypatch.setattr(target, None)
+    calls = iter(range(1, 1000))
+    real = monkeypatch._setattr[-1][2]
+
+    def killed(*args, **kwargs):
+        if next(calls) == at_call:
+            raise Killed
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(target, killed)
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_with_the_same_end(run, reference, tmp_path, monkeypatch, capsys):
+    _kill(monkeypatch, "pubswap_jax.train.drift", 2)
+    with pytest.raises(Killed):
+        train.train(run, tmp_path)
+    monkeypatch.undo()
+    newest = checkpoint.newest(tmp_path / "checkpoints", pytest.fail)
+    file = max((path for path in newest.path.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    assert outcome(train.train(run, tmp_path), tmp_path) == reference
+    assert f"{newest.path.name} is damaged and was passed over" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("calls", [7, 11, 18, 22])
+def test_stopped_in_good_order_and_resumed(run, reference, tmp_path, calls):
+    counter = iter(range(10_000))
+
+    def check():
+        if next(counter) == calls:
+            raise train.Stopped
+
+    with pytest.raises(train.Stopped):
+        train.train(run, tmp_path, check=check)
+    assert checkpoint.listed(tmp_path / "checkpoints")
+    assert outcome(train.train(run, tmp_path), tmp_path) == reference
+
+
+def test_a_finished_run_started_again_is_as_it_was(run, reference, tmp_path):
+    train.train(run, tmp_path)
+    assert outcome(train.train(run, tmp_path), tmp_path) == reference
+
+
+def test_nothing_is_compiled_after_the_first_round(run, reference, tmp_path):
+    train.train(run, tmp_path)
+    last = metrics.read(tmp_path, "metrics")[-1]
+    assert last["round"] == 2 and last["time/compiled"] == [] and last["time/compilations"] == 0
+
+
+def test_a_changed_config_is_refused_with_the_difference(run, reference, tmp_path):
+    train.train(run, tmp_path)
+    changed = run.config.copy_and_resolve_references()
+    changed.training.lr = 0.5
+    other = run._replace(config=changed)
+    with pytest.raises(ValueError, match=r"training.lr: 0.03 before, 0.5 now; name another --workdir, or go on with --fork"):
+        train.train(other, tmp_path)
+    assert int(train.train(other, tmp_path, fork=True).round) == 2
+    description = json.loads((pathlib.Path(tmp_path) / "run.json").read_text())
+    assert description["config"]["training.lr"] == 0.5
