@@ -4,13 +4,12 @@ import pathlib
 
 import jax
 
-from pubswap_jax import examination, metrics, settings, standing
+from pubswap_jax import checkpoint, examination, metrics, settings, standing
 from pubswap_jax.assembly import Run, assemble
 from pubswap_jax.evaluate import by_topic, summary
 from pubswap_jax.pretrained import export_adapter, load_adapter
 from pubswap_jax.recorder import KS
 from pubswap_jax.standing import Standing
-from pubswap_jax.types import PyTree
 
 CARD = """---
 base_model: {base}
@@ -21,12 +20,12 @@ tags: [lora, grpo, federated]
 # {name}
 
 A LoRA adapter (rank {rank}, alpha {alpha:g}) trained by pubswap_jax, federated reinforcement learning with verifiable rewards:
-{clients} clients, {steps} steps between two averagings, swap `{swap}`. This is {whose} after round {round} of {rounds}, the best
-one by the validation questions.
+{clients} clients, {steps} steps between two averagings, swap `{swap}`. This is {whose} after round {round} of {rounds},
+the best one by the validation questions.
 
 | pass@1 | base | this run's best |
 |---|---|---|
-{rows}
+{cells}
 
 The figures are those of the averaged model on the run's test questions; base SHA-256 {digest}.
 """
@@ -69,11 +68,12 @@ def evaluate_adapter(config, workdir: pathlib.Path, adapter: str) -> str:
 
 def best_standing(run: Run, workdir: pathlib.Path) -> Standing:
     """Where the run in `workdir` stood at the end of its best round."""
-    standing.agree(workdir, run, fork=False)
-    found = standing.resume(workdir / "checkpoints", run, print)
-    if found is None:
+    folder = workdir / "checkpoints"
+    newest = checkpoint.newest(folder, print)
+    if newest is None:
         raise ValueError(f"{workdir}: no checkpoint in it; give the --workdir of a run, or train one first")
-    return standing.load_best(workdir / "checkpoints", found[0], run)
+    standing.agree(workdir, run, fork=False)
+    return standing.load_best(folder, standing.load(newest, run)[0], run)
 
 
 def _with_adapter(config, changes: dict):
@@ -87,10 +87,9 @@ def _with_adapter(config, changes: dict):
 def _card(run: Run, at: Standing, workdir: pathlib.Path, name: str) -> str:
     federation = run.config.federation
     tested = [row for row in metrics.read(workdir, "evaluations") if row["split"] == "test" and row["model"] == "global"]
-    base, best = ([row for row in tested if row["round"] == round] for round in (0, at.round))
-    rows = [(topic, row[topic]) for row in (base[0]["by_topic"],) for topic in row] if base else []
-    after = best[0]["by_topic"] if best else {}
-    cells = [f"| {topic or 'all'} | {value:.3f} | {after.get(topic, float('nan')):.3f} |" for topic, value in rows]
+    figures = {row["round"]: row["by_topic"] | {"all": row["figures"]["pass@1"]} for row in tested}
+    base, best = figures.get(0, {}), figures.get(at.round, {})
+    cells = [f"| {topic} | {base[topic]:.3f} | {best[topic]:.3f} |" for topic in base if topic in best]
     return CARD.format(
         base=run.config.model.path or "pubswap_jax/tiny",
         name=f"{workdir.name}, {name}",
@@ -102,6 +101,6 @@ def _card(run: Run, at: Standing, workdir: pathlib.Path, name: str) -> str:
         whose="the averaged adapter" if name == "global" else f"{name.replace('_', ' ')}'s own adapter, before averaging",
         round=at.round,
         rounds=federation.rounds,
-        rows="\n".join(cells),
+        cells="\n".join(cells),
         digest=standing.base_digest(run.base),
     )
