@@ -19,7 +19,8 @@ _MARK = re.compile(
     re.MULTILINE,
 )
 _LEAD = re.compile(
-    r"(?i:(?:final\s+)?answer\s*:|(?:therefore|thus|so|hence),?|the\s+(?:final\s+)?answer\s+is:?|approximately|about|exactly|equal\s+to|simply|just)\s*"
+    r"(?i:(?:(?:final\s+)?answer\s*:|(?:therefore|thus|so|hence)\b,?|the\s+(?:final\s+)?answer\s+is:?|(?:approximately|about|exactly|simply|just)\b"
+    r"|equal\s+to\b)\s*)+"
 )
 _FORMULA = re.compile(
     r"\$\$([^$]+)\$\$|(?<!\\)\$((?:\\.|[^$\\])+)\$|\\\[((?:(?!\\\]|\\\[)[\s\S])+)\\\]|\\\(((?:(?!\\\)|\\\()[\s\S])+)\\\)"
@@ -109,7 +110,8 @@ def _value_of_statement(rest: str) -> str:
         return joined.text
     stop = _STOP.search(rest)
     line = rest[: stop.start()] if stop else rest
-    line = _LEAD.sub("", line.strip(" *_`")).strip()
+    line = line.strip(" *_`")
+    line = line[lead.end() :].strip() if (lead := _LEAD.match(line)) else line
     if len(line) > MAX_LINE or _no_prose(line) or _HEDGE.match(line):
         return line
     verbs = list(_VERB.finditer(line))

@@ -23,7 +23,8 @@ _OPERATORS = re.compile(
 _DERIVATIVE = re.compile(r"\\frac\{d(?:\^[^{}]*|\^\{[^{}]*\})?[^{}]{0,4}\}\{d[a-z]")
 _FACTORIAL = re.compile(r"([0-9]+|\)|\}|[a-z])\s*!(!?)", re.ASCII)
 _CHOOSE = re.compile(r"\\[dt]?binom|\\choose")
-_TOWER = re.compile(r"\^\s*(?:\{[^{}]*\^|[^{}\s]\s*\^|\([^()]*\^)")
+# 2^{3^{4}}, 9^9^9, and three storeys of anything; e^{x^2} is let through
+_TOWER = re.compile(r"\^\s*(?:\{[^{}]*[0-9)}]\s*\^\s*\{?\s*[0-9]|[0-9a-z]\s*\^|\{[^{}]*\^\s*\{[^{}]*\^|\([^()]*\^)", re.ASCII)
 _NUMERIC_POWER = re.compile(r"([0-9.]+|\)|\})\s*\^\s*(?:\{\s*[+-]?\s*([0-9.]+)[^{}]*\}|([0-9]))", re.ASCII)
 _MATRIX_POWER = re.compile(r"\\end\{[pbBvV]?matrix\}\s*\)?\s*\^\s*\{?\s*([0-9]+)", re.ASCII)
 _CODE = re.compile(r"__|lambda\b|\bimport\b|\bexec\b|\beval\b|\bopen\s*\(")

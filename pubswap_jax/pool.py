@@ -6,6 +6,7 @@ depends on `__main__`, on signals or on the calling thread.
 
 import atexit
 import contextlib
+import itertools
 import os
 import selectors
 import signal
@@ -14,8 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 
 from pubswap_jax.worker import HEADER, ORDER, STATUSES, receive, request
 
@@ -40,6 +40,26 @@ class _Worker:
             return True
 
 
+class _Batch:
+    """The pairs of one call, drawn as workers come free, and what was found."""
+
+    def __init__(self, source: Iterator[tuple[str, str]], timeout: float):
+        self.source, self.timeout = source, timeout
+        self.pairs: list[tuple[str, str]] = []
+        self.results: dict[int, str] = {}
+        self.again: list[int] = []  # drawn, but lost with a nursery
+
+    def next(self) -> int:
+        """The index of a pair to judge, or -1."""
+        if self.again:
+            return self.again.pop()
+        pair = next(self.source, None)
+        if pair is None:
+            return -1
+        self.pairs.append(pair)
+        return len(self.pairs) - 1
+
+
 class Pool:
     """`run(pairs, timeout)` judges pairs of canonical strings. Any thread may call it; calls wait for each other."""
 
@@ -51,22 +71,27 @@ class Pool:
         self._workers: list[_Worker] = []
         self._owner = os.getpid()
 
-    def run(self, pairs: Sequence[tuple[str, str]], timeout: float) -> list[str]:
-        """The status of each pair; `timeout` where a worker missed its deadline, crashed or ran out of memory."""
-        if not pairs:
+    def run(self, pairs: Iterable[tuple[str, str]], timeout: float) -> list[str]:
+        """The status of each pair; `timeout` where a worker missed its deadline, crashed or ran out of memory.
+
+        The next pair is asked for when a worker is free, so that what the caller does to find it costs the others nothing.
+        """
+        source = iter(pairs)
+        first = next(source, None)
+        if first is None:
             return []
-        results: dict[int, str] = {}
+        batch = _Batch(itertools.chain([first], source), timeout)
         with self._lock:
             for _ in range(ATTEMPTS):
                 try:
-                    self._run(pairs, timeout, results)
+                    self._run(batch)
                     break
                 except (OSError, EOFError):  # the nursery was killed: start another and go on
                     self._stop()
                 except BaseException:  # Ctrl-C amid a batch: no answer of this one may be taken for one of the next
                     self._stop()
                     raise
-        return [results.get(i, "timeout") for i in range(len(pairs))]
+        return [batch.results.get(i, "timeout") for i in range(len(batch.pairs))]
 
     def pids(self) -> list[int]:
         return [worker.pid for worker in self._workers]
@@ -75,13 +100,13 @@ class Pool:
         with self._lock:
             self._stop()
 
-    def _run(self, pairs: Sequence[tuple[str, str]], timeout: float, results: dict[int, str]) -> None:
-        self._start(timeout)
-        waiting = deque(i for i in range(len(pairs)) if i not in results)
+    def _run(self, batch: "_Batch") -> None:
+        self._start(batch.timeout)
+        batch.again = [i for i in range(len(batch.pairs)) if i not in batch.results]
         with selectors.DefaultSelector() as selector:
             for worker in self._workers:
                 selector.register(worker.connection, selectors.EVENT_READ, worker)
-                self._give(worker, waiting, pairs, timeout)
+                self._give(worker, batch)
             while any(worker.task >= 0 for worker in self._workers):
                 nearest = min(worker.due for worker in self._workers if worker.task >= 0)
                 events = selector.select(max(0.0, nearest - time.monotonic()))
@@ -90,21 +115,19 @@ class Pool:
                 for worker in ready + late:
                     status = self._answer(worker) if worker in ready else ""
                     if worker.task >= 0:
-                        results[worker.task] = status or "timeout"
+                        batch.results[worker.task] = status or "timeout"
                     if status in ("", "timeout") or worker.done >= RECYCLE:  # `timeout` is the last word of a full heap
                         selector.unregister(worker.connection)
-                        self._replace(worker, timeout)
+                        self._replace(worker, batch.timeout)
                         selector.register(worker.connection, selectors.EVENT_READ, worker)
-                    self._give(worker, waiting, pairs, timeout)
+                    self._give(worker, batch)
 
-    def _give(self, worker: _Worker, waiting: deque[int], pairs: Sequence[tuple[str, str]], timeout: float) -> None:
-        worker.task = -1
-        if not waiting:
-            return
-        worker.task = waiting.popleft()
-        worker.due = time.monotonic() + timeout
-        with contextlib.suppress(OSError):  # a dead worker is met by the end of its stream
-            worker.connection.sendall(request(*pairs[worker.task]))
+    def _give(self, worker: _Worker, batch: "_Batch") -> None:
+        worker.task = batch.next()
+        if worker.task >= 0:
+            worker.due = time.monotonic() + batch.timeout
+            with contextlib.suppress(OSError):  # a dead worker is met by the end of its stream
+                worker.connection.sendall(request(*batch.pairs[worker.task]))
 
     def _answer(self, worker: _Worker) -> str:
         """The status that a worker sent; empty where it hung up or talks nonsense."""

@@ -7,7 +7,7 @@ because of what a model wrote, and an answer takes `timeout` seconds at most. Im
 import argparse
 import json
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -101,12 +101,18 @@ def _math(golds: list[str], extracted: list[str], timeout: float) -> list[str]:
     """The status of each row: those that the fast path leaves open go to the pool, each distinct pair once."""
     pairs = [(_canonical_gold(gold), answer) for gold, answer in zip(golds, extracted, strict=True)]
     found: dict[tuple[str, str], str] = {}
-    hard: dict[tuple[str, str], tuple[str, str]] = {}
-    for pair in dict.fromkeys(pairs):
-        status = _verdicts.get(pair) or _fast(*pair)
-        (found if isinstance(status, str) else hard)[pair] = status
-    judged = pool.shared().run(list(hard.values()), timeout) if hard else []
-    found.update(zip(hard, judged, strict=True))
+    hard: list[tuple[str, str]] = []
+
+    def left_open() -> Iterator[tuple[str, str]]:
+        for pair in dict.fromkeys(pairs):
+            status = _verdicts.get(pair) or _fast(*pair)
+            if isinstance(status, str):
+                found[pair] = status
+            else:
+                hard.append(pair)
+                yield status
+
+    found.update(zip(hard, pool.shared().run(left_open(), timeout), strict=True))
     _verdicts.update(
         (pair, found[pair]) for pair in hard if found[pair] != "timeout"
     )  # for which a busy machine may be at fault

@@ -36,7 +36,19 @@ def test_refused(text, why):
 
 
 @pytest.mark.parametrize(
-    "text", [r"\frac{1}{2}", "2^{1000}-1", "x^{10}", "20!", r"\binom{2026}{1013}", "10^{20}", r"\sqrt{\sqrt{2}}"]
+    "text",
+    [
+        r"\frac{1}{2}",
+        "2^{1000}-1",
+        "x^{10}",
+        "20!",
+        r"\binom{2026}{1013}",
+        "10^{20}",
+        "e^{-x^2}",
+        "2^{n^2}",
+        "x^{2^n}",
+        r"\sqrt{\sqrt{2}}",
+    ],
 )
 def test_let_through(text):
     assert refusal(text) == ""

@@ -73,9 +73,10 @@ def test_hostile_answers_are_false_and_quick(tmp_path):
 
 
 def test_a_time_bomb_costs_a_timeout_and_no_other_answer():
-    bomb = r"\boxed{\frac{(x+y)^{300}(x-y)^{300}}{(x^2-y^2)^{300}}+\tan(\exp(\exp(x^{12}+y^{12})))}"
+    bomb = r"\boxed{%s}" % ("(" * 30 + "x+1" + ")^{2}" * 30)
     found = verify([bomb, r"\boxed{2x}", r"\boxed{3x}"] * 3, ["x+y", "x+x", "2x"] * 3, timeout=0.5)
     assert found.correct.tolist() == [False, True, False] * 3
+    assert found.status[0] == "timeout"
 
 
 def test_it_works_off_the_main_thread():
