@@ -97,11 +97,13 @@ class Pool:
         return [worker.pid for worker in self._workers]
 
     def close(self) -> None:
+        if self._owner != os.getpid():  # a fork of ours: the processes are the parent's
+            return
         with self._lock:
             self._stop()
 
     def _run(self, batch: "_Batch") -> None:
-        self._start(batch.timeout)
+        self._start()
         batch.again = [i for i in range(len(batch.pairs)) if i not in batch.results]
         with selectors.DefaultSelector() as selector:
             for worker in self._workers:
@@ -118,7 +120,7 @@ class Pool:
                         batch.results[worker.task] = status or "timeout"
                     if status in ("", "timeout") or worker.done >= RECYCLE:  # `timeout` is the last word of a full heap
                         selector.unregister(worker.connection)
-                        self._replace(worker, batch.timeout)
+                        self._replace(worker)
                         selector.register(worker.connection, selectors.EVENT_READ, worker)
                     self._give(worker, batch)
 
@@ -127,7 +129,7 @@ class Pool:
         if worker.task >= 0:
             worker.due = time.monotonic() + batch.timeout
             with contextlib.suppress(OSError):  # a dead worker is met by the end of its stream
-                worker.connection.sendall(request(*batch.pairs[worker.task]))
+                worker.connection.sendall(request(*batch.pairs[worker.task], batch.timeout))
 
     def _answer(self, worker: _Worker) -> str:
         """The status that a worker sent; empty where it hung up or talks nonsense."""
@@ -137,7 +139,7 @@ class Pool:
         except (OSError, EOFError):
             return ""
 
-    def _start(self, timeout: float) -> None:
+    def _start(self) -> None:
         if self._owner != os.getpid():  # a fork of ours: the workers are the parent's
             self._nursery, self._link, self._workers, self._owner = None, None, [], os.getpid()
         if self._nursery is None or self._nursery.poll() is not None:
@@ -151,25 +153,25 @@ class Pool:
             theirs.close()
         for worker in self._workers:
             if worker.hung_up():  # killed from outside since the last batch
-                self._replace(worker, timeout)
+                self._replace(worker)
         while len(self._workers) < self.size:
-            self._workers.append(_Worker(*self._order(0, timeout)))
+            self._workers.append(_Worker(*self._order(0)))
 
-    def _replace(self, worker: _Worker, timeout: float) -> None:
+    def _replace(self, worker: _Worker) -> None:
         worker.connection.close()
         try:
-            worker.connection, worker.pid = self._order(worker.pid, timeout)
+            worker.connection, worker.pid = self._order(worker.pid)
         except (OSError, EOFError):  # the nursery is gone as well
             self._nursery.kill()
             raise
         worker.done = 0
 
-    def _order(self, dead: int, timeout: float) -> tuple[socket.socket, int]:
+    def _order(self, dead: int) -> tuple[socket.socket, int]:
         """A new worker from the nursery, which first buries the dead one."""
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                socket.send_fds(self._link, [ORDER.pack(dead, timeout)], [theirs.fileno()])
+                socket.send_fds(self._link, [ORDER.pack(dead)], [theirs.fileno()])
             ours.settimeout(START)
             pid = HEADER.unpack(receive(ours, HEADER.size))[0]
             ours.settimeout(None)

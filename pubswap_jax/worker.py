@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 STATUSES = ("wrong", "correct", "unparsed", "refused", "timeout")  # those of types.py, which loads JAX
 HEADER = struct.Struct("!I")
-ORDER = struct.Struct("!id")  # pid to bury (or 0), and the deadline of one answer in seconds
+ORDER = struct.Struct("!i")  # pid to bury, or 0
 MEMORY = 1 << 30  # bytes of address space
 GRACE = 5.0  # seconds past the deadline after which an orphaned worker ends itself
 CODES = {status: bytes([code]) for code, status in enumerate(STATUSES)}
@@ -35,12 +35,12 @@ def receive(connection: socket.socket, size: int) -> bytes:
     return b"".join(parts)
 
 
-def request(gold: str, answer: str) -> bytes:
-    body = json.dumps([gold, answer]).encode()
+def request(gold: str, answer: str, deadline: float) -> bytes:
+    body = json.dumps([gold, answer, deadline]).encode()
     return HEADER.pack(len(body)) + body
 
 
-def _confine(deadline: float) -> None:
+def _confine() -> None:
     """Its own process group, no files, no children where the system honours that, bounded memory."""
     os.setsid()
     for name, limit in (("AS", MEMORY), ("FSIZE", 0), ("CORE", 0), ("NPROC", 0)):
@@ -49,13 +49,13 @@ def _confine(deadline: float) -> None:
     sys.setrecursionlimit(3000)
 
 
-def work(connection: socket.socket, deadline: float, judge: Callable[[str, str], str]) -> None:
+def work(connection: socket.socket, judge: Callable[[str, str], str]) -> None:
     """Answers requests until the other side hangs up. Out of memory is said before the end, for the heap is spent."""
-    _confine(deadline)
+    _confine()
     connection.sendall(HEADER.pack(os.getpid()))
     while True:
         try:
-            gold, answer = json.loads(receive(connection, HEADER.unpack(receive(connection, HEADER.size))[0]))
+            gold, answer, deadline = json.loads(receive(connection, HEADER.unpack(receive(connection, HEADER.size))[0]))
         except (EOFError, OSError):
             return
         signal.setitimer(signal.ITIMER_REAL, deadline + GRACE)
@@ -74,7 +74,7 @@ def nurse(link: socket.socket, judge: Callable[[str, str], str]) -> None:
         message, files, _, _ = socket.recv_fds(link, ORDER.size, 1)
         if not message:
             return
-        dead, deadline = ORDER.unpack(message)
+        (dead,) = ORDER.unpack(message)
         if dead:
             _bury(dead)
         if not files:
@@ -84,7 +84,7 @@ def nurse(link: socket.socket, judge: Callable[[str, str], str]) -> None:
             link.close()
             with socket.socket(fileno=files[0]) as connection:
                 try:
-                    work(connection, deadline, judge)
+                    work(connection, judge)
                 finally:
                     os._exit(0)
         os.close(files[0])

@@ -13,9 +13,9 @@ def test_the_status_words_are_those_of_types():
 
 
 def test_requests_are_framed_and_carry_any_text():
-    body = worker.request("½", "\ud800\x00")
+    body = worker.request("½", "\ud800\x00", 1.0)
     size = worker.HEADER.unpack(body[:4])[0]
-    assert json.loads(body[4:]) == ["½", "\ud800\x00"]
+    assert json.loads(body[4:]) == ["½", "\ud800\x00", 1.0]
     assert size == len(body) - 4
 
 
