@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import jax
 
-from pubswap_jax import examination, settings, standing
+from pubswap_jax import examination, report, settings, standing
 from pubswap_jax.assembly import Run, assemble
 from pubswap_jax.drift import drift
 from pubswap_jax.exchange import gated, in_parts
@@ -70,6 +70,7 @@ def _train(run: Run, at: Standing | None, recorder: Recorder, workdir, folder, c
     problems = {"validation": run.validation.problems, "test": run.test.problems}
     say(f"best round by validation: {at.round}; on the test questions, pass@1:")
     say(examination.final_table(read_evaluations(workdir, problems), at.round))
+    say(f"written to {report.write(workdir)}")
     return last.server
 
 

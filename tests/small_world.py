@@ -1,12 +1,16 @@
 """A run small enough for tests: a random two-layer model of eight tokens, and questions that it answers right by chance."""
 
+import functools
 import json
+import pathlib
 import random
+import tempfile
 
 import safetensors.numpy
 from hf_files import model_files
 
-from pubswap_jax import settings
+from pubswap_jax import settings, train
+from pubswap_jax.assembly import assemble
 from pubswap_jax.fields import default_config
 from pubswap_jax.tokens import save_char_tokenizer
 
@@ -24,16 +28,15 @@ def write_base(folder, **changes):
     return folder
 
 
-def write_questions(path, count=120, canary=None, seed=0):
-    """Sums modulo 3 of made-up numbers; `canary(i)` writes something secret into question i."""
+def write_questions(path, count=120, seed=0):
+    """Sums modulo 3 of made-up digits."""
     chance = random.Random(seed)
     rows = []
     for i in range(count):
         text = "".join(chance.choice("012") for _ in range(8)) + "+" + "".join(chance.choice("012") for _ in range(8)) + "="
         digit = str(sum(map(int, text.replace("+", "").replace("=", ""))) % 3)
-        question = text if canary is None else canary(i) + text
         rows.append(
-            {"id": f"q{i}", "question": question, "answer": digit, "topic": ("nought", "one", "two")[int(digit)], "level": ""}
+            {"id": f"q{i}", "question": text, "answer": digit, "topic": ("nought", "one", "two")[int(digit)], "level": ""}
         )
     path.write_text("\n".join(map(json.dumps, rows)))
     return path
@@ -66,3 +69,15 @@ def small_config(folder, **changes):
         settings.override(config, name, str(value))
     settings.check(config)
     return config
+
+
+@functools.cache
+def finished():
+    """A run that is assembled, compiled and trained once for all tests: (run, its workdir). Don't write to it."""
+    folder = tempfile.TemporaryDirectory(prefix="pubswap")
+    finished.folder = folder  # removed when the process ends
+    run = assemble(small_config(pathlib.Path(folder.name), checkpoint__steps=2))
+    workdir = pathlib.Path(folder.name) / "run"
+    workdir.mkdir()
+    train.train(run, workdir)
+    return run, workdir

@@ -1,31 +1,31 @@
 """Exported adapters are what the run had: evaluated, they give its own figure."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
-from small_world import small_config
+from small_world import finished
 
-from pubswap_jax import export, metrics, train
-from pubswap_jax.assembly import assemble
+from pubswap_jax import export, metrics
 from pubswap_jax.pretrained import load_adapter
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    config = small_config(tmp_path_factory.mktemp("world"), federation__rounds=1, federation__steps=2, seed=3)
-    run, workdir = assemble(config), tmp_path_factory.mktemp("run")
-    train.train(run, workdir)
-    return run, workdir
+@pytest.fixture
+def trained(tmp_path):
+    run, workdir = finished()
+    shutil.copytree(workdir, tmp_path / "run")
+    return run, tmp_path / "run"
 
 
 @pytest.fixture
-def assembled_once(finished, monkeypatch):
+def assembled_once(trained, monkeypatch):
     """Without compiling everything again."""
-    monkeypatch.setattr(export, "assemble", lambda config: finished[0])
+    monkeypatch.setattr(export, "assemble", lambda config: trained[0])
 
 
-def test_the_exported_adapter_gives_the_runs_own_figure(finished, assembled_once):
-    run, workdir = finished
+def test_the_exported_adapter_gives_the_runs_own_figure(trained, assembled_once):
+    run, workdir = trained
     folders = export.export(run.config, workdir)
     assert [folder.name for folder in folders] == ["global", "client_0", "client_1", "client_2"]
     at = export.best_standing(run, workdir)
@@ -41,7 +41,7 @@ def test_the_exported_adapter_gives_the_runs_own_figure(finished, assembled_once
     assert export.export(run.config, workdir) == folders, "a second export takes the place of the first"
 
 
-def test_an_empty_workdir_is_named(finished, assembled_once, tmp_path):
+def test_an_empty_workdir_is_named(assembled_once, trained, tmp_path):
     with pytest.raises(ValueError, match="no checkpoint in it; give the --workdir of a run"):
-        export.export(finished[0].config, tmp_path)
-    assert not list(tmp_path.iterdir())
+        export.export(trained[0].config, tmp_path / "empty")
+    assert not (tmp_path / "empty").exists()

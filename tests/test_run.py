@@ -7,10 +7,9 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-from small_world import small_config
+from small_world import finished
 
 from pubswap_jax import checkpoint, metrics, train
-from pubswap_jax.assembly import assemble
 
 
 class Killed(BaseException):
@@ -18,8 +17,8 @@ class Killed(BaseException):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return assemble(small_config(tmp_path_factory.mktemp("world"), checkpoint__steps=2))
+def run():
+    return finished()[0]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,80 @@
+"""The report's page: its style, light and dark, wide and narrow, and the few pieces of HTML."""
+
+import html
+from collections.abc import Sequence
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{title}</title>
+<style>
+:root {{
+  --ink: #1f2933; --faint: #616e7c; --rule: #e0e4e8; --page: #ffffff; --card: #f7f9fa;
+  --k0: #2f6f9f; --k1: #d9822b; --k2: #3d8b57; --k3: #a4508b; --k4: #7a6a1f; --k5: #4a5fc1; --k6: #b3413a; --k7: #4f8f95;
+}}
+@media (prefers-color-scheme: dark) {{
+  :root {{
+    --ink: #e4e7eb; --faint: #9aa5b1; --rule: #323f4b; --page: #14191f; --card: #1c232b;
+    --k0: #6cb2e3; --k1: #f0a658; --k2: #74c48c; --k3: #d48fc0; --k4: #cdbb5f; --k5: #97a6f5; --k6: #ee8a82; --k7: #8accd2;
+  }}
+}}
+* {{ box-sizing: border-box; }}
+body {{ margin: 0 auto; max-width: 1180px; padding: 1.2rem; color: var(--ink); background: var(--page);
+  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }}
+h1 {{ font-size: 1.35rem; overflow-wrap: anywhere; }}
+h2 {{ font-size: 1.1rem; margin: 2.2rem 0 .6rem; padding-top: .6rem; border-top: 1px solid var(--rule); }}
+.two {{ display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); align-items: start; }}
+figure {{ margin: 0; padding: .8rem; background: var(--card); border: 1px solid var(--rule); border-radius: 8px;
+  min-width: 0; }}
+figcaption {{ font-weight: 600; margin-bottom: .4rem; }}
+.chart, .scroll {{ overflow-x: auto; }}
+.chart svg {{ display: block; width: 100%; height: auto; }}
+.small {{ font-size: 11px; fill: var(--faint); }}
+.value {{ fill: var(--ink); }}
+.grid {{ stroke: var(--rule); stroke-width: 1; }}
+.line {{ fill: none; stroke: currentColor; stroke-width: 1.8; stroke-linejoin: round; }}
+.dot, .cell, .band {{ fill: currentColor; }}
+.band {{ fill-opacity: .15; }}
+.bubble {{ fill: currentColor; fill-opacity: .45; }}
+.c0 {{ color: var(--k0); }} .c1 {{ color: var(--k1); }} .c2 {{ color: var(--k2); }} .c3 {{ color: var(--k3); }}
+.c4 {{ color: var(--k4); }} .c5 {{ color: var(--k5); }} .c6 {{ color: var(--k6); }} .c7 {{ color: var(--k7); }}
+.legend {{ display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: 13px; margin-top: .3rem; }}
+.legend i {{ display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .35em;
+  background: currentColor; }}
+.note {{ color: var(--faint); font-size: 13px; margin: .5rem 0; overflow-wrap: anywhere; }}
+table {{ border-collapse: collapse; font-size: 14px; }}
+th, td {{ text-align: left; padding: .2rem .9rem .2rem 0; border-bottom: 1px solid var(--rule); vertical-align: top; }}
+td {{ overflow-wrap: anywhere; white-space: pre-wrap; font-variant-numeric: tabular-nums; }}
+details {{ border-bottom: 1px solid var(--rule); padding: .3rem 0; }}
+summary {{ cursor: pointer; overflow-wrap: anywhere; }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+{body}
+</body>
+</html>
+"""
+
+
+def section(title: str, body: str) -> str:
+    return f"<section><h2>{html.escape(title)}</h2>{body}</section>"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Cells are text; whatever a model wrote stays text."""
+    top = "".join(f"<th>{html.escape(str(name))}</th>" for name in head)
+    lines = ("".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) for row in rows)
+    return f'<div class="scroll"><table><tr>{top}</tr>{"".join(f"<tr>{line}</tr>" for line in lines)}</table></div>'
+
+
+def bytes_text(count: float) -> str:
+    """1536 -> '1.5 kB'."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError

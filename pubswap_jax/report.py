@@ -1,0 +1,227 @@
+"""One self-contained report.html of a run, from the files that it left: no server, no script, nothing fetched."""
+
+import html
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from pubswap_jax import charts, ledger, metrics
+from pubswap_jax.charts import Line
+from pubswap_jax.fields import FIELDS
+from pubswap_jax.page import PAGE, bytes_text, section, table
+
+TRANSCRIPTS = 12
+PHASES = ("rollout", "verify", "swap", "update", "average", "evaluate", "save", "other")
+
+
+def write(workdir: str | os.PathLike) -> pathlib.Path:
+    """Writes `report.html` into a run's folder, finished or not, and returns its path."""
+    workdir = pathlib.Path(workdir)
+    if not (workdir / "run.json").exists():
+        raise ValueError(f"{workdir}: no run.json in it; give the --workdir of a run, or train one first")
+    run = json.loads((workdir / "run.json").read_text())
+    rows, evaluations, rollouts = (metrics.read(workdir, name) for name in ("metrics", "evaluations", "rollouts"))
+    steps = [row for row in rows if "step" in row]
+    rounds = [row for row in rows if "step" not in row and row["round"]]
+    for number, row in enumerate(steps):
+        row["at"] = number + 1
+    body = [
+        headline(run, evaluations),
+        learning(steps, rounds, evaluations),
+        swaps(steps),
+        partition(run, evaluations),
+        drifts(run, rounds),
+        traffic(run, rounds),
+        times(steps, rounds),
+        transcripts(rollouts),
+        settings(run),
+    ]
+    path = workdir / "report.html"
+    staging = path.with_suffix(".tmp")
+    staging.write_text(PAGE.format(title=html.escape(workdir.name), body="\n".join(body)), encoding="utf-8")
+    os.replace(staging, path)
+    return path
+
+
+def headline(run: Mapping, evaluations: Sequence[Mapping]) -> str:
+    tested = [row for row in evaluations if row["split"] == "test" and "greedy" not in row["model"]]
+    base = [row for row in tested if row["round"] == 0]
+    best = [row for row in tested if row["round"] > 0] or base
+    if not base:
+        return section("Result", charts.note("The base model has not been evaluated yet."))
+    config = run["config"]
+    lines = []
+    for topic in [*base[0]["by_topic"], None]:
+        before, after = (
+            _mean(row["figures"]["pass@1"] if topic is None else row["by_topic"][topic] for row in part)
+            for part in (base, best)
+        )
+        lines.append(["all" if topic is None else topic, f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}"])
+    figures = best[0]["figures"]
+    shape = (config[f"federation.{name}"] for name in ("num_clients", "rounds", "steps", "swap", "swap_period"))
+    told = "{} clients, {} rounds of {} steps, swap {}, period {}. ".format(*shape)
+    told += f"Best round by the validation questions: {best[0]['round']}. pass@1 on {run['questions']['test']} test questions: "
+    told += f"{lines[-1][1]} → {lines[-1][2]} (95 % interval {figures['pass@1_low']:.3f} to {figures['pass@1_high']:.3f})."
+    return section("Result", f"<p>{html.escape(told)}</p>" + table(["topic", "base", "best", "change"], lines))
+
+
+def learning(steps, rounds, evaluations) -> str:
+    reward = [_over_steps(steps, f"{phase}/reward", phase) for phase in ("private", "public")]
+    curve = [row for row in evaluations if row["split"] == "validation" and row["model"] == "global"]
+    x, figures = [row["round"] for row in curve], [row["figures"] for row in curve]
+    bands = [[row[f"pass@1_{end}"] for row in figures] for end in ("low", "high")]
+    passes = [Line("averaged model", x, [row["pass@1"] for row in figures], *bands)] if curve else []
+    own = [row for row in rounds if "clients/pass@1" in row]
+    for client in range(len(own[0]["clients/pass@1"]) if own else 0):
+        passes.append(
+            Line(f"client {client}, own", [row["round"] for row in own], [row["clients/pass@1"][client] for row in own])
+        )
+    inside = charts.lines(reward, "step", "reward", (0.0, 1.0))
+    outside = charts.lines(passes, "round", "validation pass@1", (0.0, 1.0))
+    notes = charts.note("The band is a 95 % bootstrap interval over questions. Clients' own models are those before averaging.")
+    return section(
+        "Learning", f'<div class="two">{_figure("Reward in training", inside)}{_figure("pass@1", outside)}</div>{notes}'
+    )
+
+
+def swaps(steps) -> str:
+    public = [row for row in steps if "public/donors" in row]
+    if not public:
+        return section("Swaps", charts.note("No public step so far: nothing was swapped."))
+    clients = range(len(public[0]["public/donors"]))
+    flow = [[sum(row["public/donors"][i][j] for row in public) for j in clients] for i in clients]
+    names = [f"client {i}" for i in clients]
+    shares = [
+        _over_steps(public, f"public/{name}", told)
+        for name, told in (("swapped", "responses swapped"), ("rescued", "groups rescued"))
+    ]
+    flat = [_over_steps(public, f"public/zero_variance_{when}", f"{when} the swap") for when in ("before", "after")]
+    body = _figure("Who received (row) from whom (column), responses", charts.heat_map(names, names, flow, digits=0))
+    body += _figure("Shares of a public step", charts.lines(shares, "step", "share", (0.0, 1.0)))
+    body += _figure("Groups without variance, which teach nothing", charts.lines(flat, "step", "share", (0.0, 1.0)))
+    return section("Swaps", f'<div class="two">{body}</div>')
+
+
+def partition(run, evaluations) -> str:
+    columns = ["public", *(str(i) for i in range(len(run["held"][0]) - 1))]
+    body = _figure("Questions by topic: public, and of each client", charts.bubbles(run["topics"], columns, run["held"]))
+    validated = [row for row in evaluations if row["split"] == "validation" and row["round"] > 0]
+    if validated:
+        last = max(row["round"] for row in validated)
+        models = [row for row in validated if row["round"] == last]
+        topics = list(models[0]["by_topic"])
+        values = [[row["by_topic"][topic] for row in models] for topic in topics]
+        names = [row["model"] for row in models]
+        body += _figure(f"Validation pass@1 by topic, round {last}", charts.heat_map(topics, names, values, largest=1.0))
+    return section("Topics and clients", f'<div class="two">{body}</div>')
+
+
+def drifts(run, rounds) -> str:
+    if not rounds:
+        return section("Drift", charts.note("No round is finished yet."))
+    x, last = [row["round"] for row in rounds], rounds[-1]
+    clients = range(len(last["round/drift"]))
+    names = [f"client {i}" for i in clients]
+    norms = [Line(names[i], x, [row["round/drift"][i] for row in rounds]) for i in clients]
+    residual = [Line("residual", x, [row["round/residual"] for row in rounds])]
+    body = _figure("Distance from the round's start", charts.lines(norms, "round", "norm"))
+    body += _figure("‖mean(BA) − mean(B)·mean(A)‖ / ‖mean(BA)‖", charts.lines(residual, "round", "relative error"))
+    body += _figure(
+        f"Cosine between the clients' moves, round {last['round']}",
+        charts.heat_map(names, names, last["round/cosine"], largest=1.0),
+    )
+    moved = list(zip(*last["round/drift_by_module"], strict=True))
+    body += _figure(f"Distance by module, round {last['round']}", charts.heat_map(run["modules"], names, moved))
+    return section("Drift", f'<div class="two">{body}</div>')
+
+
+def traffic(run, rounds) -> str:
+    accounts = [{k.removeprefix("ledger/"): v for k, v in row.items() if k.startswith("ledger/")} for row in rounds]
+    total = ledger.totals(accounts, run["base_bytes"])
+    kinds = sorted({name.split("/")[1] for name in total if "/" in name})
+    lines = [[kind, *(bytes_text(total.get(f"{way}/{kind}", 0)) for way in ledger.DIRECTIONS)] for kind in kinds]
+    other = [
+        ["this protocol", bytes_text(total["sent"])],
+        ["averaging whole models", bytes_text(total["full_model_averaging"])],
+        ["sharing every public response", bytes_text(total["sharing_every_response"])],
+    ]
+    told = charts.note(
+        "What the protocol sends, counted at the one gate through which it passes. Up is from a client to the server."
+    )
+    body = _figure("All rounds, all clients", table(["", *ledger.DIRECTIONS], lines)) + _figure(
+        "Beside other protocols", table(["", "bytes"], other)
+    )
+    return section("Communication", f'<div class="two">{body}</div>{told}')
+
+
+def times(steps, rounds) -> str:
+    spent = {phase: [row.get(f"time/{phase}", 0.0) for row in rounds] for phase in PHASES}
+    bars = (
+        charts.stacked_bars([str(row["round"]) for row in rounds], spent, "seconds")
+        if rounds
+        else charts.note("No round is finished.")
+    )
+    speed = charts.lines([_over_steps(steps, "time/tokens_per_second", "tokens/s")], "step", "tokens/s")
+    body = _figure("Where a round's time went", bars) + _figure("Response tokens a second, of whole steps", speed)
+    last = rounds[-1] if rounds else {}
+    peaks = [f"{where}: {bytes_text(last[name])}" for where, name in _PEAKS if name in last]
+    compiled = ", ".join(f"round {row['round']}: {row['time/compilations']}" for row in rounds)
+    return section(
+        "Time and memory",
+        f'<div class="two">{body}</div>' + charts.note(f"Peak memory: {'; '.join(peaks)}. Programs compiled: {compiled}."),
+    )
+
+
+_PEAKS = (("host", "time/peak_host_bytes"), ("first device", "time/peak_device_bytes"))
+
+
+def transcripts(rollouts) -> str:
+    swapped = [row for row in rollouts if any("replaced_by" in response for response in row["responses"])]
+    plain = [row for row in rollouts if row not in swapped[-TRANSCRIPTS:]]
+    chosen = sorted(swapped[-TRANSCRIPTS // 2 :] + plain[-TRANSCRIPTS // 2 :], key=lambda row: (row["round"], row["step"]))
+    parts = []
+    for row in chosen:
+        kind = "public" if row["public"] else "private"
+        head = f"round {row['round']}, step {row['step']}, {kind}, client {row['client']}, {row['topic']}: {row['question']}"
+        lines = [
+            [r["verdict"], r["text"], f"client {r['from_client']}: {r['replaced_by']}" if "replaced_by" in r else ""]
+            for r in row["responses"]
+        ]
+        inner = table(["verdict", "response", "replaced by"], lines)
+        answer = f"<p>answer: <b>{html.escape(row['answer'])}</b></p>"
+        parts.append(f"<details><summary>{html.escape(head)}</summary>{answer}{inner}</details>")
+    return section("Transcripts", "".join(parts) or charts.note("none were written (config.log.transcripts)"))
+
+
+def settings(run) -> str:
+    defaults = {field.name: field.default for field in FIELDS}
+    changed = [
+        [name, defaults.get(name), value] for name, value in run["config"].items() if value != _plain(defaults.get(name))
+    ]
+    body = table(["field", "default", "this run"], changed) if changed else charts.note("all defaults")
+    body += table(
+        ["", ""],
+        [*run["versions"].items(), ["device", run["device"]], ["base", run["base"]], ["base SHA-256", run["base_sha256"]]],
+    )
+    return section(
+        "Settings that differ from the default, and versions", body + "".join(charts.note(line) for line in run["notes"])
+    )
+
+
+def _over_steps(steps, name: str, told: str) -> Line:
+    found = [(row["at"], metrics.scalars(row)[name]) for row in steps if name in row]
+    return Line(told, [x for x, _ in found], [y for _, y in found])
+
+
+def _figure(caption: str, body: str) -> str:
+    return f"<figure><figcaption>{html.escape(caption)}</figcaption>{body}</figure>"
+
+
+def _mean(values) -> float:
+    values = list(values)
+    return sum(values) / len(values)
+
+
+def _plain(value):
+    return value.to_dict() if hasattr(value, "to_dict") else value
