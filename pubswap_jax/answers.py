@@ -9,6 +9,7 @@ from typing import NamedTuple
 from pubswap_jax.notation import closing
 
 TAIL = 16384  # characters at the end of a completion in which an answer without a box is looked for
+SHORT = 200  # characters of a text that may be an answer as a whole
 MAX_LINE = 4096  # characters of a statement
 MAX_BOXES = 64  # boxes tried, from the last one
 
@@ -31,6 +32,8 @@ _VERB = re.compile(r"\s*\b(?:is|are|equals|be|was)\b:?\s*")
 _HEDGE = re.compile(
     r"(?i)(?:not|either|neither|between|unknown|unclear|undefined|one of|at least|at most|more than|less than|no)\b"
 )
+_HOPE = re.compile(r"\bI hope\b")
+_ABOUT = re.compile(r"(?:\babout|\bapprox\w*|\broughly|\bnearly|≈)\.?\s*$")
 _GOES_ON = re.compile(r"[\s,]*(?:\\text\{\s*)?(?:hundred|thousand|million|billion|trillion|dozen|or\b|but\b)", re.IGNORECASE)
 _STOP = re.compile(r"\.(?=\s|$)|\n|(?i:\bI hope\b)")
 _AMOUNT = r"[0-9]+(?:[, ][0-9]{3})*(?:\.[0-9]+)?|\.[0-9]+"
@@ -128,6 +131,8 @@ def _value_of_statement(rest: str) -> str:
 
 def _no_prose(line: str) -> bool:
     words = re.findall(r"(?<![\\A-Za-z])[A-Za-z]{3,}", line)
+    if _VERB.search(line):
+        return False
     return not words or len(words) == 1 == len(line.split()) or all(w in ("sqrt", "and", "pct", "percent") for w in words)
 
 
@@ -166,20 +171,24 @@ def _whole_formulas(text: str) -> str | None:
 
 
 def _last_value(tail: str) -> str:
-    """The last formula or number of a completion; the whole of a short one without either."""
+    """The last formula or number of a completion, or what its last line says that something is."""
     stripped = tail.strip()
     if (joined := _whole_formulas(stripped)) is not None:
         return joined
     leading = _NUMBER.match(stripped)
     hedged = leading and _GOES_ON.match(stripped, leading.end())
-    if len(stripped) <= 200 and "\n" not in stripped and (hedged or _no_prose(stripped.strip("$"))):
+    if len(stripped) <= SHORT and "\n" not in stripped and (hedged or _no_prose(stripped.strip("$"))):
         return stripped
+    line = _HOPE.split(stripped.rpartition("\n")[2])[0].rstrip(". ")
+    stated = _VERB.split(line)[-1] if len(line) <= SHORT and _VERB.search(line) else ""
+    if re.search(r"[0-9\\]", stated) and "$" not in stated and _no_prose(stated):
+        return stated
     formulas = list(_FORMULA.finditer(tail))
     numbers = list(_NUMBER.finditer(tail, formulas[-1].end() if formulas else 0))
-    if numbers:
+    if numbers and not (formulas and _ABOUT.search(tail[: numbers[-1].start()])):
         return numbers[-1][0]
     if not formulas:
-        return stripped if len(stripped) <= 200 else ""
+        return stripped if len(stripped) <= SHORT else ""
     start = len(formulas) - 1
     while start > 0 and _JOIN.fullmatch(tail, formulas[start - 1].end(), formulas[start].start()):
         start -= 1

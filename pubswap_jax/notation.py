@@ -35,6 +35,7 @@ _REWRITES = [
         (r"\\text\{([^{}]*%)\s*\}", r"\1"),
         (r"\\pmod\s*(?:\{[^{}]*\}|[0-9])|\(\s*(?:\\text\{\s*)?\\?mod\s*\}?\s*[0-9]+\s*\)|\\text\{\s*\(mod\s*[0-9]+\)\s*\}", ""),
         (r"\*\*", "^"),
+        (r"(?<=[0-9]) ?x ?(?=10\^)", r"\\times "),
         (r"\\leq(?:slant)?$E|<=", r"\\le "),
         (r"\\geq(?:slant)?$E|>=", r"\\ge "),
         (r"\\ne$E|\\not\s*=|!=|/=", r"\\neq "),
@@ -63,6 +64,7 @@ _REWRITES = [
         (r"\{([^{}\\]*(?:\\(?!over|choose)[^{}\\]*)*)\\choose$E([^{}]*)\}", r"\\binom{\1}{\2}"),
     ]
 ]
+_ALIGNED = re.compile(r"\\(?:begin|end)\{(?:align(?:ed)?|split|gather(?:ed)?|equation)\*?\}")
 _DEGREE = r"(?:\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\}|\\degree)|\\(?:text)?degrees?(?![A-Za-z]))"
 _DEGREES, _ANGLE = re.compile(_DEGREE), re.compile(rf"([0-9.]+)\s*{_DEGREE}")
 _TRIG = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
@@ -94,6 +96,8 @@ def canonical(text: str) -> str:
 
 def _rows(text: str) -> str:
     """A matrix keeps its row ends, as one character; elsewhere a doubled backslash is an escape too many or a line break."""
+    if _ALIGNED.search(text):
+        text = _ALIGNED.sub("", text).replace("&", "")
     if r"\begin" in text:
         return text.replace(r"\\", "\x01").replace(r"\cr", "\x01")
     return re.sub(r"\\\\(?=[A-Za-z{}%$])", r"\\", text).replace(r"\\", " ")

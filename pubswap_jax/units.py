@@ -3,11 +3,17 @@
 import re
 
 _TEXT_UNIT = re.compile(r"\\text\s*\{([^{}]*)\}\s*(?:/\s*\\text\s*\{[^{}]*\}\s*)*(?:\^\{?-?[0-9]\}?)?$")
-_WORDS = r"\s+[A-Za-z]+\.?|\s*(?:cm|mm|km|kg|mph|ft|lbs?|hrs?|mins?|secs?)"
+_LENGTHS = ("m", "cm", "mm", "km", "ft", "in", "sq")
+_SHORT = r"(?:[cmkd]?m|k?g|mg|sq|s|h|hr|ft|in|mi|lb|oz|m?[lL]|[JNWVCFK]|mph|yd|Hz|by|of)"
+_WORD = rf"(?:[A-Za-z]{{3,}}|{_SHORT}(?![A-Za-z]))\.?"
 _BARE_UNIT = re.compile(
-    rf"(?<=[0-9}})])(?:\s*[AaPp]\.?\s?[Mm]\.?$|(?:{_WORDS})(?:(?:\s+|/)[A-Za-z]+\.?){{0,3}}(?:\s*\^\{{?[23]\}}?)?$)"
+    rf"(?<=[0-9}})i])(?:\s*[AaPp]\.?\s?[Mm]\.?$|(?:\s+{_WORD}|\s*(?:[cmk]m|kg|mph|ft|lbs?|hrs?|mins?|secs?))"
+    rf"(?:(?:\s+|/){_WORD}){{0,3}}(?:\s*\^\{{?[23]\}}?)?$)"
 )
 _BASE = re.compile(r"(-?[0-9A-F]+)_(?:([0-9])|\{(?:\\text\{)?([a-z0-9]+)\}?\})", re.ASCII)
+_QUANTITY = re.compile(
+    r"[+-]?(?:[0-9][0-9.,:]*)?\s*(?:\\frac\{[0-9]+\}\{[0-9]+\})?(?<=[0-9}])\s*(?:\\sqrt\{[0-9]+\}|\\pi(?![A-Za-z]))*\s*[A-Za-z]"
+)
 _ORDINAL = re.compile(r"(?<=[0-9])(?:\s*\\text\{\s*(?:st|nd|rd|th)\s*\}|\^\{?\\text\{\s*(?:st|nd|rd|th)\s*\}\}?|st|nd|rd|th)$")
 # Words that turn what stands before them into something other than a quantity.
 _NOT_UNITS = frozenset(
@@ -57,6 +63,8 @@ def split_unit(text: str) -> tuple[str, str]:
     if not match or not (core := text[: match.start()].strip().rstrip(" \\")):
         return text, ""
     words = re.findall(r"[A-Za-z]+", re.sub(r"\\text", "", match[0]))
+    if words and core.endswith(r"\pi") and len(words[0]) < 3 and words[0] not in _LENGTHS:
+        return text, ""  # 2 pi hr is a product
     if not words or len(words) > 5 or any(word.lower() in _NOT_UNITS for word in words) or core[-1] in "+-*/^_=<>(,":
         return text, ""
     power = re.search(r"\^\{?(-?[0-9])\}?$", match[0])
@@ -65,9 +73,7 @@ def split_unit(text: str) -> tuple[str, str]:
 
 def _number_before(text: str) -> bool:
     """Bare words are a unit only behind a number: `5 cm`, but `5 x` and `n apples` are not."""
-    return bool(
-        re.match(r"[+-]?(?:[0-9][0-9.,:]*|\\frac\{[0-9]+\}\{[0-9]+\}|[0-9]+\s*\\frac\{[0-9]+\}\{[0-9]+\})\s*[A-Za-z]", text)
-    )
+    return bool(_QUANTITY.match(text))
 
 
 def conflict(one: str, other: str) -> bool:
