@@ -1,0 +1,58 @@
+"""One side: `Algorithm.update` of one client, `shared` (prompts encoded once a group) or `repeated` (a prompt a response).
+
+python ours.py FOLDER shared|repeated PROMPTS ROWS [DTYPE]
+"""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from common import GROUP, serve, token_matrix
+
+from pubswap_jax import Hparams, Prompts, Rollout, ServerState, SwapPlan, Transformer, Verdict, load_pretrained, pubswap
+from pubswap_jax.grpo import no_baseline
+from pubswap_jax.pretrained import load_adapter
+
+
+def main(folder: str, form: str, prompts: str, rows: str, dtype: str = "float32") -> None:
+    config, params = load_pretrained(folder, dtype=dtype)
+    config, lora = load_adapter(f"{folder}/adapter", config)
+    given = token_matrix(int(prompts), config.vocab_size)
+    if form == "repeated":
+        given = {
+            "prompts": np.repeat(given["prompts"], GROUP, axis=0),
+            "responses": given["responses"].reshape(-1, 1, given["responses"].shape[-1]),
+            "advantages": given["advantages"].reshape(-1, 1),
+        }
+    given = jax.tree.map(lambda x: jnp.asarray(x)[None], given)
+    # The advantages are given, so that both forms and the peer train on the same ones.
+    algorithm = pubswap(
+        Transformer(config),
+        optax.scale_by_adam(),
+        num_clients=1,
+        group=GROUP,
+        advantages=no_baseline,
+        microbatch=int(rows) if form == "repeated" else 1,
+    )
+    server = ServerState.create(lora)
+    clients = algorithm.init_clients(server)
+    tokens, advantages = given["responses"], given["advantages"]
+    mask = jnp.ones(tokens.shape, bool)
+    rollout = Rollout(tokens, mask, jnp.zeros(tokens.shape))
+    verdict = Verdict(advantages, advantages > 0, jnp.zeros(advantages.shape, jnp.int8))
+    plan = SwapPlan(jnp.arange(advantages.size).reshape(advantages.shape), jnp.zeros(advantages.shape, bool))
+    asked = Prompts(given["prompts"], jnp.ones(given["prompts"].shape, bool))
+
+    def update():
+        nonlocal clients
+        clients, metrics = algorithm.update(params, server, clients, asked, rollout, verdict, plan, Hparams.create(lr=1e-5))
+        jax.block_until_ready(clients.lora)
+        return {"grad_norm": float(metrics["grad_norm"][0])}
+
+    serve(update)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
