@@ -131,7 +131,7 @@ def test_a_changed_config_is_refused_with_the_difference(run, reference, tmp_pat
     changed = run.config.copy_and_resolve_references()
     changed.training.lr = 0.5
     other = run._replace(config=changed)
-    with pytest.raises(ValueError, match=r"training.lr: 0.03 before, 0.5 now; name another --workdir, or go on with --fork"):
+    with pytest.raises(ValueError, match=r"training.lr: 0.02 before, 0.5 now; name another --workdir, or go on with --fork"):
         train.train(other, tmp_path)
     assert int(train.train(other, tmp_path, fork=True).round) == 2
     description = json.loads((pathlib.Path(tmp_path) / "run.json").read_text())

@@ -1,0 +1,100 @@
+"""Configs: every preset loads, flags change what they name, and a mistake is one line with the nearest name."""
+
+import pathlib
+
+import pytest
+
+from pubswap_jax import settings
+from pubswap_jax.fields import default_config
+
+CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
+PRESETS = {
+    "math": ["tiny", "qwen2.5-math-1.5b", "qwen3-1.7b", "qwen3-4b", "smoke"],
+    "medical": ["tiny", "llama-3.2-3b", "smoke"],
+}
+
+
+@pytest.mark.parametrize("name, preset", [(name, preset) for name in PRESETS for preset in [*PRESETS[name], ""]])
+def test_every_preset_loads_and_passes_the_check(name, preset):
+    config = settings.load(f"{CONFIGS / name}.py" + (f":{preset}" if preset else ""))
+    settings.check(config)
+    if preset.startswith(("qwen", "llama")):  # what METHOD.md knows of the paper's runs
+        paper = (config.model.lora_rank, config.model.lora_alpha, config.federation.num_clients, config.training.group)
+        assert paper == (32, 64.0, 10, 8) and config.training.max_new_tokens == 2048 and config.federation.swap == "balanced"
+
+
+def test_the_first_preset_is_the_default():
+    for name in PRESETS:
+        assert settings.load(f"{CONFIGS / name}.py").to_dict() == settings.load(f"{CONFIGS / name}.py:tiny").to_dict()
+
+
+@pytest.mark.parametrize(
+    "name, text, value",
+    [
+        ("seed", "7", 7),
+        ("training.lr", "1e-4", 1e-4),
+        ("training.lr", "1", 1.0),
+        ("federation.average", "false", False),
+        ("model.path", "123", "123"),
+        ("data.fields.prompt", "problem", "problem"),
+        ("data.fields.topic_depth", "2", 2),
+    ],
+)
+def test_flags_change_what_they_name(name, text, value):
+    config = default_config()
+    settings.override(config, name, text)
+    for part in name.split("."):
+        config = config[part]
+    assert config == value and type(config) is type(value)
+
+
+@pytest.mark.parametrize(
+    "name, text, message",
+    [
+        ("training.lrr", "1", r"--config.training.lrr: no such field; did you mean training.lr\?"),
+        ("swap_period", "1", r"did you mean federation.swap_period\?"),
+        ("federation.swap_periode", "1", r"did you mean federation.swap_period\?"),
+        ("data.fields", "{}", "no such field"),
+        ("zzz", "1", "no such field; there are seed,"),
+        ("seed", "x", "--config.seed=x: a whole number expected"),
+        ("seed", "1.5", "a whole number expected"),
+        ("training.lr", "fast", "--config.training.lr=fast: a number expected"),
+        ("federation.average", "maybe", "True or False expected"),
+    ],
+)
+def test_a_wrong_flag_is_one_line(name, text, message):
+    with pytest.raises(ValueError, match=message) as error:
+        settings.override(default_config(), name, text)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("training.group", 1, "config.training.group=1: at least 2 expected"),
+        ("federation.swap", "balance", r"config.federation.swap=balance: did you mean balanced\?"),
+        ("training.microbatch", 3, "config.training.microbatch=3: it must divide config.training.prompts=8"),
+        ("training.client_microbatch", 4, "it must divide config.federation.num_clients=10"),
+        ("federation.participants", 11, "config.federation.participants=11: there are 10 clients"),
+        ("federation.steps", 0, "config.federation.steps=0: 1 or more expected"),
+        ("training.lr", -1.0, "config.training.lr=-1.0: 0 or more expected"),
+        ("data.alpha", 0.0, "config.data.alpha=0.0: 1e-06 or more expected"),
+    ],
+)
+def test_a_value_that_cannot_be_is_named_with_what_could(name, value, message):
+    config = default_config()
+    section, _, leaf = name.rpartition(".")
+    config[section][leaf] = value
+    with pytest.raises(ValueError, match=message):
+        settings.check(config)
+
+
+def test_a_field_that_is_none_is_found_by_the_check():
+    config = default_config()
+    config.training.batch_size = 8
+    with pytest.raises(ValueError, match="config.training.batch_size: no such field"):
+        settings.check(config)
+
+
+def test_differences_are_named_both_ways():
+    assert settings.differences({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4}) == ["b: 3 before, 2 now", "c: 4 before, None now"]
