@@ -31,6 +31,31 @@ _NAME = re.compile(
     r"|\([A-Za-z0-9, ]*\)|\^\{?(?:\\prime|-1)\}?)+"
 )
 _WORD = re.compile(r"[A-Za-z]{2,}")
+_FIGURES = re.compile(r"[0-9+^=\\]")
+_SMALL_WORDS = frozenset(
+    (
+        "is",
+        "of",
+        "to",
+        "no",
+        "it",
+        "we",
+        "if",
+        "so",
+        "as",
+        "at",
+        "by",
+        "on",
+        "be",
+        "in",
+        "not",
+        "and",
+        "the",
+        "all",
+        "any",
+        "are",
+    )
+)
 _COMMAND = re.compile(r"\\(?:begin|end)\{[A-Za-z]*\}|\\[A-Za-z]+")
 
 
@@ -233,14 +258,12 @@ def is_name(text: str) -> bool:
 
 
 def _is_prose(text: str) -> bool:
-    r"""Words rather than mathematics: a \text left over, or a word of three letters that is no command."""
+    r"""Words rather than mathematics: a \text left over, or a word that is no command and no product of letters."""
     if r"\text" in text:
         return True
-    bare = _COMMAND.sub(" ", text)
-    return any(
-        len(word) > 2 or word.lower() not in ("xy", "yz", "xz", "ab", "bc") and " " in bare.strip()
-        for word in _WORD.findall(bare)
-    )
+    words = _WORD.findall(_COMMAND.sub(" ", text))
+    letters = 3 if _FIGURES.search(text) else 2  # abc+1 is a product, abc alone a word
+    return any(len(word) > letters or word.lower() in _SMALL_WORDS for word in words)
 
 
 def plain(text: str) -> str:
