@@ -159,15 +159,26 @@ def _repeated(own_q, own_k, own_v, prefix_k, prefix_v, prompt_mask, kernel):
 
 
 def _prefill(mask, q, k, v, cache, *, group, length):
+    # Heads before positions in the caches: each step then multiplies them as they lie.
     out, _ = _causal(mask, q, k, v, None)
-    room = (k.shape[0], group, length, *k.shape[2:])
-    return out, {"prefix_k": k, "prefix_v": v, "k": jnp.zeros(room, k.dtype), "v": jnp.zeros(room, v.dtype)}
+    room = (k.shape[0], group, k.shape[2], length, k.shape[3])
+    prefix_k, prefix_v = (jnp.swapaxes(x, 1, 2) for x in (k, v))
+    return out, {"prefix_k": prefix_k, "prefix_v": prefix_v, "k": jnp.zeros(room, k.dtype), "v": jnp.zeros(room, v.dtype)}
 
 
 def _decode(prompt_mask, step, q, k, v, cache):
-    own_k = jax.lax.dynamic_update_index_in_dim(cache["k"], k, step, axis=2)
-    own_v = jax.lax.dynamic_update_index_in_dim(cache["v"], v, step, axis=2)
-    seen = (jnp.arange(own_k.shape[2]) <= step)[None]
-    grouped = _grouped(q, k.shape[-2])[:, :, None]
-    out = _two_part(grouped, own_k, own_v, seen, cache["prefix_k"], cache["prefix_v"], prompt_mask)
-    return out.reshape(q.shape), {**cache, "k": own_k, "v": own_v}
+    """`_two_part` of one query: prefix [B, k, P, h], own [B, G, k, R, h]. A softmax in two halves: nothing is joined."""
+    own_k = jax.lax.dynamic_update_index_in_dim(cache["k"], k, step, axis=3)
+    own_v = jax.lax.dynamic_update_index_in_dim(cache["v"], v, step, axis=3)
+    seen = (jnp.arange(own_k.shape[3]) <= step)[None, None, None, None]
+    grouped = _grouped(q, k.shape[-2])
+    prefix = _scores("bgkqh,bkph->bkgqp", grouped, cache["prefix_k"], prompt_mask[:, None, None, None])
+    own = jnp.swapaxes(_scores("bgkqh,bgksh->bgkqs", grouped, own_k, seen), 1, 2)
+    top = jnp.maximum(jnp.max(prefix, axis=-1), jnp.max(own, axis=-1))[..., None]
+    prefix, own = jnp.exp(prefix - top), jnp.exp(own - top)
+    total = jnp.sum(prefix, axis=-1) + jnp.sum(own, axis=-1)
+    to_prefix, to_own = prefix.astype(v.dtype), jnp.swapaxes(own, 1, 2).astype(v.dtype)
+    out = jnp.einsum("bkgqp,bkph->bgkqh", to_prefix, cache["prefix_v"], preferred_element_type=total.dtype)
+    out = out + jnp.einsum("bgkqs,bgksh->bgkqh", to_own, own_v, preferred_element_type=total.dtype)
+    out = out / jnp.swapaxes(total, 1, 2)[..., None]
+    return out.astype(q.dtype).reshape(q.shape), {**cache, "k": own_k, "v": own_v}

@@ -43,7 +43,7 @@ class SamplingState:
     tokens: Array  # int32[C, B, G, R]
     mask: Array  # bool[C, B, G, R]
     logps: Array  # f32[C, B, G, R]
-    cache: PyTree  # by layer: keys and values of the prompts [C, B, P, k, h] and of the responses [C, B, G, R, k, h]
+    cache: PyTree  # by layer: keys and values of the prompts [C, B, k, P, h] and of the responses [C, B, G, k, R, h]
 
 
 def sample(
