@@ -2,9 +2,9 @@
 
     python experiments/rollout_speed/loss_memory.py [--vocab=151936] [--hidden=896] [--group=8] [--length=512]
 
-The naive form is a jitted float32 `log_softmax` of all logits and a gather, without remat. The gradient is of a clipped-ratio loss
-with regard to the last layer's states. `temp` is what XLA plans for temporaries; `resident` what the whole process
-held at most, JAX and the arguments included.
+The naive form is a jitted float32 `log_softmax` of all logits and a gather, without remat. The gradient is of a clipped-ratio
+loss with regard to the last layer's states. `temp` is what XLA plans for temporaries; `resident` what the whole process held at
+most, JAX and the arguments included.
 """
 
 import argparse

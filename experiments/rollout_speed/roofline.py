@@ -1,6 +1,6 @@
 """The share of the machine's limit that a rollout reaches: random weights, no adapters, forced lengths, beside `generate`.
 
-    python experiments/rollout_speed/roofline.py --config=CONFIG.json --prompts=64 --group=8 --length=512 [--peer] [--dtype=bfloat16]
+    python experiments/rollout_speed/roofline.py --config=CONFIG.json --prompts=64 --group=8 --length=512 --dtype=bfloat16 --peer
 
 The limit of a decode step with n sequences, after measuring bandwidth BW and rate F on the same device:
 t ≥ max((weights + KV bytes + logits) / BW, 2 N n / F), where a prompt's keys and values are read once a group.
@@ -97,9 +97,8 @@ def main() -> None:
     size, count = (sum(f(x) for x in jax.tree.leaves(params)) for f in (lambda x: x.nbytes, lambda x: x.size))
     least = roof(config, size, count, (a.prompts, a.group, a.prompt, a.length, jnp.dtype(a.dtype).itemsize), rates)
     tokens = a.prompts * a.group * a.length
-    print(
-        f"{jax.devices()[0].device_kind}: {count / 1e6:.0f}M parameters, {rates[0] / 1e9:.0f} GB/s, {rates[1] / 1e12:.2f} TFLOP/s"
-    )
+    device = jax.devices()[0].device_kind
+    print(f"{device}: {count / 1e6:.0f}M parameters, {rates[0] / 1e9:.0f} GB/s, {rates[1] / 1e12:.2f} TFLOP/s")
     print(f"{tokens / seconds:,.0f} tokens/s with prefill, {least / seconds:.2f} of the roof's {tokens / least:,.0f}")
     if a.peer:
         theirs = peer_seconds(fields, a.dtype, a.prompts, a.group, a.prompt, a.length)
