@@ -91,6 +91,11 @@ class Pool:
                 except BaseException:  # Ctrl-C amid a batch: no answer of this one may be taken for one of the next
                     self._stop()
                     raise
+            else:
+                if not batch.results:
+                    raise RuntimeError(
+                        f"the verifier's workers do not start: see what `import {self.judge.partition(':')[0]}` says"
+                    )
         return [batch.results.get(i, "timeout") for i in range(len(batch.pairs))]
 
     def pids(self) -> list[int]:

@@ -113,9 +113,8 @@ def _math(golds: list[str], extracted: list[str], timeout: float) -> list[str]:
                 yield status
 
     found.update(zip(hard, pool.shared().run(left_open(), timeout), strict=True))
-    _verdicts.update(
-        (pair, found[pair]) for pair in hard if found[pair] != "timeout"
-    )  # for which a busy machine may be at fault
+    # a timeout is not remembered: a busy machine may be at fault
+    _verdicts.update((pair, found[pair]) for pair in hard if found[pair] != "timeout")
     while len(_verdicts) > CACHE:
         _verdicts.popitem(last=False)
     return [found[pair] for pair in pairs]

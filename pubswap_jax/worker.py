@@ -44,7 +44,10 @@ def _confine() -> None:
     """Its own process group, no files, no children where the system honours that, bounded memory."""
     os.setsid()
     for name, limit in (("AS", MEMORY), ("FSIZE", 0), ("CORE", 0), ("NPROC", 0)):
-        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (limit, limit))
+        kind = getattr(resource, f"RLIMIT_{name}")
+        hard = resource.getrlimit(kind)[1]
+        bound = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(kind, (bound, bound))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     sys.setrecursionlimit(3000)
 

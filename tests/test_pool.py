@@ -102,6 +102,14 @@ def test_a_closed_pool_leaves_no_process_and_opens_again():
     pool.close()
 
 
+def test_workers_that_cannot_start_are_an_error(capfd):
+    pool = Pool(1, "tests.no_such_module:judge")
+    with pytest.raises(RuntimeError, match="do not start"):
+        pool.run([("a", "a")], 1.0)
+    pool.close()
+    assert "ModuleNotFoundError" in capfd.readouterr().err
+
+
 def test_ctrl_c_ends_a_script_without_a_main_guard_and_its_workers():
     script = textwrap.dedent("""
         import os, signal, threading
