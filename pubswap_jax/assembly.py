@@ -79,6 +79,8 @@ def assemble(config) -> Run:
     server = jax.device_put(ServerState.create(lora), devices and mesh.replicated(devices))
     asked = load_questions(config, tokenizer)
     schedule = data.Schedule(config.federation.steps, config.federation.swap_period, config.federation.swap_unit)
+    if schedule.period and not asked.split.public:
+        raise ValueError("no public questions for the public steps: raise data.public, or set federation.swap_period to 0")
     settings = {"max_new_tokens": config.training.max_new_tokens, "temperature": config.evaluation.temperature}
     settings |= {"top_k": config.evaluation.top_k, "top_p": config.evaluation.top_p}
     return Run(

@@ -1,0 +1,142 @@
+"""Flags, and the mistakes of a newcomer: each ends in one or two lines that name the fix, without a traceback."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from small_world import finished, write_base, write_questions
+
+from pubswap_jax import main
+
+ROOT = pathlib.Path(__file__).parent.parent
+MATH = str(ROOT / "configs" / "math.py")
+
+
+def smoke(folder, *more):
+    base, questions = folder / "base", folder / "questions.jsonl"
+    if not base.exists():
+        write_base(base)
+        write_questions(questions)
+    flags = [
+        f"--config={MATH}:smoke",
+        f"--config.model.path={base}",
+        f"--config.data.path={questions}",
+        f"--workdir={folder / 'run'}",
+    ]
+    return [*flags, "--config.model.instruction=", *more]
+
+
+def text_file(folder, name, text):
+    (folder / name).write_text(text)
+    return folder / name
+
+
+MISTAKES = {
+    "no config": (lambda d: [], "--config=FILE[:PRESET] is missing"),
+    "wrong path of the config": (lambda d: [f"--config={ROOT}/configs/maths.py"], "no such file"),
+    "wrong preset": (lambda d: [f"--config={MATH}:qwen3-17b"], "did you mean qwen3-1.7b?"),
+    "misspelt flag": (lambda d: smoke(d, "--mod=train"), "did you mean --mode?"),
+    "misspelt mode": (lambda d: smoke(d, "--mode=trian"), "did you mean train?"),
+    "misspelt field": (lambda d: smoke(d, "--config.training.learning_rate=1"), "no such field"),
+    "field without a value": (lambda d: smoke(d, "--config.training.lr"), "write --config.training.lr=VALUE"),
+    "word for a number": (lambda d: smoke(d, "--config.training.lr=fast"), "a number expected"),
+    "misspelt planner": (lambda d: smoke(d, "--config.federation.swap=balance"), "did you mean balanced?"),
+    "group of one": (lambda d: smoke(d, "--config.training.group=1"), "at least 2 expected"),
+    "microbatch that does not divide": (lambda d: smoke(d, "--config.training.microbatch=3"), "must divide"),
+    "odd mesh": (lambda d: smoke(d, "--config.mesh.client=7", "--config.mesh.data=3"), "devices asked for"),
+    "no model folder": (lambda d: smoke(d, f"--config.model.path={d}/nothing"), "no such folder"),
+    "no network": (
+        lambda d: smoke(d, "--config.model.path=Qwen/Qwen3-0.6B-Nowhere"),
+        "neither a folder nor in the Hugging Face cache",
+    ),
+    "model folder without a tokenizer": (lambda d: smoke(d, f"--config.model.path={d}"), "tokenizer"),
+    "missing data file": (lambda d: smoke(d, f"--config.data.path={d}/nothing.jsonl"), "no such file"),
+    "data file of another kind": (
+        lambda d: smoke(d, f"--config.data.path={text_file(d, 'q.txt', 'x')}"),
+        "not a .jsonl, .parquet or .csv",
+    ),
+    "unreadable row": (lambda d: smoke(d, f"--config.data.path={text_file(d, 'bad.jsonl', '{oops')}"), "bad.jsonl:1"),
+    "missing column": (lambda d: smoke(d, "--config.data.fields.prompt=problem"), "no column 'problem'"),
+    "misspelt set": (lambda d: smoke(d, "--config.data.path=", "--config.data.name=mathh"), "did you mean math?"),
+    "prompts that are all too long": (lambda d: smoke(d, "--config.data.max_prompt_tokens=3"), "data.max_prompt_tokens=3"),
+    "more clients than questions": (lambda d: smoke(d, "--config.federation.num_clients=500"), "federation.num_clients is 500"),
+    "no public questions": (
+        lambda d: smoke(d, "--config.data.public=0.0"),
+        "raise data.public, or set federation.swap_period to 0",
+    ),
+    "unwritable workdir": (lambda d: smoke(d, "--workdir=/proc/nowhere"), "/proc/nowhere"),
+    "report of nothing": (lambda d: smoke(d, "--mode=report"), "give the --workdir of a run"),
+    "export of nothing": (lambda d: smoke(d, "--mode=export"), "no checkpoint in it"),
+    "adapter that is none": (lambda d: smoke(d, "--mode=eval", f"--adapter={d}"), "adapter_config.json"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_ends_in_two_lines_at_most(mistake, tmp_path, capsys):
+    flags, message = MISTAKES[mistake]
+    assert main.main(flags(tmp_path)) == 2
+    captured = capsys.readouterr().err
+    assert message in captured and captured.startswith("pubswap_jax: ")
+    assert captured.count("\n") <= 2 and "Traceback" not in captured
+
+
+def test_help_and_the_dated_workdir(capsys, tmp_path):
+    assert main.main(["--help"]) == 0 and "--workdir=FOLDER" in capsys.readouterr().out
+    one, same = (main.parse([f"--config={MATH}"]).workdir for _ in range(2))
+    other = main.parse([f"--config={MATH}", "--config.seed=1"]).workdir
+    assert one == same != other and one.parent.name == "runs" and one.name.endswith("-math-tiny")
+
+
+def test_flags_are_read_before_anything_heavy():
+    code = "import sys; from pubswap_jax import main; main.parse(sys.argv[1:]); sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code, f"--config={MATH}"], check=False).returncode == 0
+
+
+def test_report_mode(capsys, tmp_path):
+    _, workdir = finished()
+    assert main.main([f"--config={MATH}", "--mode=report", f"--workdir={workdir}"]) == 0
+    assert capsys.readouterr().out.strip() == str(workdir / "report.html")
+
+
+def test_the_second_signal_ends_at_once_and_the_first_in_good_order():
+    code = (
+        "import os, signal\n"
+        "from pubswap_jax import main\n"
+        "stop = main._Stop(KeyError)\n"
+        "signal.signal(signal.SIGTERM, stop)\n"
+        "stop.check()\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "try:\n    stop.check()\nexcept KeyError:\n    print('first', flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "print('never')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "first\n" and done.returncode == 128 + signal.SIGTERM
+
+
+def test_sigterm_ends_in_a_checkpoint_and_the_same_command_goes_on(tmp_path):
+    """The real thing: another process, the smoke preset, a signal amid training."""
+    flags = smoke(tmp_path, "--config.federation.steps=3000", "--config.evaluation.every=9", "--config.data.validation=6")
+    command = [sys.executable, "-m", "pubswap_jax.main", *flags]
+    environment = os.environ | {"XLA_FLAGS": ""}
+    run = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
+    rollouts = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 240
+    while run.poll() is None and not _steps(rollouts) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    run.send_signal(signal.SIGTERM)
+    asked = time.monotonic()
+    output = run.communicate(timeout=60)[0]
+    assert run.returncode == 0 and "stopped and saved" in output and time.monotonic() - asked < 30, output
+    saved = [path.name for path in (tmp_path / "run" / "checkpoints").glob("round-000000-step-*")]
+    assert len(saved) == 1 and len(_steps(rollouts)) == int(saved[0].split("-")[-1])
+
+
+def _steps(path):
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    return [row for row in map(json.loads, lines) if "step" in row]

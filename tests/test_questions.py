@@ -1,0 +1,74 @@
+"""From files to questions: disjoint parts, what was left out is counted, prompts of one length."""
+
+import json
+
+import numpy as np
+import pytest
+from small_world import finished, small_config
+
+from pubswap_jax import homework
+from pubswap_jax.assembly import base_folder, make_tokenizer
+from pubswap_jax.fields import default_config
+from pubswap_jax.questions import load_questions, read_problems
+
+
+def asked(config):
+    return load_questions(config, make_tokenizer(config, base_folder(config)))
+
+
+def test_parts_are_disjoint_and_complete():
+    run, _ = finished()
+    ids = [[p.id for p in part.problems] for part in (run.train, run.validation, run.test)]
+    assert [len(part) for part in ids[1:]] == [12, 12] and len(set(sum(ids, []))) == sum(map(len, ids)) <= 120
+    rows = sorted([*run.split.public, *sum(run.split.clients, []), *sum(run.split.removed.values(), [])])
+    assert rows == list(range(len(run.train.problems))) and len(run.split.public) == round(0.2 * len(rows))
+    assert {p.topic for p in run.test.problems} == {"nought", "one", "two"}
+
+
+def test_what_is_left_out_is_said(tmp_path):
+    config = small_config(tmp_path)
+    path = tmp_path / "questions.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[0]["answer"], rows[1]["question"] = " ", "0" * 600
+    path.write_text("\n".join(map(json.dumps, rows)))
+    found = asked(config)
+    assert any("1 of 120 questions left out, training: the verifier cannot read their answers: q0" in n for n in found.notes)
+    assert any("training: longer than data.max_prompt_tokens=512: q1" in note for note in found.notes)
+
+
+def test_copies_of_test_questions_are_not_trained_on(tmp_path):
+    config = small_config(tmp_path, data__test_path=str(tmp_path / "test.jsonl"))
+    rows = (tmp_path / "questions.jsonl").read_text().splitlines()
+    (tmp_path / "test.jsonl").write_text("\n".join(rows[:5]))
+    found = asked(config)
+    test_texts = {p.prompt for p in found.test.problems}
+    assert len(test_texts) == 5 and not test_texts & {p.prompt for p in [*found.train.problems, *found.validation.problems]}
+    assert any("near copies of test questions" in note for note in found.notes)
+
+
+def test_the_same_seed_gives_the_same_parts(tmp_path):
+    config = small_config(tmp_path)
+    one, other = asked(config), asked(config)
+    assert one.split == other.split and one.test.problems == other.test.problems
+    np.testing.assert_array_equal(one.train.prompts.tokens, other.train.prompts.tokens)
+    config.seed += 1
+    assert asked(config).split != one.split
+
+
+def test_the_embedded_world_keeps_its_own_splits():
+    config = default_config()
+    config.data.max_questions = config.data.validation = config.data.test = 16
+    for name, kind in (("homework", "math"), ("homework_hard_choice", "choice")):
+        config.data.name = name
+        train, validation, test = read_problems(config)
+        assert [len(part) for part in (train, validation, test)] == [16, 16, 16]
+        assert {p.kind for p in train} == {kind} and train == homework.problems(
+            "train", seed=0, count=16, preset=train[0].level, kind=kind
+        )
+
+
+def test_an_unknown_set_is_named():
+    config = default_config()
+    config.data.name = "deepmth"
+    with pytest.raises(ValueError, match=r"config.data.name=deepmth; did you mean deepmath\?"):
+        read_problems(config)

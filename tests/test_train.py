@@ -1,0 +1,59 @@
+"""Other federations through the same loop: partial participation, parts, carried moments, everyone alone."""
+
+import jax
+import numpy as np
+from small_world import finished, small_config
+
+from pubswap_jax import metrics
+from pubswap_jax.standing import Best
+from pubswap_jax.train import announcement, train_and_evaluate
+
+
+def test_partial_participation_in_parts_with_averaged_moments(tmp_path):
+    config = small_config(
+        tmp_path,
+        federation__participants=2,
+        federation__weights="size",
+        federation__moments="average",
+        federation__swap="random_swap",
+        federation__swap_unit="extra",
+        federation__steps=2,
+        training__client_microbatch=1,
+        training__microbatch=2,
+        training__warmup=3,
+        training__prox_coef=0.1,
+        training__kl="k3",
+        training__kl_coef=0.01,
+        evaluation__every=2,
+    )
+    server = train_and_evaluate(config, tmp_path / "run")
+    rows = metrics.read(tmp_path / "run", "metrics")
+    assert int(server.round) == 2 and jax.tree.leaves(server.opt_state)
+    steps = [row for row in rows if "step" in row]
+    assert len(steps) == 2 * 3 and all(
+        sum(x is None for x in row.get("private/reward", row.get("public/reward"))) == 1 for row in steps
+    )
+    rounds = [row for row in rows if "step" not in row]
+    assert [("eval/pass@1" in row) for row in rounds] == [True, False, True]
+    assert all(sum(size == 0 for size in row["ledger/up/adapters"]) == 1 for row in rounds[1:])
+    alone = finished()[0].server.lora
+    moments = sum(leaf.nbytes for leaf in jax.tree.leaves(server.opt_state))
+    assert max(rounds[1]["ledger/up/adapters"]) == sum(leaf.nbytes for leaf in jax.tree.leaves(alone)) + moments
+
+
+def test_everyone_alone(tmp_path):
+    config = small_config(tmp_path, federation__average=False, federation__swap_period=0, federation__steps=2)
+    server = train_and_evaluate(config, tmp_path / "run")
+    rows = metrics.read(tmp_path / "run", "metrics")
+    rounds = [row for row in rows if "step" not in row and row["round"]]
+    assert int(server.round) == 2 and not any(name.endswith("adapters") for row in rounds for name in row)
+    assert all(row["eval/pass@1"] == np.mean(row["clients/pass@1"]) for row in rounds)
+    assert rounds[1]["round/drift"] != rounds[0]["round/drift"] and min(rounds[1]["round/drift"]) > 0
+    evaluations = metrics.read(tmp_path / "run", "evaluations")
+    assert {row["model"] for row in evaluations if row["round"]} == {"client 0", "client 1", "client 2"}
+
+
+def test_a_round_is_announced_with_its_figures():
+    line = announcement(2, 3, {"eval/pass@1": 0.5, "clients/pass@1": [0.25, 0.75]}, Best(1, 0.6))
+    assert line == "round 2 of 3 saved: validation pass@1 0.500 (clients' own 0.500), best in round 1"
+    assert announcement(1, 3, {}, Best(0, 0.1)) == "round 1 of 3 saved"
