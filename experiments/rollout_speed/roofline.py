@@ -1,6 +1,6 @@
 """The share of the machine's limit that a rollout reaches: random weights, no adapters, forced lengths, beside `generate`.
 
-    python experiments/rollout_speed/roofline.py --config=CONFIG.json --prompts=64 --group=8 --length=512 --dtype=bfloat16 --peer
+    python experiments/rollout_speed/roofline.py --config=CONFIG.json --prompts=64 --group=8 --length=512 --peer
 
 The limit of a decode step with n sequences, after measuring bandwidth BW and rate F on the same device:
 t ≥ max((weights + KV bytes + logits) / BW, 2 N n / F), where a prompt's keys and values are read once a group.
