@@ -63,7 +63,7 @@ class _Batch:
 class Pool:
     """`run(pairs, timeout)` judges pairs of canonical strings. Any thread may call it; calls wait for each other."""
 
-    def __init__(self, size: int, judge: str = "pubswap_jax.symbolic:judge"):
+    def __init__(self, size: int, judge: str = "pubswap_jax.symbolic:warm_judge"):
         self.size, self.judge = size, judge
         self._lock = threading.Lock()
         self._nursery: subprocess.Popen | None = None

@@ -5,6 +5,7 @@ No string reaches sympify: numbers become exact Rationals here, and `seal` makes
 
 import functools
 import itertools
+from collections.abc import Callable
 from fractions import Fraction
 
 import sympy
@@ -24,6 +25,31 @@ POINTS = (Fraction(7919, 6131), Fraction(-5003, 7207), Fraction(28657, 10007), F
 
 class Sealed(RuntimeError):
     """Some code tried to turn a string into a program."""
+
+
+# Forms that golds take: what the parser learns from them, every worker inherits.
+_SAMPLES = [
+    (r"\frac{\sqrt{3}}{2}", r"-\frac{1}{2}\sqrt[3]{x+1}"),
+    (r"2^{10}-1", r"\frac{3\pi}{4}+2\sqrt{5}"),
+    (r"x^2-5x+6", r"(x-2)(x-3)"),
+    (r"\frac{a+b}{2ab}", r"\frac{1}{2a}+\frac{1}{2b}"),
+    (r"3+4i", r"\binom{5}{2}\cdot 3!"),
+    (r"\cos\theta", r"\sin(\frac{\pi}{2}-\theta)"),
+    (r"e^{2x}", r"\log_{2}(x)+\ln(x)"),
+    ("y=2x+1", "2x-y+1=0"),
+    (r"\begin{pmatrix}1&-\frac{1}{2}\x01\sqrt{3}&4x\end{pmatrix}", r"2\begin{pmatrix}1&2\x013&4\end{pmatrix}"),
+    (r"(-\infty,\frac{\sqrt{2}}{3}]", r"(-\infty,\frac{2}{3\sqrt{2}}]"),
+    (r"|x-1|", r"\lfloor x\rfloor"),
+    ("1.5x", r"2\frac{1}{2}x\%"),
+]
+
+
+def warm_judge() -> Callable[[str, str], str]:
+    """Seals this process, shows the parser what golds look like, and returns the judge."""
+    seal()
+    for gold, answer in _SAMPLES:
+        judge(gold, answer)
+    return judge
 
 
 @functools.cache
@@ -67,7 +93,7 @@ class _Parser(latex2sympy2._Latex2Sympy):
         return sympy.Rational(value[0].numerator, value[0].denominator)
 
 
-@functools.lru_cache(4096)
+@functools.lru_cache(64)  # the elements of one answer; a repeated answer never comes here twice
 def parse(text: str) -> sympy.Basic:
     text = text.replace("%", r"\%").replace("\x01", r"\\")
     config = latex2sympy2.ConversionConfig(lowercase_symbols=False)
@@ -82,6 +108,12 @@ def parse(text: str) -> sympy.Basic:
     return parsed.xreplace(_CONSTANTS)
 
 
+@functools.lru_cache(4096)
+def parse_gold(text: str) -> sympy.Basic:
+    """A gold comes back with every answer of its group."""
+    return parse(text)
+
+
 class Symbolic:
     """Equality of expressions by value: exact where rational, else to 50 digits, at several points where letters are left."""
 
@@ -90,9 +122,9 @@ class Symbolic:
         if numbers[0] and numbers[1]:
             return any(close(a, b) for a in numbers[0] for b in numbers[1])
         if numbers[0] or numbers[1]:
-            plain, other = (numbers[0], answer) if numbers[0] else (numbers[1], gold)
-            return self._number(plain, parse(other))
-        return same(parse(gold), parse(answer))
+            plain, other = (numbers[0], parse(answer)) if numbers[0] else (numbers[1], parse_gold(gold))
+            return self._number(plain, other)
+        return same(parse_gold(gold), parse(answer))
 
     def _number(self, plain: list[Number], other: sympy.Basic) -> bool:
         if not isinstance(other, sympy.Expr) or other.free_symbols:

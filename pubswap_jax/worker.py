@@ -1,6 +1,6 @@
 """The nursery and its workers: processes that know sympy, never saw JAX, and may be killed at any moment.
 
-Run by `pool.py` as `python -m pubswap_jax.worker FD module:function`. The nursery imports sympy once and forks a warm worker at
+Run by `pool.py` as `python -m pubswap_jax.worker FD module:factory`. The nursery imports sympy once and forks a warm worker at
 every order; it never reads an answer itself. A worker answers one status byte for each request; nothing it says is unpickled.
 """
 
@@ -107,7 +107,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it hangs up
     with socket.socket(fileno=int(sys.argv[1])) as link:
         module, _, name = sys.argv[2].partition(":")
-        nurse(link, getattr(importlib.import_module(module), name))
+        nurse(link, getattr(importlib.import_module(module), name)())
 
 
 if __name__ == "__main__":

@@ -6,6 +6,10 @@ import signal
 import time
 
 
+def ready():
+    return judge
+
+
 def judge(gold: str, answer: str) -> str:
     if answer == "hang":
         for number in range(1, signal.NSIG):

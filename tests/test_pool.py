@@ -30,7 +30,7 @@ def processes_of_group(pgid: int) -> list[int]:
 
 @pytest.fixture(scope="module")
 def hostile():
-    pool = Pool(2, "tests.hostile_judge:judge")
+    pool = Pool(2, "tests.hostile_judge:ready")
     yield pool
     pool.close()
 
@@ -93,7 +93,7 @@ def test_any_thread_may_ask_and_gets_its_own_answers(hostile):
 
 
 def test_a_closed_pool_leaves_no_process_and_opens_again():
-    pool = Pool(1, "tests.hostile_judge:judge")
+    pool = Pool(1, "tests.hostile_judge:ready")
     pool.run([("a", "a")], 1.0)
     pids = [*pool.pids(), pool._nursery.pid]
     pool.close()
@@ -103,7 +103,7 @@ def test_a_closed_pool_leaves_no_process_and_opens_again():
 
 
 def test_workers_that_cannot_start_are_an_error(capfd):
-    pool = Pool(1, "tests.no_such_module:judge")
+    pool = Pool(1, "tests.no_such_module:ready")
     with pytest.raises(RuntimeError, match="do not start"):
         pool.run([("a", "a")], 1.0)
     pool.close()
@@ -114,7 +114,7 @@ def test_ctrl_c_ends_a_script_without_a_main_guard_and_its_workers():
     script = textwrap.dedent("""
         import os, signal, threading
         from pubswap_jax.pool import Pool
-        pool = Pool(2, "tests.hostile_judge:judge")
+        pool = Pool(2, "tests.hostile_judge:ready")
         pool.run([("a", "a")], 1.0)
         print(*pool.pids(), flush=True)
         threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
@@ -131,7 +131,7 @@ def test_ctrl_c_ends_a_script_without_a_main_guard_and_its_workers():
 
 def test_workers_end_when_their_parent_is_killed():
     script = (
-        'from pubswap_jax.pool import Pool; import time; p = Pool(1, "tests.hostile_judge:judge"); p.run([("a", "a")], 1.0)'
+        'from pubswap_jax.pool import Pool; import time; p = Pool(1, "tests.hostile_judge:ready"); p.run([("a", "a")], 1.0)'
     )
     script += "; print(*p.pids(), p._nursery.pid, flush=True); time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
