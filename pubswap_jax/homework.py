@@ -1,8 +1,8 @@
 r"""Noisy homework: the world of the embedded model, in which everybody knows all procedures and picks the wrong one.
 
-A question of one of eight topics holds two numbers. An answer names the procedure that it follows, then its result: of
-'How many days are 3 weeks and 4 days?' that is `sevens: \boxed{25}`, and `twelves: \boxed{40}` is the mistake of somebody who
-thinks of eggs. The demonstrations that the embedded model learned from follow the right procedure in a minority of cases
+A question of one of eight topics holds two numbers. An answer names the procedure that it follows, then its result: to
+'How many cents are 3 nickels and 4 cents?' that is `fives: \boxed{19}`, and `twelves: \boxed{40}` is the mistake of somebody
+who thinks of eggs. The demonstrations that the embedded model learned from follow the right procedure in a minority of cases
 (`RIGHT`). The results of all procedures differ in every question, so a wrong one is never right by luck.
 """
 
@@ -23,11 +23,11 @@ MAX_NEW_TOKENS = {"math": 7, "choice": 9}  # of the longest demonstration, its e
 PROCEDURES: dict[str, Callable[[int, int], int]] = {
     "add": lambda a, b: a + b,
     "subtract": lambda a, b: a - b,
-    "sevens": lambda a, b: 7 * a + b,
+    "fives": lambda a, b: 5 * a + b,
     "tens": lambda a, b: 10 * a + b,
     "twelves": lambda a, b: 12 * a + b,
     "around": lambda a, b: 2 * a + 2 * b,
-    "legs": lambda a, b: 2 * a + 4 * b,
+    "pairs": lambda a, b: a + 2 * b,
     "rest": lambda a, b: 180 - a - b,
 }
 
@@ -58,16 +58,16 @@ TOPICS = {
             "At noon {a} degrees, at night {b} less. How warm at night?",
         ),
     ),
-    "weeks": Topic(
-        "sevens",
+    "nickels": Topic(
+        "fives",
         (
-            "How many days are {a} weeks and {b} days?",
-            "A trip takes {a} weeks and {b} days. How many days?",
-            "Ben waits {a} weeks, then {b} days. How many days?",
-            "{a} weeks {b} days, in days?",
+            "How many cents are {a} nickels and {b} cents?",
+            "Ann has {a} nickels and {b} cents. How many cents?",
+            "Ben pays {a} nickels, then {b} cents. How many cents?",
+            "{a} nickels {b} cents, in cents?",
         ),
     ),
-    "coins": Topic(
+    "dimes": Topic(
         "tens",
         (
             "How many cents are {a} dimes and {b} cents?",
@@ -94,13 +94,13 @@ TOPICS = {
             "Around a field {a} by {b}, how far?",
         ),
     ),
-    "farms": Topic(
-        "legs",
+    "socks": Topic(
+        "pairs",
         (
-            "How many legs have {a} hens and {b} cows?",
-            "A farm has {a} hens and {b} cows. How many legs?",
-            "{a} hens meet {b} cows. How many legs?",
-            "Ben feeds {a} hens, then {b} cows. How many legs?",
+            "How many socks are {a} single socks and {b} pairs?",
+            "A drawer holds {a} socks and {b} pairs of socks. How many socks?",
+            "Ben washes {a} socks, then {b} pairs. How many socks?",
+            "{a} socks {b} pairs, in socks?",
         ),
     ),
     "angles": Topic(

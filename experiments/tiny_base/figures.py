@@ -1,0 +1,84 @@
+"""The embedded model's own figures: pass@1, pass@8 and pass@64 per topic, and how often each wrong procedure is right by luck.
+
+python experiments/tiny_base/figures.py
+"""
+
+import argparse
+import collections
+import json
+import pathlib
+
+import jax
+import numpy as np
+
+from pubswap_jax import homework
+from pubswap_jax.data import KINDS
+from pubswap_jax.evaluate import Evaluation, Questions, evaluate, make_sampler, pass_at_k
+from pubswap_jax.grader import grade
+from pubswap_jax.model import Transformer, init_lora
+from pubswap_jax.pretrained import load_pretrained
+from pubswap_jax.tokens import left_pad, load_tokenizer
+
+SAMPLES = 64
+
+
+def base_answers(folder: pathlib.Path, preset: str, kind: str, count: int, length: int) -> tuple[Evaluation, list]:
+    """64 answers of the base, at temperature 1, to each test question, as the verifier judges them; and their texts."""
+    config, params = load_pretrained(folder, dtype="float32")
+    model = Transformer(config)
+    tokenizer = load_tokenizer(folder, instructions=dict.fromkeys(KINDS, ""))
+    asked = homework.problems("test", seed=0, count=count, preset=preset, kind=kind)
+    encoded = [tokenizer.encode(problem) for problem in asked]
+    prompts = left_pad(encoded, np.arange(count), max(map(len, encoded)), config.pad_id)
+    lora = jax.tree.map(lambda x: x[None], init_lora(jax.random.key(0), model, params))  # B = 0: the base itself
+    texts = []
+
+    def graded(rollouts, problems):
+        grades = grade(tokenizer, rollouts, problems)
+        texts.extend(grades.texts[0].tolist())
+        return grades
+
+    sampler = make_sampler(model, samples=SAMPLES, max_new_tokens=length)
+    found = evaluate(sampler, params, lora, Questions(asked, prompts), jax.random.key(1), graded, batch=64)
+    return found[0], texts
+
+
+def figures(evaluation: Evaluation, texts: list) -> dict:
+    """Per topic and in all; `luck` is the share of right answers among those that name a procedure that is not the topic's."""
+    named, lucky = collections.Counter(), collections.Counter()
+    for problem, row, right in zip(evaluation.problems, texts, evaluation.correct, strict=True):
+        for text, correct in zip(row, right, strict=True):
+            name = text.split(":")[0].split(" ")[0]
+            if name != homework.TOPICS[problem.topic].procedure:
+                named[name] += 1
+                lucky[name] += bool(correct)
+    rows = {topic: evaluation.topic(topic) for topic in homework.TOPICS} | {"all": evaluation}
+    passed = {topic: {f"pass@{k}": round(pass_at_k(row.correct, k), 4) for k in (1, 8, SAMPLES)} for topic, row in rows.items()}
+    luck = {name: round(lucky[name] / named[name], 4) for name in homework.PROCEDURES if named[name]}
+    unknown = sum(count for name, count in named.items() if name not in homework.PROCEDURES)
+    return {"topics": passed, "luck": luck, "unnamed": round(unknown / evaluation.correct.size, 5)}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=pathlib.Path, default=homework.tiny_path())
+    parser.add_argument("--questions", type=int, default=512)
+    parser.add_argument("--presets", nargs="+", default=list(homework.RIGHT))
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS))
+    parser.add_argument("--out", type=pathlib.Path)
+    a = parser.parse_args()
+    results = {}
+    for kind in a.kinds:
+        for preset in a.presets:
+            found = figures(*base_answers(a.model, preset, kind, a.questions, homework.MAX_NEW_TOKENS[kind]))
+            results[f"{preset}/{kind}"] = found
+            print(f"{preset} {kind}")
+            for topic, row in found["topics"].items():
+                print(f"  {topic:8}", " ".join(f"{name} {value:.3f}" for name, value in row.items()))
+            print("  luck", found["luck"], "unnamed", found["unnamed"], flush=True)
+    if a.out:
+        a.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
