@@ -19,11 +19,8 @@ def test_partial_participation_in_parts_with_averaged_moments(tmp_path):
         federation__swap_unit="extra",
         federation__steps=2,
         training__client_microbatch=1,
-        training__microbatch=2,
         training__warmup=3,
         training__prox_coef=0.1,
-        training__kl="k3",
-        training__kl_coef=0.01,
         evaluation__every=2,
     )
     server = train_and_evaluate(config, tmp_path / "run")
