@@ -9,15 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import safetensors.numpy
 from flax.traverse_util import flatten_dict
-from hf_files import FAMILIES, LLAMA3, edit, expected_leaves, model_files, write_model
+from hf_files import FAMILIES, expected_leaves, model_files, write_model
 
-from pubswap_jax import ModelConfig, Transformer, hf_folder, load_pretrained
+from pubswap_jax import Transformer, hf_folder, load_pretrained
 from pubswap_jax.hf_config import read_config
-from pubswap_jax.pretrained import check_vocabulary, param_shapes
+from pubswap_jax.pretrained import param_shapes
 from pubswap_jax.tensorfile import write
-from pubswap_jax.types import Llama3Rope
 
 # --- in ---------------------------------------------------------------------------------------------------------------
 
@@ -76,82 +74,6 @@ def test_arrays_arrive_sharded(tmp_path, scan_layers):
     jax.tree.map(np.testing.assert_array_equal, params, whole)
     same = load_pretrained(tmp_path, shardings=last_axis(param_shapes(config)), scan_layers=scan_layers)[1]
     assert jax.tree.map(lambda leaf: leaf.sharding, same) == jax.tree.map(lambda leaf: leaf.sharding, params)
-
-
-def test_a_tied_head_that_repeats_the_embedding_is_no_extra_tensor(tmp_path):
-    tensors = write_model(tmp_path)
-    head = {"lm_head.weight": tensors["model.embed_tokens.weight"]}
-    safetensors.numpy.save_file(tensors | head, tmp_path / "model.safetensors")
-    assert "lm_head" not in load_pretrained(tmp_path)[1]
-
-
-def test_both_spellings_of_rope(tmp_path):
-    write_model(tmp_path, "llama")
-    old, _ = load_pretrained(tmp_path)
-    edit(tmp_path / "config.json", rope_scaling=None, rope_theta=None, rope_parameters=LLAMA3 | {"rope_theta": 500000.0})
-    assert load_pretrained(tmp_path)[0] == old
-    assert old.rope_theta == 500000.0 and old.rope_scaling == Llama3Rope(32.0, 1.0, 4.0, 64)
-
-
-def test_stop_tokens_are_all_of_the_generation_config_else_the_configs(tmp_path):
-    write_model(tmp_path)
-    assert load_pretrained(tmp_path)[0].eos_ids == (3,)
-    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [5, 3], "pad_token_id": 7}))
-    config, _ = load_pretrained(tmp_path)
-    assert config.eos_ids == (5, 3) and config.pad_id == 7
-
-
-def test_configs_read_as_transformers_reads_them(shared_data, tmp_path):
-    from transformers import AutoConfig
-
-    files = sorted((shared_data / "hf_configs").glob("*.config.json"))
-    assert len(files) == 12
-    for file in files:
-        (tmp_path / "config.json").write_text(file.read_text())
-        ours, theirs = read_config(tmp_path), AutoConfig.from_pretrained(tmp_path)
-        heads = theirs.num_attention_heads
-        assert ours.num_layers == theirs.num_hidden_layers and ours.num_heads == heads
-        assert ours.num_kv_heads == theirs.num_key_value_heads and ours.vocab_size == theirs.vocab_size
-        assert ours.head_dim == (getattr(theirs, "head_dim", None) or theirs.hidden_size // heads)
-        assert ours.rope_theta == theirs.rope_parameters["rope_theta"]
-        assert (ours.rope_scaling is not None) == (theirs.rope_parameters["rope_type"] == "llama3")
-        assert ours.rms_norm_eps == theirs.rms_norm_eps and ours.tie_embeddings == theirs.tie_word_embeddings
-        assert ours.eos_ids == tuple(np.atleast_1d(theirs.eos_token_id))
-
-
-# --- by name ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def hub_cache(tmp_path, monkeypatch):
-    import huggingface_hub.constants
-
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    return tmp_path / "hub"
-
-
-def test_a_name_is_found_in_the_cache_without_a_network(hub_cache):
-    commit = "0123456789" * 4
-    repository = hub_cache / "models--somebody--tiny"
-    write_model(repository / "snapshots" / commit)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(commit)
-    config, _ = load_pretrained("somebody/tiny")
-    assert config.hidden_size == 16
-
-
-def test_a_name_out_of_reach_says_which_files_to_put_where(hub_cache):
-    with pytest.raises(FileNotFoundError, match=r"nobody/tiny: .*put config.json and model.safetensors .* into a folder"):
-        load_pretrained("nobody/tiny")
-    with pytest.raises(FileNotFoundError, match="no such folder"):
-        load_pretrained("./not/here")
-
-
-def test_a_vocabulary_fits_its_embedding():
-    config = ModelConfig(40, 16, 24, 2, 4, 2, 4)
-    check_vocabulary(config, 39)
-    with pytest.raises(ValueError, match="ids up to 40, the embedding has 40 rows"):
-        check_vocabulary(config, 40)
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
