@@ -24,7 +24,7 @@ class Recorder:
     """Writes what happened; `position()` and a checkpoint make it durable."""
 
     def __init__(self, run: Run, workdir, position: Mapping[str, int] | None, done: int):
-        self.run, self.clock, self.compiled = run, metrics.Clock(), []
+        self.run, self.clock, self.compiled, self.right = run, metrics.Clock(), [], []
         self.journal = metrics.Journal(workdir, FILES, position)
         total = run.config.federation.rounds * run.schedule.length
         self.progress = metrics.Progress(total, done)
@@ -44,6 +44,7 @@ class Recorder:
         for shown in range(self.run.config.log.transcripts):
             self.journal.write("rollouts", _transcript(self.run, round, step, batch, record, shown))
         seen = metrics.scalars(row)
+        self.right.append(seen[f"{phase}/correct"])
         self.progress.step(round, seen[f"{phase}/reward"], seen[f"{phase}/swapped"], row["time/tokens_per_second"])
         return seen
 
@@ -60,7 +61,11 @@ class Recorder:
         row = {"round": round} | dict(values)
         row |= {f"time/{phase}": seconds for phase, seconds in self.clock.lap().items()}
         row |= {"time/compilations": len(self.compiled), "time/compiled": sorted(set(self.compiled)), **_memory()}
+        if self.right and max(self.right) == 0:
+            # A silent zero is worse than a crash: a wrong answer format or a verifier that reads nothing looks just like this.
+            self.progress.say(f"ALARM: not one response of round {round} was right; look at rollouts.jsonl")
         self.compiled.clear()
+        self.right.clear()
         self._write(row, round * self.run.schedule.length)
 
     def close(self) -> None:

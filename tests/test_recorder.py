@@ -3,9 +3,9 @@
 import numpy as np
 from small_world import finished
 
-from pubswap_jax import metrics
+from pubswap_jax import metrics, train
 from pubswap_jax.recorder import read_evaluations
-from pubswap_jax.types import STATUSES
+from pubswap_jax.types import STATUSES, Verdict
 
 
 def test_rows_have_a_number_a_client():
@@ -46,3 +46,13 @@ def test_evaluations_are_read_again():
     for row in rows:
         evaluation = found[row["round"], row["split"], row["model"]]
         assert evaluation.correct.shape == (12, 2) and evaluation.correct.mean() == row["figures"]["pass@1"]
+
+
+def test_a_round_without_one_right_answer_raises_an_alarm(tmp_path, capsys):
+    run, _ = finished()
+    wrong = run._replace(judge=lambda rollouts, batch: Verdict.from_correct(np.zeros(rollouts.tokens.shape[:3], bool)))
+    train.train(wrong, tmp_path)
+    assert "ALARM: not one response of round 1 was right; look at rollouts.jsonl" in capsys.readouterr().out
+    (tmp_path / "sound").mkdir()
+    train.train(run, tmp_path / "sound")
+    assert "ALARM" not in capsys.readouterr().out
