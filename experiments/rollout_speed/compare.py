@@ -83,13 +83,14 @@ def main() -> None:
     shape = arguments.group, arguments.length
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-c", MAKE, folder, json.dumps(fields)]
-        subprocess.run(command, check=True, cwd=HERE, stdout=None)
+        subprocess.run(command, check=True, cwd=HERE)
         sides = [Side(name, folder) for name in arguments.sides]
         first, last = {side.name: side.rollout(*shape) for side in sides}, {}
         for _ in range(arguments.repeats):
             for side in sides:
                 last[side.name] = side.rollout(*shape)
                 side.seconds.append(last[side.name]["seconds"])
+                print(f"{side.name}: {side.seconds[-1]:.2f} s", file=sys.stderr, flush=True)
         for side in sides:
             side.process.stdin.close()
             side.process.wait()
