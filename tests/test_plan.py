@@ -43,3 +43,18 @@ def test_time_grows_with_what_is_asked():
     assert plan.round_seconds(config, run.model_config, 1e9, 1e9) == {name: 2 * value for name, value in one.items()}
     rate, bandwidth = plan.measured("float32", size=128, repeats=2)
     assert rate > 1e6 and bandwidth > 1e6
+
+
+def test_savings_are_only_what_is_not_saved_yet():
+    config = finished()[0].config.copy_and_resolve_references()
+    names = [name for name, _ in plan.savings(config)]
+    assert names == [
+        "model.remat",
+        "model.dtype",
+        "training.client_microbatch",
+        "training.microbatch",
+        "data.max_prompt_tokens",
+    ]
+    config.training.group, config.training.client_microbatch, config.model.dtype = 8, 1, "bfloat16"
+    names = [name for name, _ in plan.savings(config)]
+    assert names == ["model.remat", "training.microbatch", "data.max_prompt_tokens", "training.group"]
