@@ -144,7 +144,7 @@ def test_the_script_writes_a_folder_that_holds_what_it_trained(tmp_path):
     spec.loader.exec_module(script)
     tokenizer = script.write_tokenizer(tmp_path)
     config = script.CONFIG.replace(hidden_size=8, intermediate_size=8, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=8)
-    material = [script.lessons(tokenizer, "math", 32)]
+    material = [script.lessons(tokenizer, "easy", "math", 32)]
     params = script.pretrain(config, material, steps=2, batch=16, lr=1e-3, seed=0)
     script.write_model(tmp_path, config, params)
     loaded, again = load_pretrained(tmp_path)

@@ -101,9 +101,9 @@ def write_model(folder: pathlib.Path, config: ModelConfig, params) -> None:
     tensorfile.write(folder / hf_folder.SINGLE, specs, turned)
 
 
-def lessons(tokenizer: Tokenizer, kind: str, count: int) -> tuple[Prompts, np.ndarray, np.ndarray]:
+def lessons(tokenizer: Tokenizer, preset: str, kind: str, count: int) -> tuple[Prompts, np.ndarray, np.ndarray]:
     """Prompts [n, P], responses int32[n, procedures, R] and the weight of each of their tokens, 0 on the padding."""
-    asked = [problem for preset in homework.RIGHT for problem in questions(preset, kind, count // len(homework.RIGHT))]
+    asked = questions(preset, kind, count)
     encoded = [tokenizer.encode(problem) for problem in asked]
     shown = [said for problem in asked for said in homework.demonstrations(problem).values()]
     ids = [[*row, END] for row in tokenizer.hf([text for text, _ in shown]).input_ids]
@@ -149,16 +149,16 @@ def pretrain(config: ModelConfig, material: list, steps: int, batch: int, lr: fl
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--steps", type=int, default=2200)
-    parser.add_argument("--questions", type=int, default=24000)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--questions", type=int, default=12000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--seed", type=int, default=0)
     a = parser.parse_args()
     a.out.mkdir(parents=True, exist_ok=True)
     tokenizer = write_tokenizer(a.out)
-    maths, choice = (lessons(tokenizer, kind, a.questions) for kind in ("math", "choice"))
-    material = [maths, maths, choice]  # arithmetic takes longer to learn than to look a result up among the options
+    maths, choice = ([lessons(tokenizer, preset, kind, a.questions) for preset in homework.RIGHT] for kind in KINDS)
+    material = 2 * maths + choice  # arithmetic takes longer to learn than to look a result up among the options
     params = pretrain(CONFIG, material, a.steps, a.batch, a.lr, a.seed)
     write_model(a.out, CONFIG, params)
     print(f"{sum(x.size for x in jax.tree.leaves(params)):,} parameters in {a.out}")
