@@ -87,11 +87,16 @@ def read_problems(config) -> tuple[list[Problem], list[Problem] | None, list[Pro
         ask = partial(homework.problems, seed=config.seed, preset=preset, kind=kind)
         counts = {"train": wanted.max_questions, "validation": wanted.validation, "test": wanted.test}
         return tuple(ask(split, count=count) for split, count in counts.items())
-    if wanted.name not in hub.HUB:
-        raise ValueError(f"config.data.name={wanted.name}{nearest(wanted.name, [*HOMEWORK, *hub.HUB])}")
-    test_name = wanted.test_name or wanted.name
-    held_out = test_name not in hub.HUB or "test" in hub.HUB[test_name].splits
-    return hub.hub(wanted.name, "train"), None, hub.hub(test_name, "test") if held_out else None
+    names, tests = wanted.name.split("+"), (wanted.test_name or wanted.name).split("+")
+    for field, name in [*(("name", name) for name in names), *(("test_name", name) for name in tests)]:
+        if name not in hub.HUB:
+            raise ValueError(f"config.data.{field}={name}{nearest(name, [*HOMEWORK, *hub.HUB])}")
+    held_out = all("test" in hub.HUB[name].splits for name in tests)
+    return _of_sets(names, "train"), None, _of_sets(tests, "test") if held_out else None
+
+
+def _of_sets(names: Sequence[str], split: str) -> list[Problem]:
+    return [problem for name in names for problem in hub.hub(name, split)]
 
 
 def _usable(problems, config, tokenizer, what, notes) -> tuple[list[Problem], list[np.ndarray]]:

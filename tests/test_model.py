@@ -6,39 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_models import FAMILIES, SHALLOW, TINY, batch, world
 
-from pubswap_jax import Prompts, Transformer, attention, init_lora, logps, response_logps
+from pubswap_jax import Transformer, init_lora, response_logps
 from pubswap_jax.model import RMSNorm, matmul, rope_angles, rotate
-from pubswap_jax.types import Llama3Rope, ModelConfig
-
-TINY = ModelConfig(
-    vocab_size=40, hidden_size=16, intermediate_size=24, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, lora_rank=3
-)
-FAMILIES = {
-    "qwen2": TINY.replace(qkv_bias=True),
-    "qwen3": TINY.replace(qk_norm=True, rope_theta=1e6),
-    "llama": TINY.replace(rope_scaling=Llama3Rope(8.0, 1.0, 4.0, 16), tie_embeddings=False, rope_theta=5e5),
-}
-SHALLOW = FAMILIES["qwen2"].replace(num_layers=1)
-
-
-@functools.cache
-def world(config, dtype=float):
-    """A model whose biases, norms and adapters all matter."""
-    model = Transformer(config)
-    params = model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
-    leaves, tree = jax.tree.flatten((params, init_lora(jax.random.key(1), model, params)))
-    noise = np.random.default_rng(0)
-    leaves = [jnp.asarray(x + 0.2 * noise.standard_normal(x.shape), dtype) for x in leaves]
-    return model, *jax.tree.unflatten(tree, leaves)
-
-
-def batch(groups=4, length=7, vocab=40):
-    """Three prompts of 6, 3 and 1 tokens, and responses to them."""
-    rng = np.random.default_rng(1)
-    mask = np.arange(6)[None] >= np.array([0, 3, 5])[:, None]
-    tokens = jnp.asarray(rng.integers(0, vocab, (3, groups, length)))
-    return Prompts(tokens=jnp.asarray(rng.integers(0, vocab, mask.shape)), mask=jnp.asarray(mask)), tokens
+from pubswap_jax.types import Llama3Rope
 
 
 def repeated_prompts(model, params, lora, prompts, tokens, temperature=1.0):
@@ -108,42 +80,6 @@ def test_scan_and_remat_change_neither_values_nor_gradients(changes):
     other, other_grad = value_and_grad(model.config.replace(**changes), stack(params), stack(lora))
     np.testing.assert_allclose(value, other, rtol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), stack(grad), other_grad)
-
-
-def test_chunks_give_the_values_and_both_derivatives_of_all_logits_at_once(getkey):
-    states, kernel = jax.random.normal(getkey(), (2, 3, 7, 5)), jax.random.normal(getkey(), (5, 40))
-    _, tokens = batch()
-    weights = jax.random.normal(getkey(), (2, 3, 7))
-
-    def loss(f):
-        unembed = lambda h: h @ kernel  # noqa: E731
-        return lambda h, t: sum(jnp.sum(weights * x) for x in f(unembed, h, tokens[:2, :3], t, entropy=True))
-
-    def derivatives(f):
-        grad = jax.grad(loss(f), (0, 1))
-        second = jax.grad(lambda h, t: sum(jnp.sum(jnp.sin(x)) for x in grad(h, t)), (0, 1))
-        return jax.jit(lambda h, t: (loss(f)(h, t), grad(h, t), second(h, t)))(states, 0.7)
-
-    chunked = derivatives(functools.partial(logps.chunked_logps, chunk=3))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), chunked, derivatives(logps.token_logps))
-
-
-def test_blocks_of_queries_and_the_fused_kernels_form_agree(monkeypatch):
-    model, params, lora = world(SHALLOW)
-    prompts, tokens = batch(length=8)
-
-    def value_and_grad():
-        f = lambda lora: (lambda x: (jnp.mean(x**2), x))(response_logps(model, params, lora, prompts, tokens))  # noqa: E731
-        (_, value), grad = jax.jit(jax.value_and_grad(f, has_aux=True))(lora)
-        return value, grad
-
-    whole = value_and_grad()
-    monkeypatch.setattr(attention, "SCORES_AT_ONCE", 1500)
-    blocks = value_and_grad()
-    monkeypatch.setattr(attention, "choose", lambda *_: None)  # None lets jax.nn.dot_product_attention choose
-    repeated = value_and_grad()
-    for other in (blocks, repeated):
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), whole, other)
 
 
 def test_the_old_log_probs_cost_no_second_forward_pass():

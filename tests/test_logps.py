@@ -1,0 +1,28 @@
+"""Log-probs a chunk at a time: the values and both derivatives of the form that keeps all logits."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from small_models import batch
+
+from pubswap_jax import logps
+
+
+def test_chunks_give_the_values_and_both_derivatives_of_all_logits_at_once(getkey):
+    states, kernel = jax.random.normal(getkey(), (2, 3, 7, 5)), jax.random.normal(getkey(), (5, 40))
+    _, tokens = batch()
+    weights = jax.random.normal(getkey(), (2, 3, 7))
+
+    def loss(f):
+        unembed = lambda h: h @ kernel  # noqa: E731
+        return lambda h, t: sum(jnp.sum(weights * x) for x in f(unembed, h, tokens[:2, :3], t, entropy=True))
+
+    def derivatives(f):
+        grad = jax.grad(loss(f), (0, 1))
+        second = jax.grad(lambda h, t: sum(jnp.sum(jnp.sin(x)) for x in grad(h, t)), (0, 1))
+        return jax.jit(lambda h, t: (loss(f)(h, t), grad(h, t), second(h, t)))(states, 0.7)
+
+    chunked = derivatives(functools.partial(logps.chunked_logps, chunk=3))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), chunked, derivatives(logps.token_logps))
