@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=2 python experiments/update_speed/compare.py --config=CONFIG.json --size=small --repeats=5 SIDE...
 
-SIDE is ours:shared, ours:repeated, peer:plain, peer:checkpointed or peer:compiled, each with an optional :bfloat16. CONFIG.json
-is Qwen2.5-0.5B's. All weights are random, from one seed, and both sides load the same safetensors.
+SIDE is ours:shared, ours:checkpointed, ours:repeated, peer:plain, peer:checkpointed or peer:compiled, each with an optional
+:bfloat16. CONFIG.json is Qwen2.5-0.5B's. All weights are random, from one seed, and both sides load the same safetensors.
 """
 
 import argparse

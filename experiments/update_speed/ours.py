@@ -1,6 +1,7 @@
-"""One side: `Algorithm.update` of one client, `shared` (prompts encoded once a group) or `repeated` (a prompt a response).
+"""One side: `Algorithm.update` of one client: `shared` (prompts encoded once a group), `checkpointed` (the same, its blocks
+recomputed backwards) or `repeated` (a prompt a response).
 
-python ours.py FOLDER shared|repeated PROMPTS ROWS [DTYPE]
+python ours.py FOLDER shared|checkpointed|repeated PROMPTS ROWS [DTYPE]
 """
 
 import sys
@@ -17,8 +18,10 @@ from pubswap_jax.pretrained import load_adapter
 
 
 def main(folder: str, form: str, prompts: str, rows: str, dtype: str = "float32") -> None:
-    config, params = load_pretrained(folder, dtype=dtype)
+    # Without a scan XLA's CPU compiler computes ahead what remat would recompute late, and saves nothing.
+    config, params = load_pretrained(folder, dtype=dtype, scan_layers=form == "checkpointed")
     config, lora = load_adapter(f"{folder}/adapter", config)
+    config = config.replace(remat="block" if form == "checkpointed" else "none")
     given = token_matrix(int(prompts), config.vocab_size)
     if form == "repeated":
         given = {
