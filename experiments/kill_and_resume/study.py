@@ -1,6 +1,6 @@
 """Kills a run with -9 in the middle of each phase, starts it again, and holds its end against the uninterrupted run's.
 
-    python experiments/kill_and_resume/study.py --kills 30 --out /tmp/kills
+    python experiments/kill_and_resume/study.py --kills 30 --out DIR
 
 The run is configs/math.py, shrunk. Compiled programs are kept in a cache, so that a start takes seconds.
 """
