@@ -52,6 +52,6 @@ def test_golds_may_be_bare_or_in_dollars_or_whole_solutions():
     ["}", "{", "$", r"\boxed", r"\boxed{", "$x$ and ", r"\[", r"\(", "Answer: ", "\n", "1 ", "1,", r"\$", "$$", "is ", "(" * 9],
 )
 def test_a_flood_takes_no_time(flood):
-    start = time.perf_counter()
+    start = time.process_time()
     extract(flood * (300_000 // len(flood)))
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0

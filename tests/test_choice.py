@@ -31,6 +31,6 @@ def test_two_options_of_the_same_text_cannot_be_named_by_it():
 
 @pytest.mark.parametrize("flood", ["Answer: ", "A", "A ", "is A", "(", '"answer_choice": "', "it is ", "\n", "or B "])
 def test_a_flood_takes_no_time(flood):
-    start = time.perf_counter()
+    start = time.process_time()
     assert judge(flood * (200_000 // len(flood)), "C", None)[0] != "correct"
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0

@@ -30,9 +30,9 @@ from pubswap_jax.limits import nesting, refusal
     ],
 )
 def test_refused(text, why):
-    start = time.perf_counter()
+    start = time.process_time()
     assert refusal(text) == why
-    assert time.perf_counter() - start < 0.2
+    assert time.process_time() - start < 0.2
 
 
 @pytest.mark.parametrize(
