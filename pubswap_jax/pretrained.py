@@ -48,11 +48,13 @@ def load_pretrained(
     leaves, finished = {}, flatten_dict(shapes)
     for name, slot in hf_folder.tensor_slots(config).items():
         path = hf_folder.leaf_path(config, slot)
-        value = read(tensors[name], finished[path].dtype, slot.transpose)
         if slot.layer is None or not config.scan_layers:
-            leaves[path] = jax.device_put(value, wanted[path])
+            leaf = jax.device_put(read(tensors[name], finished[path].dtype, slot.transpose), wanted[path])
         else:
-            leaves[path] = _write_layer(leaves.get(path), value, slot.layer, finished[path], wanted[path])
+            stack = leaves.pop(path, None)
+            leaf = _write_layer(stack, tensors[name], slot, finished[path], wanted[path])
+        # Copies run on in the background, and each keeps its source alive: without the wait several tensors would be in memory.
+        leaves[path] = jax.block_until_ready(leaf)
     return config, unflatten_dict(leaves)
 
 
@@ -70,11 +72,11 @@ def _shapes(config: ModelConfig, dtypes: dict[str, np.dtype]) -> PyTree:
     return unflatten_dict(leaves)
 
 
-def _write_layer(stack, value, layer, shape, sharding):
+def _write_layer(stack, entry, slot, shape, sharding):
     """Writes one layer into a stack in place: joining all of them at the end would need the stack twice."""
     if stack is None:
         stack = jnp.zeros(shape.shape, shape.dtype, device=sharding)
-    return _updater(stack.sharding)(stack, value, layer)
+    return _updater(stack.sharding)(stack, read(entry, shape.dtype, slot.transpose), slot.layer)
 
 
 @functools.cache
