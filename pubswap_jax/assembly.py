@@ -13,8 +13,10 @@ import optax
 from jax.sharding import Mesh
 
 from pubswap_jax import data, grpo, hf_folder, homework, mesh, pool, swap
+from pubswap_jax.distortion import make_measure
 from pubswap_jax.evaluate import Questions, make_sampler
 from pubswap_jax.grader import grade, make_judge
+from pubswap_jax.logps import response_logps
 from pubswap_jax.model import Transformer, init_lora
 from pubswap_jax.partition import Split
 from pubswap_jax.pretrained import load_pretrained
@@ -32,6 +34,7 @@ ADVANTAGES = {
     "none": grpo.no_baseline,
     "batch": grpo.batch_advantages,
 }
+NORMALISE = {"sequence": lambda length: grpo.per_sequence, "token": lambda length: grpo.per_token, "fixed": grpo.fixed_length}
 KL = {"none": None, "k1": grpo.kl_k1, "k2": grpo.kl_k2, "k3": grpo.kl_k3}
 
 
@@ -45,6 +48,7 @@ class Run(NamedTuple):
     params: PyTree
     server: ServerState  # before the first round
     algorithm: Algorithm
+    measure: Callable  # M·β of a public step; see distortion.py
     judge: Callable
     schedule: data.Schedule
     train: Questions
@@ -91,6 +95,7 @@ def assemble(config) -> Run:
         params=params,
         server=server,
         algorithm=_placed(make_algorithm(config, model), devices, config.federation.num_clients),
+        measure=make_measure(partial(response_logps, model), *_weighing(config)),
         judge=make_judge(tokenizer, config.verifier.timeout),
         schedule=schedule,
         train=asked.train,
@@ -169,7 +174,7 @@ def adapt(config, model_config: ModelConfig, tokenizer: Tokenizer) -> ModelConfi
 
 def make_algorithm(config, model) -> Algorithm:
     training, federation = config.training, config.federation
-    normalise = {"sequence": grpo.per_sequence, "token": grpo.per_token, "fixed": grpo.fixed_length(training.max_new_tokens)}
+    advantages, normalise = _weighing(config)
     return pubswap(
         model,
         make_optimizer(config),
@@ -181,10 +186,16 @@ def make_algorithm(config, model) -> Algorithm:
         average_moments=federation.moments == "average",
         microbatch=training.microbatch or None,
         inner_epochs=training.inner_epochs,
-        advantages=ADVANTAGES[training.advantages],
-        normalise=normalise[training.normalise],
+        advantages=advantages,
+        normalise=normalise,
         kl=KL[training.kl],
     )
+
+
+def _weighing(config) -> tuple[Callable, Callable]:
+    """How much a response and its tokens weigh: advantages and normaliser."""
+    training = config.training
+    return ADVANTAGES[training.advantages], NORMALISE[training.normalise](training.max_new_tokens)
 
 
 def make_optimizer(config) -> optax.GradientTransformation:

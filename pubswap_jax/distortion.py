@@ -3,7 +3,7 @@
 A group is a pytree with leaves [G, ...] (tokens, mask, reward, or whatever `gradient` reads), a pool of donors one with leaves
 [N, ...]. `gradient(group) -> pytree` is G(θ; x, Y) of one group: a function passed in, so nothing here knows a model. With
 `gradient = jax.grad(loss of the group)` this is the thing itself; with per-response scores as leaves it costs a few
-multiplications and can watch a whole run.
+multiplications and can watch a whole run: `make_measure` does.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from pubswap_jax.grpo import safe_sqrt
-from pubswap_jax.types import Array, PyTree, at_least_f32
+from pubswap_jax.types import Array, Hparams, Prompts, PyTree, at_least_f32
 
 
 @flax.struct.dataclass
@@ -62,6 +62,66 @@ def distortion_bound(
     beta = jnp.maximum(beta, jnp.max(_distances(gradient, end, donors, final), where=legal, initial=0.0))
     count = swapped.sum()
     return Distortion(distance=_norm_of_difference(final, start), replacements=count, beta=beta, bound=count * beta)
+
+
+def make_measure(logps: Callable, advantages: Callable, normalise: Callable) -> Callable[..., Distortion]:
+    """M·β of a public step as it happened: (params, loras, prompts, record, hparams) -> Distortion, f32[C] each.
+
+    It looks at one group of each client, that with the most replacements, by the adapters that answered. `logps` is
+    (params, lora, prompts, tokens, temperature=...) -> f32[B, G, R]; `advantages` and `normalise` are the update's. One
+    backward pass a response, one response at a time, so that activations never count; 2G gradients of an adapter do.
+    """
+
+    @jax.jit
+    def measure(params: PyTree, loras: PyTree, prompts: Prompts, record, hparams: Hparams) -> Distortion:
+        def of_client(client):
+            lora, *stacked = client
+            fullest = jnp.argmax(stacked[-1].sum(-1))
+            prompt, before, after, swapped = jax.tree.map(lambda x: x[fullest], tuple(stacked))
+
+            def score(tokens, mask):
+                def total(adapter):
+                    one = jax.tree.map(lambda x: x[None], prompt)
+                    found = logps(params, adapter, one, tokens[None, None], temperature=hparams.temperature)
+                    return jnp.sum(found[0, 0], where=mask)
+
+                return jax.grad(total)(lora)
+
+            def weigh(group):
+                weights = jnp.where(group["received"], hparams.swap_weight, 1.0) * normalise(group["mask"][None])[0, :, 0]
+                return weights * advantages(group["reward"][None])[0]
+
+            return swap_distortion(score, weigh, before, after, swapped)
+
+        before = _responses(record.rollouts, record.verdicts)
+        after = _responses(record.swapped_rollouts, record.swapped_verdicts)
+        return jax.lax.map(of_client, (loras, prompts, before, after, record.plan.swapped))
+
+    return measure
+
+
+def swap_distortion(score: Callable, weigh: Callable, before: PyTree, after: PyTree, swapped: Array) -> Distortion:
+    """`distortion_bound` of one group, on policy: its gradient is −Σ wᵢ sᵢ with the scores sᵢ = ∇ log π(yᵢ).
+
+    β ranges over the responses that the group received, in every wrong slot. `score` is (tokens [R], mask [R]) -> pytree,
+    `weigh` group -> f32[G]; a group has tokens, mask, reward and correct.
+    """
+    group = swapped.shape[0]
+    pool = jax.tree.map(lambda *both: jnp.concatenate(both), before, after)
+    scores = jax.lax.map(lambda response: score(*response), (pool["tokens"], pool["mask"]))
+    flat = [at_least_f32(leaf).reshape(2 * group, -1) for leaf in jax.tree.leaves(scores)]
+    # Distances ask only for inner products: these points of 2G dimensions lie as the scores do.
+    values, vectors = jnp.linalg.eigh(sum(jnp.matmul(x, x.T, precision="highest") for x in flat))
+    pool["score"] = vectors * safe_sqrt(values)[None]
+    pool["received"] = jnp.arange(2 * group) >= group
+    own, received = (jax.tree.map(lambda x, half=half: x[half], pool) for half in (slice(group), slice(group, None)))
+    legal = swapped[None] & (~own["correct"][:, None] | jnp.eye(group, dtype=bool))
+    slots = jnp.arange(group)
+    return distortion_bound(lambda g: -weigh(g) @ g["score"], own, received, slots, swapped, legal)
+
+
+def _responses(rollouts, verdicts) -> dict[str, Array]:
+    return {"tokens": rollouts.tokens, "mask": rollouts.mask, "reward": verdicts.reward, "correct": verdicts.correct}
 
 
 def _distances(gradient, group, donors, here):

@@ -110,6 +110,13 @@ FIELDS = (
     Field("checkpoint.steps", 0, "steps between checkpoints inside a round; 0: only at its end", OURS),
     Field("checkpoint.keep", 2, "newest checkpoints kept, besides the best round's", OURS),
     Field("log.transcripts", 1, "groups of responses a step written to rollouts.jsonl", OURS),
+    Field(
+        "log.distortion",
+        "round",
+        "when M·β is measured, on one group a client: at a round's last public step, or at each",
+        OURS,
+        ("off", "round", "step"),
+    ),
     Field("log.tensorboard", "auto", "auto: where tensorboardX is installed", OURS, ("auto", "on", "off")),
     Field("log.wandb", "", "a project of Weights & Biases; empty: none", OURS),
     Field("verifier.workers", 0, "processes that judge answers; 0: one a core, 8 at most", OURS),

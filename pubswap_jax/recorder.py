@@ -12,7 +12,7 @@ from pubswap_jax.assembly import Run
 from pubswap_jax.evaluate import Evaluation, by_topic, summary
 from pubswap_jax.steps import StepRecord
 from pubswap_jax.swap import donor_matrix
-from pubswap_jax.types import STATUSES, Batch
+from pubswap_jax.types import STATUSES, Batch, Hparams, PyTree
 
 FILES = ("metrics", "evaluations", "rollouts")
 KS = (2, 4, 8, 16, 32, 64)
@@ -31,8 +31,10 @@ class Recorder:
         self.sinks = _sinks(run.config, workdir, done)
         jax.monitoring.register_event_duration_secs_listener(self._count_compilation)
 
-    def step(self, round: int, step: int, batch: Batch, record: StepRecord, seconds: float) -> dict[str, float]:
-        """One step's metrics a client, donors where it was public, and a transcript."""
+    def step(
+        self, round: int, step: int, batch: Batch, record: StepRecord, seconds: float, loras: PyTree, hparams: Hparams
+    ) -> dict[str, float]:
+        """One step's metrics a client, what was swapped where it was public, and a transcript; `loras` answered."""
         phase, present = ("public" if batch.public else "private"), self.run.present(round)
         values = jax.device_get(record.metrics)
         row = metrics.row(round, step, phase, values, present)
@@ -40,6 +42,7 @@ class Recorder:
         row |= {f"{phase}/tokens": tokens, "time/step": seconds, "time/tokens_per_second": tokens / seconds}
         if batch.public:
             row["public/donors"] = jax.device_get(_donors(record.plan)).tolist()
+            row |= metrics.row(round, step, "swap", self._distortion(round, step, batch, record, loras, hparams), present)
         self._write(row, round * self.run.schedule.length + step)
         for shown in range(self.run.config.log.transcripts):
             self.journal.write("rollouts", _transcript(self.run, round, step, batch, record, shown))
@@ -47,6 +50,18 @@ class Recorder:
         self.right.append(seen[f"{phase}/correct"])
         self.progress.step(round, seen[f"{phase}/reward"], seen[f"{phase}/swapped"], row["time/tokens_per_second"])
         return seen
+
+    def _distortion(self, round, step, batch, record, loras, hparams) -> dict[str, np.ndarray]:
+        """Each client's replacements; where it is due, of its fullest group too, beside M·β and the distance bounded by it."""
+        found = {"replacements": jax.device_get(record.plan.swapped).sum((1, 2))}
+        config, schedule = self.run.config, self.run.schedule
+        when = config.log.distortion
+        last = not any(schedule.public(round, later) for later in range(step + 1, schedule.length))
+        if config.federation.swap == "no_swap" or not (when == "step" or (when == "round" and last)):
+            return found
+        measure = self.clock.timed("distortion", self.run.measure, jax.device_get)
+        one = measure(self.run.params, loras, batch.prompts, record, hparams)
+        return found | {"group": one.replacements, "beta": one.beta, "bound": one.bound, "distance": one.distance}
 
     def evaluation(self, round: int, split: str, model: str, evaluation: Evaluation) -> dict[str, float]:
         """One model's figures, and which of its answers were right, a string of 0 and 1 a question."""

@@ -145,7 +145,8 @@ def _balanced_need(own: Array, donors: Array) -> Array:
 def swap_metrics(plan: SwapPlan, before: Verdict, after: Verdict, mask: Array) -> dict[str, Array]:
     """Per client: shares of slots and of tokens swapped, of groups rescued, and of flat groups before and after. f32[C] each.
 
-    `mask` is that of the rollouts after the swap. A rescued group had no right answer and has one now.
+    `mask` is that of the rollouts after the swap. A rescued group had no right answer and has one now. Beside the flat groups
+    stands a group's mean variance of rewards, which is p(1 − p) where a share p is right.
     """
     rescued = ~before.correct.any(-1) & after.correct.any(-1)
     return {
@@ -154,6 +155,8 @@ def swap_metrics(plan: SwapPlan, before: Verdict, after: Verdict, mask: Array) -
         "rescued": rescued.mean(axis=1),
         "zero_variance_before": zero_variance(before.reward).mean(axis=1),
         "zero_variance_after": zero_variance(after.reward).mean(axis=1),
+        "variance_before": before.reward.var(axis=-1).mean(axis=1),
+        "variance_after": after.reward.var(axis=-1).mean(axis=1),
     }
 
 

@@ -91,7 +91,8 @@ def train_round(run: Run, at: Standing, recorder: Recorder, examine, keep, check
             hparams = run.hparams(round, step)
             clients, record = client_step(algorithm, run.params, at.server, at.clients, batch, judge, key, hparams, weights)
             gate.admit(Counters(record.metrics), run.present(round))
-            recorder.step(round, step, batch, record, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            recorder.step(round, step, batch, record, seconds, at.clients.lora, hparams)
             at = at._replace(clients=clients, step=step + 1, account=dict(gate.bytes))
             if config.checkpoint.steps and at.step % config.checkpoint.steps == 0 and at.step < length:
                 keep(at)

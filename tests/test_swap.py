@@ -160,6 +160,7 @@ def test_what_a_swap_did(getkey):
     assert metrics["swapped"].tolist() == [0.25, 0] and metrics["swapped_tokens"].tolist() == [0.25, 0]
     assert metrics["rescued"].tolist() == [0.5, 0]
     assert metrics["zero_variance_before"].tolist() == [1, 1] and metrics["zero_variance_after"].tolist() == [0.5, 1]
+    assert metrics["variance_before"].tolist() == [0, 0] and metrics["variance_after"].tolist() == [0.125, 0]
     assert swap.donor_matrix(plan).tolist() == [[0, 2], [0, 0]]
 
 
