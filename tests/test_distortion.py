@@ -1,13 +1,17 @@
 """The theory made measurable: distances of replacements against explicit loops, and the bound on ten thousand groups."""
 
+import itertools
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from pubswap_jax import distortion, grpo, swap
 from pubswap_jax.model import response_logps
+from pubswap_jax.steps import StepRecord
 from pubswap_jax.toyworld import toy, toy_targets
-from pubswap_jax.types import Hparams
+from pubswap_jax.types import Hparams, Rollout, Verdict
 
 WIDTH = 6
 
@@ -27,6 +31,10 @@ def random_groups(rng, count, group=4, others=8):
     return as_f32(mine), as_f32(theirs), jnp.asarray(correct), jnp.asarray(donors)
 
 
+one_replacement = jax.jit(partial(distortion.one_replacement_distortion, linear_gradient))
+
+
+@jax.jit
 def balanced_source(key, correct, donors):
     """What Balanced gives client 0, whose two neighbours hold the donors: (donor index, swapped) of each slot."""
     group = correct.shape[0]
@@ -34,6 +42,7 @@ def balanced_source(key, correct, donors):
     return jnp.maximum(plan.source[0, 0] - group, 0), plan.swapped[0, 0]
 
 
+@jax.jit
 def bound_of(key, mine, theirs, correct, donors):
     source, swapped = balanced_source(key, correct, donors)
     legal = ~correct[:, None] & donors[None]
@@ -46,7 +55,7 @@ def norm(x):
 
 def test_one_replacement_distortion_equals_the_loop():
     mine, theirs, _, _ = (jax.tree.map(lambda x: x[0], part) for part in random_groups(np.random.default_rng(0), 1))
-    distances = distortion.one_replacement_distortion(linear_gradient, mine, theirs)
+    distances = one_replacement(mine, theirs)
     assert distances.shape == (4, 8)
     for slot in range(4):
         for donor in range(8):
@@ -66,7 +75,7 @@ def test_beta_and_distance_equal_the_loop():
         group, legal, beta = mine, np.array(~correct[:, None] & donors[None]), 0.0
         path = [slot for slot in range(4) if swapped[slot]]
         for slot in [*path, None]:
-            distances = np.asarray(distortion.one_replacement_distortion(linear_gradient, group, theirs))
+            distances = np.asarray(one_replacement(group, theirs))
             beta = max(beta, distances[legal].max(initial=0.0))
             if slot is not None:
                 group = {name: group[name].at[slot].set(theirs[name][source[slot]]) for name in group}
@@ -88,29 +97,58 @@ def test_the_bound_holds_on_ten_thousand_groups():
     assert 1 <= np.median(bound[count > 0] / distance[count > 0]) < 100
 
 
-def test_the_gradient_of_a_real_policy():
-    """With jax.grad of the policy's own loss: a group's gradient moves by what the pull-back of two responses says."""
-    model, params, lora = toy(jax.random.key(0))
-    lora = jax.tree.map(lambda x: x + 0.1, lora)
-    prompts, tokens = jax.tree.map(lambda x: jnp.asarray(x[:1]), toy_targets)
+def test_measured_on_a_real_policy(getkey):
+    """From scores, in one program, what jax.grad of the policy's own loss says, one replacement after the other."""
+    clients, prompts, group = 2, 2, 4
+    model, params, lora = toy(getkey())
+    hparams = Hparams.create(swap_weight=0.5, temperature=0.7)
+    loras = jax.tree.map(lambda x: x[None] + 0.3 * jax.random.normal(getkey(), (clients, *x.shape)), lora)
+    asked = jax.tree.map(lambda x: jnp.broadcast_to(x[:prompts], (clients, prompts, *x.shape[1:])), toy_targets[0])
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 10, (clients, prompts, group, 3), np.int32)
+    mask = np.arange(3) < rng.integers(1, 4, (clients, prompts, group, 1))
+    correct = jnp.array([[[1, 0, 0, 0], [0, 0, 0, 0]], [[0, 0, 0, 0], [0, 1, 1, 1]]], bool)
+    before, verdicts = Rollout(tokens, mask, np.zeros(mask.shape, np.float32)), Verdict.from_correct(correct)
+    plan = swap.balanced(getkey(), correct)
+    after, given = swap.apply_swap(plan, (before, verdicts))
+    record = StepRecord(before, verdicts, after, given, plan, {})
+    measure = distortion.make_measure(partial(response_logps, model), grpo.group_advantages, grpo.per_sequence)
+    found = jax.device_get(measure(params, loras, asked, record, hparams))
+    assert found.replacements.tolist() == [2, 1], "the group with the most replacements"
 
-    def gradient(group):
-        mask = jnp.ones(group["tokens"].shape, bool)[None]
-
+    @jax.jit
+    def gradient(adapter, prompt, response, length, reward, swapped):
         def loss(adapter, old):
-            logps = response_logps(model, params, adapter, prompts, group["tokens"][None])
-            old = logps if old is None else old
-            return grpo.grpo_loss(logps, old, grpo.group_advantages(group["reward"])[None], mask, Hparams.create())[0]
+            logps = response_logps(model, params, adapter, prompt, response[None], temperature=hparams.temperature)
+            weights = jnp.where(swapped, hparams.swap_weight, 1.0)[None, :, None]
+            advantages, old = grpo.group_advantages(reward)[None], logps if old is None else old
+            return grpo.grpo_loss(logps, old, advantages, length[None], hparams, token_weights=weights)[0]
 
-        old = response_logps(model, params, lora, prompts, group["tokens"][None])
-        return jax.grad(loss)(lora, old)
+        old = response_logps(model, params, adapter, prompt, response[None], temperature=hparams.temperature)
+        return jnp.concatenate([x.ravel() for x in jax.tree.leaves(jax.grad(loss)(adapter, old))])
 
-    group = {"tokens": tokens[0][:3], "reward": jnp.array([0.0, 0.0, 1.0])}
-    donors = {"tokens": tokens[0][3:5], "reward": jnp.ones(2)}
-    distances = jax.jit(lambda g, d: distortion.one_replacement_distortion(gradient, g, d))(group, donors)
-    assert distances.shape == (3, 2)
-    replaced = {name: group[name].at[1].set(donors[name][1]) for name in group}
-    difference = jax.tree.map(lambda x, y: x - y, jax.jit(gradient)(replaced), jax.jit(gradient)(group))
-    expected = np.sqrt(sum(norm(leaf) ** 2 for leaf in jax.tree.leaves(difference)))
-    np.testing.assert_allclose(distances[1, 1], expected, rtol=1e-4)
-    assert expected > 1e-3
+    for client, row in ((0, 1), (1, 0)):
+        adapter, prompt = (jax.tree.map(lambda x, c=client: x[c], tree) for tree in (loras, asked))
+        at = partial(gradient, adapter, jax.tree.map(lambda x, b=row: x[None, b], prompt))
+        own, received = (
+            [np.asarray(x[client, row]) for x in (r.tokens, r.mask, v.reward)] for r, v in ((before, verdicts), (after, given))
+        )
+        taken = np.asarray(plan.swapped[client, row])
+        own, received = [*own, np.zeros(group, bool)], [*received, np.ones(group, bool)]
+        legal, path, beta = ~np.asarray(correct[client, row]), own, 0.0
+        for slot in [*np.flatnonzero(taken), None]:
+            here = at(*path)
+            for free, donor in itertools.product(np.flatnonzero(legal), np.flatnonzero(taken)):
+                beta = max(beta, norm(at(*(_with(x, free, y[donor]) for x, y in zip(path, received, strict=True))) - here))
+            if slot is not None:
+                path = [_with(x, slot, y[slot]) for x, y in zip(path, received, strict=True)]
+                legal[slot] = False
+        np.testing.assert_allclose(found.distance[client], norm(at(*path) - at(*own)), rtol=1e-3)
+        np.testing.assert_allclose(found.beta[client], beta, rtol=1e-3)
+        assert found.bound[client] >= found.distance[client] > 1e-3
+
+
+def _with(x, slot, value):
+    changed = x.copy()
+    changed[slot] = value
+    return changed
