@@ -8,7 +8,7 @@ import sympy
 from sympy.parsing import sympy_parser
 
 from pubswap_jax.notation import canonical
-from pubswap_jax.symbolic import Sealed, judge, parse, rational, seal
+from pubswap_jax.symbolic import Sealed, _Parser, judge, parse, rational, seal
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
@@ -35,6 +35,17 @@ GOLDEN = pathlib.Path(__file__).parent / "golden"
 )
 def test_judge(gold, answer, status):
     assert judge(canonical(gold), canonical(answer)) == status
+
+
+@pytest.mark.parametrize(
+    "text", ["x^2", r"3\pi^{2}-1", "x^23", "a^2b^3", r"\frac{x^2}{4}", "e^{x^2}", "x^2(x+1)", "f^2(3)", "d^2", "dx^2"]
+)
+def test_the_short_way_reads_powers_as_the_whole_grammar_does(text):
+    assert parse(text) == _Parser().parse(text)
+
+
+def test_a_power_of_a_letter_takes_the_short_way():
+    assert _Parser().parse_expression(r"3x^2-\pi^{10}") == _Parser().parse(r"3x^2-\pi^{10}")
 
 
 def test_rational_is_exact_and_bounded():
