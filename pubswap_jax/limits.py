@@ -38,7 +38,7 @@ def refusal(text: str) -> str:
         return "too many digits"
     if len(_NODES.findall(text)) > MAX_NODES:
         return "too many symbols"
-    if nesting(text) > MAX_NESTING:
+    if too_deep(text):
         return "nested too deeply"
     if _CODE.search(text):
         return "a program"
@@ -63,6 +63,10 @@ def _computation(text: str) -> str:
         if exponent.count(".") > 1 or float(exponent) * base_digits > MAX_POWER_DIGITS:
             return "a large power"
     return ""
+
+
+def too_deep(text: str) -> bool:
+    return len(text) > MAX_NESTING and nesting(text) > MAX_NESTING  # each level takes a character
 
 
 def nesting(text: str) -> int:

@@ -96,6 +96,7 @@ class Pool:
                     raise RuntimeError(
                         f"the verifier's workers do not start: see what `import {self.judge.partition(':')[0]}` says"
                     )
+                batch.pairs.extend(batch.source)  # what no worker came to
         return [batch.results.get(i, "timeout") for i in range(len(batch.pairs))]
 
     def pids(self) -> list[int]:

@@ -15,7 +15,7 @@ import numpy as np
 from pubswap_jax import choice, pool
 from pubswap_jax.answers import extract, gold_answer
 from pubswap_jax.equality import Quick, equal_texts, plain_numbers
-from pubswap_jax.limits import MAX_CHARACTERS, MAX_NESTING, nesting, refusal
+from pubswap_jax.limits import MAX_CHARACTERS, refusal, too_deep
 from pubswap_jax.notation import canonical
 from pubswap_jax.shapes import Undecided, Unreadable, result
 
@@ -98,14 +98,18 @@ def _check(texts, answers, kind, options, timeout) -> None:
 
 
 def _math(golds: list[str], extracted: list[str], timeout: float) -> list[str]:
-    """The status of each row: those that the fast path leaves open go to the pool, each distinct pair once."""
-    pairs = [(_canonical_gold(gold), answer) for gold, answer in zip(golds, extracted, strict=True)]
+    """The status of each row: those that the fast path leaves open go to the pool, each distinct pair once.
+
+    A gold is read when its pair is looked for, that is while the workers judge what was found before.
+    """
+    pairs = list(zip(golds, extracted, strict=True))
     found: dict[tuple[str, str], str] = {}
     hard: list[tuple[str, str]] = []
 
     def left_open() -> Iterator[tuple[str, str]]:
         for pair in dict.fromkeys(pairs):
-            status = _verdicts.get(pair) or _fast(*pair)
+            gold, answer = pair
+            status = _verdicts.get(pair) or _fast(_canonical_gold(gold), answer)
             if isinstance(status, str):
                 found[pair] = status
             else:
@@ -123,14 +127,14 @@ def _math(golds: list[str], extracted: list[str], timeout: float) -> list[str]:
 def _canonical_gold(gold: str) -> str:
     """Empty where a gold breaks the limits: nothing is equal to it."""
     answer = gold_answer(gold)
-    return "" if len(answer) > MAX_CHARACTERS or nesting(answer) > MAX_NESTING else canonical(answer)
+    return "" if len(answer) > MAX_CHARACTERS or too_deep(answer) else canonical(answer)
 
 
 def _fast(gold: str, answer: str) -> str | tuple[str, str]:
     """A status, or the canonical pair that a worker must judge."""
     if not answer.strip():
         return "unparsed"
-    if len(answer) > MAX_CHARACTERS or nesting(answer) > MAX_NESTING:
+    if len(answer) > MAX_CHARACTERS or too_deep(answer):
         return "refused"
     answer = canonical(answer)
     if not answer or not gold:
@@ -138,8 +142,7 @@ def _fast(gold: str, answer: str) -> str | tuple[str, str]:
     try:
         return "correct" if equal_texts(gold, answer, Quick()) else "wrong"
     except Undecided:
-        answer = result(answer) if refusal(answer) else answer
-        return "refused" if refusal(answer) else (gold, answer)
+        return "refused" if refusal(answer) and refusal(answer := result(answer)) else (gold, answer)
     except Unreadable:
         return "unparsed"
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from pubswap_jax.limits import nesting, refusal
+from pubswap_jax.limits import MAX_NESTING, nesting, refusal, too_deep
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,4 @@ def test_let_through(text):
 
 def test_nesting_counts_brackets_and_chains_of_signs():
     assert (nesting("((1))"), nesting("- - -1"), nesting("1+2-3")) == (2, 3, 1)
+    assert [too_deep("(" * depth) for depth in (MAX_NESTING, MAX_NESTING + 1)] == [False, True]

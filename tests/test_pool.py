@@ -110,6 +110,17 @@ def test_workers_that_cannot_start_are_an_error(capfd):
     assert "ModuleNotFoundError" in capfd.readouterr().err
 
 
+def test_pairs_that_no_worker_came_to_are_timeouts(monkeypatch):
+    pool = Pool(1, "tests.hostile_judge:ready")
+
+    def lose_the_nursery(batch):
+        batch.results[batch.next()] = "correct"
+        raise EOFError
+
+    monkeypatch.setattr(pool, "_run", lose_the_nursery)
+    assert pool.run([("a", "a")] * 6, 1.0) == ["correct"] * 4 + ["timeout"] * 2
+
+
 def test_ctrl_c_ends_a_script_without_a_main_guard_and_its_workers():
     script = textwrap.dedent("""
         import os, signal, threading
