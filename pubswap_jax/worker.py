@@ -5,6 +5,7 @@ every order; it never reads an answer itself. A worker answers one status byte f
 """
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -73,6 +74,7 @@ def work(connection: socket.socket, judge: Callable[[str, str], str]) -> None:
 
 def nurse(link: socket.socket, judge: Callable[[str, str], str]) -> None:
     """Forks a worker for each socket received; kills and buries the one it replaces first, so no pid is used twice."""
+    gc.freeze()  # else a worker's collections write to every page that it shares with the nursery
     while True:
         message, files, _, _ = socket.recv_fds(link, ORDER.size, 1)
         if not message:
