@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 640, 270, 52, 34, 24, 14
-COLOURS = 8
+COLOURS = 9
 
 
 class Line(NamedTuple):

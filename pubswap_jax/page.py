@@ -14,11 +14,13 @@ PAGE = """<!doctype html>
 :root {{
   --ink: #1f2933; --faint: #616e7c; --rule: #e0e4e8; --page: #ffffff; --card: #f7f9fa;
   --k0: #2f6f9f; --k1: #d9822b; --k2: #3d8b57; --k3: #a4508b; --k4: #7a6a1f; --k5: #4a5fc1; --k6: #b3413a; --k7: #4f8f95;
+  --k8: #7b8794;
 }}
 @media (prefers-color-scheme: dark) {{
   :root {{
     --ink: #e4e7eb; --faint: #9aa5b1; --rule: #323f4b; --page: #14191f; --card: #1c232b;
     --k0: #6cb2e3; --k1: #f0a658; --k2: #74c48c; --k3: #d48fc0; --k4: #cdbb5f; --k5: #97a6f5; --k6: #ee8a82; --k7: #8accd2;
+    --k8: #9aa5b1;
   }}
 }}
 * {{ box-sizing: border-box; }}
@@ -41,6 +43,7 @@ figcaption {{ font-weight: 600; margin-bottom: .4rem; }}
 .bubble {{ fill: currentColor; fill-opacity: .45; }}
 .c0 {{ color: var(--k0); }} .c1 {{ color: var(--k1); }} .c2 {{ color: var(--k2); }} .c3 {{ color: var(--k3); }}
 .c4 {{ color: var(--k4); }} .c5 {{ color: var(--k5); }} .c6 {{ color: var(--k6); }} .c7 {{ color: var(--k7); }}
+.c8 {{ color: var(--k8); }}
 .legend {{ display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: 13px; margin-top: .3rem; }}
 .legend i {{ display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .35em;
   background: currentColor; }}

@@ -12,7 +12,7 @@ from pubswap_jax.fields import FIELDS
 from pubswap_jax.page import PAGE, bytes_text, section, table
 
 TRANSCRIPTS = 12
-PHASES = ("rollout", "verify", "swap", "update", "average", "evaluate", "save", "other")
+PHASES = ("rollout", "verify", "swap", "update", "distortion", "average", "evaluate", "save", "other")
 
 
 def write(workdir: str | os.PathLike) -> pathlib.Path:
@@ -99,8 +99,32 @@ def swaps(steps) -> str:
     flat = [_over_steps(public, f"public/zero_variance_{when}", f"{when} the swap") for when in ("before", "after")]
     body = _figure("Who received (row) from whom (column), responses", charts.heat_map(names, names, flow, digits=0))
     body += _figure("Shares of a public step", charts.lines(shares, "step", "share", (0.0, 1.0)))
+    spread = [_over_steps(public, f"public/variance_{when}", f"{when} the swap") for when in ("before", "after")]
     body += _figure("Groups without variance, which teach nothing", charts.lines(flat, "step", "share", (0.0, 1.0)))
-    return section("Swaps", f'<div class="two">{body}</div>')
+    body += _figure("Variance of a group's rewards, mean over groups", charts.lines(spread, "step", "variance", (0.0, 0.26)))
+    replaced = [_over_clients(public, "swap/replacements", "M, mean over clients (band: from the least to the most)")]
+    body += _figure("Replacements of a client in a public step", charts.lines(replaced, "step", "responses"))
+    return section("Swaps", f'<div class="two">{body}{_figure("How far the swap moved a gradient", theory(public))}</div>')
+
+
+def theory(public) -> str:
+    """M·β beside the distance that it bounds, where they were measured."""
+    measured = [row for row in public if "swap/bound" in row]
+    if not measured:
+        return charts.note("M·β was not measured (config.log.distortion).")
+    names = {"bound": "M·β, the bound", "distance": "‖G(Ỹ) − G(Y)‖, the distance", "beta": "β"}
+    curves = [_over_clients(measured, f"swap/{name}", told) for name, told in names.items()]
+    pairs = [pair for row in measured for pair in zip(row["swap/distance"], row["swap/bound"], strict=True)]
+    used = [distance / bound for distance, bound in pairs if bound]
+    told = (
+        "Of each client one group, that with the most replacements M. G is the group's policy gradient in the adapter's "
+        "parameters, before clipping and Adam, from its own responses Y and from those after the swap, Ỹ. β is the farthest that "
+        "a single replacement moves it. The theory: the distance is at most M·β. Lines are means over clients, bands reach "
+        "from the least to the most."
+    )
+    if used:
+        told += f" The distance was {min(used):.0%} to {max(used):.0%} of the bound in {len(used)} measurements."
+    return charts.lines(curves, "step", "norm") + charts.note(told)
 
 
 def partition(run, evaluations) -> str:
@@ -212,6 +236,14 @@ def settings(run) -> str:
 def _over_steps(steps, name: str, told: str) -> Line:
     found = [(row["at"], metrics.scalars(row)[name]) for row in steps if name in row]
     return Line(told, [x for x, _ in found], [y for _, y in found])
+
+
+def _over_clients(steps, name: str, told: str) -> Line:
+    """The mean over the clients that took part, in a band from the least to the most."""
+    values = [[x for x in row[name] if x is not None] for row in steps]
+    return Line(
+        told, [row["at"] for row in steps], [_mean(v) for v in values], [min(v) for v in values], [max(v) for v in values]
+    )
 
 
 def _figure(caption: str, body: str) -> str:
