@@ -38,7 +38,21 @@ def test_judge(gold, answer, status):
 
 
 @pytest.mark.parametrize(
-    "text", ["x^2", r"3\pi^{2}-1", "x^23", "a^2b^3", r"\frac{x^2}{4}", "e^{x^2}", "x^2(x+1)", "f^2(3)", "d^2", "dx^2"]
+    "text",
+    [
+        "x^2",
+        r"3\pi^{2}-1",
+        "x^23",
+        "a^2b^3",
+        r"\frac{x^2}{4}",
+        "e^{x^2}",
+        "x^2(x+1)",
+        "f^2(3)",
+        "x^2_a",
+        "3x^{10}_{a}",
+        "d^2",
+        "dx^2",
+    ],
 )
 def test_the_short_way_reads_powers_as_the_whole_grammar_does(text):
     assert parse(text) == _Parser().parse(text)
