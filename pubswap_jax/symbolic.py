@@ -25,7 +25,7 @@ _CONSTANTS = {sympy.Symbol("i"): sympy.I, sympy.Symbol("e"): sympy.E}
 # Where identities are tried: no symmetric, small or special values, so that a false identity survives none of them.
 POINTS = (Fraction(7919, 6131), Fraction(-5003, 7207), Fraction(28657, 10007), Fraction(-13001, 4099), Fraction(389, 907))
 
-# A letter with a numeric power, where SLL prediction expects an index; in braces it does not. f^2(x), x^2_a are left to `parse`.
+# A letter with a numeric power, where SLL prediction expects an index; in braces it does not. f^2(x) and x^2_a go to `parse`.
 _POWER = re.compile(r"(?<![\\A-Za-z_^])([a-df-zA-HJ-Z]|\\pi)(?=\^(?:[0-9]+|\{[0-9]+\})(?![0-9]|\s*[(_^]))", re.ASCII)
 
 
