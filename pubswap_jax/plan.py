@@ -16,6 +16,8 @@ from pubswap_jax.pretrained import param_shapes
 from pubswap_jax.swap import no_swap
 from pubswap_jax.types import Hparams, ModelConfig, Prompts, ServerState, Verdict
 
+PEAK = "peak: what is held, and the largest of these"
+
 # What may be changed to need less. The first three change nothing of what is learned.
 SAVINGS = (
     ("training.client_microbatch", 1),
@@ -33,23 +35,48 @@ def plan(config) -> str:
     model_config = _model_config(config)
     need = needed(config, model_config)
     have, where = memory()
-    lines = [f"{name:<34}{bytes_text(count):>12}" for name, count in need.items()]
-    lines.append(f"{'there is (' + where + ')':<34}{bytes_text(have):>12}")
     rate, bandwidth = measured(config.model.dtype)
+    lines = [headline(config, model_config), "", "memory of one device"]
+    lines += [f"  {name:<48}{bytes_text(count):>10}" for name, count in need.items()]
+    lines += [f"  {f'there is ({where})':<48}{bytes_text(have):>10}", "", "time, without evaluation and verification"]
     seconds = round_seconds(config, model_config, rate, bandwidth)
-    lines += [f"{name:<34}{count:>10.1f} s" for name, count in seconds.items()]
-    lines.append(
-        f"(at {rate / 1e12:.2f} TFLOP/s and {bandwidth / 1e9:.0f} GB/s, measured just now: the least that it can take)"
-    )
-    if need["peak"] <= have:
-        return "\n".join([*lines, "it fits"])
-    found = sorted((_peak(_changed(config, name, value)), name, value) for name, value in savings(config))
-    lines.append("it does not fit; the three settings that help most:")
-    lines += [f"  --config.{name}={value}: peak {bytes_text(peak)}" for peak, name, value in found[:3]]
-    together = _peak(_changed(config, *(x for _, name, value in found[:3] for x in (name, value))))
-    return "\n".join(
-        [*lines, f"  all three: peak {bytes_text(together)}, which {'fits' if together <= have else 'does not fit either'}"]
-    )
+    seconds["all rounds"] = config.federation.rounds * sum(seconds.values())
+    lines += [f"  {name:<48}{_span(spent):>10}" for name, spent in seconds.items()]
+    lines.append(f"  the least that it can take at {rate / 1e12:.2f} TFLOP/s and {bandwidth / 1e9:.0f} GB/s, measured just now")
+    return "\n".join([*lines, "", *(["it fits"] if need[PEAK] <= have else remedies(config, have))])
+
+
+def headline(config, model_config: ModelConfig) -> str:
+    """What is planned, in a line."""
+    count = sum(x.size for x in jax.tree.leaves(param_shapes(model_config)))
+    federation, training = config.federation, config.training
+    part = training.client_microbatch or federation.num_clients
+    size = f"{count / 1e9:.2f} billion" if count >= 1e8 else f"{count / 1e6:.2f} million"
+    who = f"{federation.num_clients} clients, {part} at a time"
+    what = f"{training.prompts} questions a step, {training.group} answers to each in up to {training.max_new_tokens} tokens"
+    return f"{size} parameters in {config.model.dtype}; {who}; {what}; {federation.rounds} rounds of {federation.steps} steps"
+
+
+def remedies(config, have: int) -> list[str]:
+    """The three settings that help most, each alone and with those above it, until it fits; at last all that there are."""
+    found = sorted((_peak(_changed(config, pair)), pair) for pair in savings(config))
+    lines = [f"{'it does not fit; what helps most:':<50}{'alone':>10}{'with those above':>18}"]
+    for number, (alone, pair) in enumerate(found[:3]):
+        together = _peak(_changed(config, *(pair for _, pair in found[: number + 1]))) if number else alone
+        lines.append(f"  {_flag(pair):<48}{bytes_text(alone):>10}{bytes_text(together):>18}")
+        if together <= have:
+            return [*lines, "with this one it fits" if number == 0 else f"with these {number + 1} it fits"]
+    others = [pair for _, pair in found[3:]]
+    if others:
+        peak = _peak(_changed(config, *(pair for _, pair in found)))
+        lines.append(f"  and {' '.join(map(_flag, others))}: {bytes_text(peak)}")
+        if peak <= have:
+            return [*lines, "with all of these it fits"]
+    return [*lines, "even so it does not fit: take a smaller base or a larger device"]
+
+
+def _flag(pair: tuple[str, object]) -> str:
+    return f"--config.{pair[0]}={pair[1]}"
 
 
 def needed(config, model_config: ModelConfig) -> dict[str, int]:
@@ -77,13 +104,16 @@ def needed(config, model_config: ModelConfig) -> dict[str, int]:
     base, adapters, moments = _bytes(params), _bytes(clients.lora) + _bytes(server.lora), _bytes(clients.opt_state)
     # Whatever the part under way does not hold of the clients is there all the same.
     waiting = adapters + moments - _bytes(some.lora) - _bytes(some.opt_state)
+    watched = config.log.distortion != "off" and config.federation.swap_period and config.federation.swap != "no_swap"
+    gradients = 2 * config.training.group * _bytes(server.lora) if watched else 0
     return {
         "base": base,
-        f"adapters of {config.federation.num_clients} clients": adapters,
-        "their moments": moments,
-        "rollout: caches and the rest": rollout.temp_size_in_bytes + rollout.output_size_in_bytes,
-        "update: activations and the rest": update.temp_size_in_bytes + update.output_size_in_bytes,
-        "peak": waiting + max(_total(rollout), _total(update)),
+        f"adapters of the server and {config.federation.num_clients} clients": adapters,
+        "the clients' moments": moments,
+        "while answering: caches and the rest": rollout.temp_size_in_bytes + rollout.output_size_in_bytes,
+        "while updating: activations and the rest": update.temp_size_in_bytes + update.output_size_in_bytes,
+        "while measuring M·β: gradients": gradients,
+        PEAK: max(waiting + _total(rollout), waiting + _total(update), base + adapters + moments + gradients),
     }
 
 
@@ -130,15 +160,23 @@ def savings(config) -> list[tuple[str, object]]:
     ]
 
 
+def _span(seconds: float) -> str:
+    """90 -> '1.5 min'."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
 def _changed(config, *pairs):
     changed = config.copy_and_resolve_references()
-    for name, value in zip(pairs[::2], pairs[1::2], strict=True):
+    for name, value in pairs:
         settings.override(changed, name, str(value))
     return changed
 
 
 def _peak(config) -> int:
-    return needed(config, _model_config(config))["peak"]
+    return needed(config, _model_config(config))[PEAK]
 
 
 def _model_config(config) -> ModelConfig:

@@ -18,21 +18,43 @@ def test_bytes_by_hand(need):
     clients = run.algorithm.init_clients(run.server)
     size = lambda tree: sum(x.nbytes for x in jax.tree.leaves(tree))  # noqa: E731
     assert need["base"] == size(run.params)
-    assert need["adapters of 3 clients"] == size(clients.lora) + size(run.server.lora)
-    assert need["their moments"] == size(clients.opt_state)
-    assert need["peak"] > need["base"] + need["adapters of 3 clients"] + need["their moments"]
+    adapters = need["adapters of the server and 3 clients"]
+    assert adapters == size(clients.lora) + size(run.server.lora)
+    assert need["the clients' moments"] == size(clients.opt_state)
+    assert need["while measuring M·β: gradients"] == 2 * 4 * size(run.server.lora)
+    assert need[plan.PEAK] > need["base"] + adapters + need["the clients' moments"]
 
 
 def test_a_plan_that_fits_and_one_that_does_not(need, monkeypatch):
     run, _ = finished()
-    monkeypatch.setattr(plan, "needed", lambda config, _: need | {"peak": 2000 - 500 * config.training.client_microbatch})
-    monkeypatch.setattr(plan, "memory", lambda: (4000, "host"))
-    text = plan.plan(run.config)
-    assert text.endswith("it fits") and "updates of a round" in text and "2.0 kB" in text
-    monkeypatch.setattr(plan, "memory", lambda: (1700, "host"))
-    lines = plan.plan(run.config).splitlines()
-    assert lines[-5] == "it does not fit; the three settings that help most:"
-    assert lines[-4] == "  --config.training.client_microbatch=1: peak 1.5 kB" and lines[-1].endswith("1.5 kB, which fits")
+
+    def peak(config, _):
+        saved = (
+            500 * config.training.client_microbatch + 300 * config.training.microbatch + 200 * (config.model.remat == "block")
+        )
+        return need | {plan.PEAK: 2000 - saved - 100 * (config.model.dtype == "bfloat16")}
+
+    def told(have):
+        monkeypatch.setattr(plan, "memory", lambda: (have, "host"))
+        return plan.plan(run.config).splitlines()
+
+    monkeypatch.setattr(plan, "needed", peak)
+    lines = told(4000)
+    assert lines[-1] == "it fits" and "0.00 million parameters in float32; 3 clients, 3 at a time" in lines[0]
+    assert any(line.split() == ["there", "is", "(host)", "4.0", "kB"] for line in lines)
+    assert told(1700)[-2:] == [
+        f"  {'--config.training.client_microbatch=1':<48}    1.5 kB            1.5 kB",
+        "with this one it fits",
+    ]
+    lines = told(1000)
+    assert [line.split() for line in lines[-4:-1]] == [
+        ["--config.training.client_microbatch=1", "1.5", "kB", "1.5", "kB"],
+        ["--config.training.microbatch=1", "1.7", "kB", "1.2", "kB"],
+        ["--config.model.remat=block", "1.8", "kB", "1.0", "kB"],
+    ]
+    assert lines[-1] == "with these 3 it fits"
+    assert told(900)[-1] == "with all of these it fits" and "--config.model.dtype=bfloat16" in told(900)[-2]
+    assert told(800)[-1] == "even so it does not fit: take a smaller base or a larger device"
 
 
 def test_time_grows_with_what_is_asked():
