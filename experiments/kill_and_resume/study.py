@@ -1,8 +1,9 @@
 """Kills a run with -9 in the middle of each phase, starts it again, and holds its end against the uninterrupted run's.
 
-    python experiments/kill_and_resume/study.py --kills 30 --out DIR
+    python experiments/kill_and_resume/study.py --kills 200 --out FOLDER [--seconds 280]
 
-The run is configs/math.py, shrunk. Compiled programs are kept in a cache, so that a start takes seconds.
+The run is configs/math.py, shrunk, on a copy of the embedded base. Compiled programs are kept in a cache, so that a start takes
+seconds. `--seconds` ends the study early: the same command goes on where it stopped, with what is in FOLDER/kills.jsonl.
 """
 
 import argparse
@@ -14,13 +15,19 @@ import pathlib
 import random
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
 import warnings
+from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+CONFIG = str(ROOT / "configs" / "math.py")
 PHASES = ("rollout", "verify", "swap", "update", "average", "evaluate", "save")
+BETWEEN = b"-"  # what the run says when a phase is over
+LETTERS = {phase: bytes([ord("a") + i]) for i, phase in enumerate(PHASES)}
+NAMES = {letter: phase for phase, letter in LETTERS.items()}
 SHRUNK = {
     "data.max_questions": 512,
     "data.validation": 32,
@@ -35,37 +42,81 @@ SHRUNK = {
 }
 
 
-def child(marker: pathlib.Path, arguments: list[str]) -> int:
-    """The run itself, which says in a file what phase it is in."""
+# --- the run, which says what it is at --------------------------------------------------------------------------------------
+
+
+def child(pipe: int, arguments: list[str]) -> int:
+    """The program as it is, but that its clock also writes into a pipe where a phase begins and ends."""
     from pubswap_jax import main, metrics
 
-    real = metrics.Clock.timed
+    timed = metrics.Clock.timed
 
-    def telling(clock, phase, function, *rest):
+    def telling(clock, phase, function, *wait):
+        run = timed(clock, phase, function, *wait)
+
         def told(*args):
-            marker.write_text(phase)
-            return function(*args)
+            os.write(pipe, LETTERS.get(phase, BETWEEN))
+            try:
+                return run(*args)
+            finally:
+                os.write(pipe, BETWEEN)
 
-        return real(clock, phase, told, *rest)
+        return told
 
     metrics.Clock.timed = telling
     return main.main(arguments)
 
 
-def start(workdir: pathlib.Path, marker: pathlib.Path, cache: pathlib.Path) -> subprocess.Popen:
-    flags = [
-        f"--config={ROOT / 'configs' / 'math.py'}",
-        f"--workdir={workdir}",
-        f"--config.model.path={workdir.parent / 'base'}",
-    ]
+class Started(NamedTuple):
+    process: subprocess.Popen
+    pipe: int
+
+
+def start(workdir: pathlib.Path) -> Started:
+    out = workdir.parent
+    flags = [f"--config={CONFIG}", f"--workdir={workdir}", f"--config.model.path={out / 'base'}"]
     flags += [f"--config.{name}={value}" for name, value in SHRUNK.items()]
     environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "PYTHONPATH": str(ROOT),
+        "JAX_COMPILATION_CACHE_DIR": str(out / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-    command = [sys.executable, __file__, "--child", str(marker), *flags]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    reading, writing = os.pipe()
+    command = [sys.executable, __file__, "--child", str(writing), *flags]
+    with (out / "said").open("wb") as said:
+        process = subprocess.Popen(
+            command, env=environment, stdout=said, stderr=subprocess.STDOUT, pass_fds=(writing,), start_new_session=True
+        )
+    os.close(writing)
+    return Started(process, reading)
+
+
+def finish(run: Started) -> list[tuple[bytes, float]]:
+    """Every beginning and end of a phase and when it was, to the run's end."""
+    events = []
+    while letters := os.read(run.pipe, 1):
+        events.append((letters, time.perf_counter()))
+    os.close(run.pipe)
+    run.process.wait()
+    return events
+
+
+def kill_in(phase: str, occurrence: int, delay: float, run: Started) -> str:
+    """Kills the run `delay` seconds into the n-th time of a phase; the phase that it really was in."""
+    last = BETWEEN
+    while letter := os.read(run.pipe, 1):
+        last = letter
+        occurrence -= letter == LETTERS[phase]
+        if not occurrence:
+            break
+    time.sleep(delay)
+    os.kill(run.process.pid, signal.SIGKILL)
+    rest = finish(run)
+    return NAMES.get(rest[-1][0] if rest else last, "between")
+
+
+# --- what must be equal -----------------------------------------------------------------------------------------------------
 
 
 def outcome(workdir: pathlib.Path) -> dict:
@@ -100,67 +151,92 @@ def announced(text: str) -> int:
     return max(found, default=-1)
 
 
-def kill_in(phase: str, occurrence: int, delay: float, workdir: pathlib.Path, out: pathlib.Path) -> dict:
-    """Starts a run, kills it in the n-th occurrence of a phase, and starts it again."""
+# --- the study --------------------------------------------------------------------------------------------------------------
+
+
+def reference(out: pathlib.Path) -> dict:
+    """The uninterrupted run: its outcome, and how often and how long it was at each phase."""
+    from pubswap_jax import assembly, settings
+
+    path = out / "reference.json"
+    if not path.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        if not (out / "base").exists():
+            base = assembly.base_folder(settings.load(CONFIG))
+            shutil.copytree(base, out / "base")  # so that nobody changes it meanwhile
+        finish(start(out / "warm"))  # fills the cache, so that the phases have the length that they have in a restart
+        run = start(out / "reference")
+        events = finish(run)
+        if run.process.returncode:
+            raise SystemExit((out / "said").read_text())
+        lengths = collections.defaultdict(list)
+        for (letter, begun), (_, ended) in zip(events, events[1:], strict=False):
+            if letter != BETWEEN:
+                lengths[NAMES[letter]].append(ended - begun)
+        same = outcome(out / "warm") == outcome(out / "reference")
+        path.write_text(json.dumps({"outcome": outcome(out / "reference"), "lengths": lengths, "twice_equal": same}))
+    return json.loads(path.read_text())
+
+
+def one(number: int, expected: dict, out: pathlib.Path, seed: int) -> dict:
+    """The kill of that number: drawn, carried out, resumed and compared."""
     from pubswap_jax import checkpoint
 
-    marker = out / "phase"
-    marker.write_text("")
-    run, seen, last = start(workdir, marker, out / "cache"), 0, 0
-    while run.poll() is None:
-        changed = marker.stat().st_mtime_ns
-        if changed != last:
-            last = changed
-            seen += marker.read_text() == phase
-            if seen >= occurrence:
-                time.sleep(delay)
-                break
-        time.sleep(0.0005)
-    at = marker.read_text()
-    run.send_signal(signal.SIGKILL)
-    said = announced(run.communicate()[0])
+    chance = random.Random(f"{seed} {number}")
+    phase = PHASES[number % len(PHASES)]
+    lengths = expected["lengths"][phase]
+    occurrence = chance.randint(1, len(lengths))
+    delay = chance.random() * statistics.median(lengths)
+    workdir = out / f"run-{number}"
+    shutil.rmtree(workdir, ignore_errors=True)
+    killed_in = kill_in(phase, occurrence, delay, start(workdir))
+    said = announced((out / "said").read_text())
     newest = checkpoint.newest(workdir / "checkpoints", print)
     saved = newest.round if newest else -1
-    again = start(workdir, marker, out / "cache")
-    text = again.communicate()[0]
-    return {
-        "wanted": phase,
-        "killed_in": at,
-        "announced": said,
-        "saved": saved,
-        "lost": max(0, said - saved),
-        "rc": again.returncode,
-    } | ({} if again.returncode == 0 else {"said": text[-500:]})
+    again = start(workdir)
+    finish(again)
+    result = {"number": number, "aimed_at": phase, "occurrence": occurrence, "after_ms": round(1000 * delay, 2)}
+    result |= {"killed_in": killed_in, "announced": said, "newest_sound": saved, "lost": max(0, said - saved)}
+    result["equal"] = again.process.returncode == 0 and outcome(workdir) == expected["outcome"]
+    if result["equal"]:
+        shutil.rmtree(workdir)
+    else:
+        result["said"] = (out / "said").read_text()[-500:]
+    return result
 
 
-def study(kills: int, out: pathlib.Path, seed: int) -> int:
-    from pubswap_jax import homework
+def summary(results: list[dict]) -> dict:
+    table = {}
+    for phase in (*PHASES, "between"):
+        here = [result for result in results if result["killed_in"] == phase]
+        table[phase] = {"kills": len(here), "equal": sum(r["equal"] for r in here), "lost": sum(r["lost"] for r in here)}
+    total = {name: sum(row[name] for row in table.values()) for name in ("kills", "equal", "lost")}
+    return {"all": total, "killed_in": table}
 
-    shutil.copytree(homework.tiny_path(), out / "base")  # so that nobody changes it meanwhile
-    marker = out / "phase"
-    first = start(out / "reference", marker, out / "cache")
-    print(first.communicate()[0])
-    expected, chance, results = outcome(out / "reference"), random.Random(seed), []
-    for number in range(kills):
-        workdir = out / f"run-{number}"
-        result = kill_in(PHASES[number % len(PHASES)], chance.randint(1, 3), chance.random() * 0.05, workdir, out)
-        result["equal"] = result["rc"] == 0 and outcome(workdir) == expected
-        results.append(result)
-        print(json.dumps(result), flush=True)
-    where = collections.Counter(result["killed_in"] for result in results)
-    equal, lost = sum(result["equal"] for result in results), sum(result["lost"] for result in results)
-    summary = {"kills": kills, "equal": equal, "announced_rounds_lost": lost, "killed_in": dict(where)}
-    (out / "results.json").write_text(json.dumps({"summary": summary, "kills": results}, indent=1))
-    print(json.dumps(summary))
-    return int(equal != kills or lost > 0)
+
+def study(kills: int, out: pathlib.Path, seed: int, seconds: float) -> int:
+    ends = time.perf_counter() + seconds
+    expected, path = reference(out), out / "kills.jsonl"
+    results = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    while len(results) < kills and time.perf_counter() < ends:
+        results.append(one(len(results), expected, out, seed))
+        with path.open("a") as file:
+            file.write(json.dumps(results[-1]) + "\n")
+        print(json.dumps(results[-1]), flush=True)
+    told = summary(results)
+    (out / "results.json").write_text(json.dumps({"config": SHRUNK, "seed": seed, **told, "kills": results}, indent=1))
+    for phase, row in [*told["killed_in"].items(), ("all", told["all"])]:
+        print(f"| {phase} | {row['kills']} | {row['equal']} | {row['lost']} |")
+    return int(told["all"]["equal"] < len(results) or told["all"]["lost"] > 0 or not expected["twice_equal"])
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
-        sys.exit(child(pathlib.Path(sys.argv[2]), sys.argv[3:]))
+        sys.exit(child(int(sys.argv[2]), sys.argv[3:]))
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=float("inf"))
     flags = parser.parse_args()
-    sys.exit(study(flags.kills, flags.out, flags.seed))
+    sys.exit(study(flags.kills, flags.out.resolve(), flags.seed, flags.seconds))
