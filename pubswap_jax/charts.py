@@ -22,21 +22,23 @@ class Line(NamedTuple):
     high: Sequence[float] = ()
 
 
-def lines(curves: Sequence[Line], x_label: str, y_label: str, y_range: tuple[float, float] | None = None) -> str:
-    """Curves over a common axis, with their legend."""
+def lines(
+    curves: Sequence[Line], x_label: str, y_label: str, y_range: tuple[float, float] | None = None, *, decades: bool = False
+) -> str:
+    """Curves over a common axis, with their legend. With `decades` the axis is logarithmic, and all values are positive."""
     curves = [curve for curve in curves if any(y is not None for y in curve.y)]
     if not curves:
         return note("nothing to draw yet")
     shown = [y for c in curves for y in [*c.y, *c.low, *c.high] if y is not None]
-    low, high = y_range or _padded(min(shown), max(shown))
+    low, high = y_range or (_whole_decades if decades else _padded)(min(shown), max(shown))
     first, last = min(x for c in curves for x in c.x), max(x for c in curves for x in c.x)
     last = last if last > first else first + 1
 
     def at(x: float, y: float) -> tuple[float, float]:
         right = LEFT + (x - first) / (last - first) * (WIDTH - LEFT - RIGHT)
-        return right, TOP + (high - y) / (high - low) * (HEIGHT - TOP - BOTTOM)
+        return right, TOP + (high - (math.log10(y) if decades else y)) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
-    parts = [_y_axis(low, high, y_label), _x_axis(first, last, x_label)]
+    parts = [_y_axis(low, high, y_label, decades), _x_axis(first, last, x_label)]
     for number, curve in enumerate(curves):
         colour = f"c{number % COLOURS}"
         if curve.low:
@@ -144,12 +146,12 @@ def _legend(names: Sequence[str]) -> str:
     return f'<div class="legend">{"".join(items)}</div>'
 
 
-def _y_axis(low: float, high: float, label: str) -> str:
+def _y_axis(low: float, high: float, label: str, decades: bool = False) -> str:
     parts = [f'<text class="small" x="2" y="{TOP - 12}">{html.escape(label)}</text>']
-    for tick in ticks(low, high):
-        y = TOP + (high - tick) / (high - low) * (HEIGHT - TOP - BOTTOM)
+    for tick in ticks(low, high, whole=decades):
+        y, told = TOP + (high - tick) / (high - low) * (HEIGHT - TOP - BOTTOM), _number(10**tick if decades else tick)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="small" text-anchor="end" x="{LEFT - 6}" y="{y + 4:.1f}">{_number(tick)}</text>')
+        parts.append(f'<text class="small" text-anchor="end" x="{LEFT - 6}" y="{y + 4:.1f}">{told}</text>')
     return "".join(parts)
 
 
@@ -175,6 +177,11 @@ def ticks(low: float, high: float, whole: bool = False, about: int = 5) -> list[
 def _padded(low: float, high: float) -> tuple[float, float]:
     margin = 0.06 * (high - low) or max(abs(high) * 0.1, 1e-3)
     return (0.0 if 0 <= low < 0.3 * high else low - margin), high + margin
+
+
+def _whole_decades(low: float, high: float) -> tuple[float, float]:
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    return first, max(last, first + 1)
 
 
 def _unbroken(curve: Line) -> list[list[tuple[float, float]]]:

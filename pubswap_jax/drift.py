@@ -17,9 +17,10 @@ def drift(loras: PyTree, anchor: PyTree, weights: Array | None = None) -> dict[s
     anchors = flatten_dict(anchor)
     for path, stacked in sorted(flatten_dict(loras).items()):
         moved = (stacked - anchors[path][None]).reshape(num_clients, -1)
-        product = moved @ moved.T
-        gram += product
-        squares[module(path)] = squares.get(module(path), 0.0) + jnp.diagonal(product)
+        gram += moved @ moved.T
+        names = _modules(path, anchors[path])
+        for name, part in zip(names, jnp.split(moved, len(names), axis=1), strict=True):
+            squares[name] = squares.get(name, 0.0) + jnp.sum(jnp.square(part), axis=1)
     norms = safe_sqrt(jnp.diagonal(gram))
     scale = norms[:, None] * norms[None]
     return {
@@ -31,11 +32,12 @@ def drift(loras: PyTree, anchor: PyTree, weights: Array | None = None) -> dict[s
 
 
 def modules(lora: PyTree) -> list[str]:
-    """The names of `drift_by_module`'s columns."""
-    return sorted({module(path) for path in flatten_dict(lora)})
+    """The names of `drift_by_module`'s columns: 'layers_003/q_proj'."""
+    return sorted({name for path, leaf in flatten_dict(lora).items() for name in _modules(path, leaf)})
 
 
-def module(path: tuple[str, ...]) -> str:
-    """'layers_03/q_proj' of a leaf; where layers are stacked, only what they have in common."""
-    layer, number, _ = (path[0] + "__").split("_")[:3]
-    return f"{layer}_{int(number):03d}/{path[-2]}" if number.isdigit() else f"{path[0]}/{path[-2]}"
+def _modules(path: tuple[str, ...], leaf: Array) -> list[str]:
+    """The modules that a leaf speaks of: one, or one a layer where layers are stacked along its first axis."""
+    stack, _, number = path[0].partition("_")
+    layers = [int(number)] if number.isdigit() else range(leaf.shape[0])
+    return [f"{stack}_{layer:03d}/{path[-2]}" for layer in layers]

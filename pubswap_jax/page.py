@@ -36,6 +36,7 @@ figcaption {{ font-weight: 600; margin-bottom: .4rem; }}
 .chart svg {{ display: block; width: 100%; height: auto; }}
 .small {{ font-size: 11px; fill: var(--faint); }}
 .value {{ fill: var(--ink); }}
+@media (max-width: 560px) {{ .chart svg:not([style]) .small {{ font-size: 15px; }} }}
 .grid {{ stroke: var(--rule); stroke-width: 1; }}
 .line {{ fill: none; stroke: currentColor; stroke-width: 1.8; stroke-linejoin: round; }}
 .dot, .cell, .band {{ fill: currentColor; }}

@@ -18,11 +18,10 @@ from pubswap_jax.types import Hparams, ModelConfig, Prompts, ServerState, Verdic
 
 PEAK = "peak: what is held, and the largest of these"
 
-# What may be changed to need less. The first three change nothing of what is learned.
+# What may be changed to need less; nothing of what is learned by the first ones.
+HARMLESS = (("training.client_microbatch", 1), ("training.microbatch", 1), ("model.remat", "block"))
 SAVINGS = (
-    ("training.client_microbatch", 1),
-    ("training.microbatch", 1),
-    ("model.remat", "block"),
+    *HARMLESS,
     ("model.dtype", "bfloat16"),
     ("training.max_new_tokens", 256),
     ("data.max_prompt_tokens", 256),
@@ -58,18 +57,20 @@ def headline(config, model_config: ModelConfig) -> str:
 
 
 def remedies(config, have: int) -> list[str]:
-    """The three settings that help most, each alone and with those above it, until it fits; at last all that there are."""
+    """The three settings that help most, each alone and with those above it; where they are not enough, all that there are."""
     found = sorted((_peak(_changed(config, pair)), pair) for pair in savings(config))
     lines = [f"{'it does not fit; what helps most:':<50}{'alone':>10}{'with those above':>18}"]
-    for number, (alone, pair) in enumerate(found[:3]):
-        together = _peak(_changed(config, *(pair for _, pair in found[: number + 1]))) if number else alone
-        lines.append(f"  {_flag(pair):<48}{bytes_text(alone):>10}{bytes_text(together):>18}")
-        if together <= have:
-            return [*lines, "with this one it fits" if number == 0 else f"with these {number + 1} it fits"]
-    others = [pair for _, pair in found[3:]]
-    if others:
+    enough = 0
+    for count, (alone, pair) in enumerate(found[:3], start=1):
+        together = _peak(_changed(config, *(pair for _, pair in found[:count]))) if count > 1 else alone
+        mark = "" if pair in HARMLESS else "   changes what is learned"
+        lines.append(f"  {_flag(pair):<48}{bytes_text(alone):>10}{bytes_text(together):>18}{mark}")
+        enough = enough or count * (together <= have)
+    if enough:
+        return [*lines, f"with the first {enough if enough > 1 else 'one'} it fits"]
+    if len(found) > 3:
         peak = _peak(_changed(config, *(pair for _, pair in found)))
-        lines.append(f"  and {' '.join(map(_flag, others))}: {bytes_text(peak)}")
+        lines.append(f"  and {' '.join(_flag(pair) for _, pair in found[3:])}: {bytes_text(peak)}")
         if peak <= have:
             return [*lines, "with all of these it fits"]
     return [*lines, "even so it does not fit: take a smaller base or a larger device"]

@@ -2,6 +2,7 @@
 
 import html
 import json
+import math
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -102,29 +103,31 @@ def swaps(steps) -> str:
     spread = [_over_steps(public, f"public/variance_{when}", f"{when} the swap") for when in ("before", "after")]
     body += _figure("Groups without variance, which teach nothing", charts.lines(flat, "step", "share", (0.0, 1.0)))
     body += _figure("Variance of a group's rewards, mean over groups", charts.lines(spread, "step", "variance", (0.0, 0.26)))
-    replaced = [_over_clients(public, "swap/replacements", "M, mean over clients (band: from the least to the most)")]
-    body += _figure("Replacements of a client in a public step", charts.lines(replaced, "step", "responses"))
+    counts = [(row["at"], [x for x in row["swap/replacements"] if x is not None]) for row in public]
+    replaced = _banded(counts, "mean over clients (band: from the least to the most)")
+    body += _figure("Replacements of a client in a public step", charts.lines([replaced], "step", "responses"))
     return section("Swaps", f'<div class="two">{body}{_figure("How far the swap moved a gradient", theory(public))}</div>')
 
 
 def theory(public) -> str:
-    """M·β beside the distance that it bounds, where they were measured."""
-    measured = [row for row in public if "swap/bound" in row]
-    if not measured:
+    """M·β beside the distance that it bounds, of the groups that were measured and had a replacement."""
+    if not any("swap/bound" in row for row in public):
         return charts.note("M·β was not measured (config.log.distortion).")
-    names = {"bound": "M·β, the bound", "distance": "‖G(Ỹ) − G(Y)‖, the distance", "beta": "β"}
-    curves = [_over_clients(measured, f"swap/{name}", told) for name, told in names.items()]
-    pairs = [pair for row in measured for pair in zip(row["swap/distance"], row["swap/bound"], strict=True)]
-    used = [distance / bound for distance, bound in pairs if bound]
+    curves, used = [], []
+    for name, told in (("bound", "M·β, the bound"), ("distance", "‖G(Ỹ) − G(Y)‖, the distance"), ("beta", "β")):
+        found = [(row["at"], [x for x in row[f"swap/{name}"] if x]) for row in public if f"swap/{name}" in row]
+        curves.append(_banded([pair for pair in found if pair[1]], told))
+    for row in (row for row in public if "swap/bound" in row):
+        used += [distance / bound for distance, bound in zip(row["swap/distance"], row["swap/bound"], strict=True) if bound]
     told = (
         "Of each client one group, that with the most replacements M. G is the group's policy gradient in the adapter's "
-        "parameters, before clipping and Adam, from its own responses Y and from those after the swap, Ỹ. β is the farthest that "
-        "a single replacement moves it. The theory: the distance is at most M·β. Lines are means over clients, bands reach "
-        "from the least to the most."
+        "parameters, before clipping and Adam, from its own responses Y and from those after the swap, Ỹ. β is the farthest "
+        "that a single replacement moves it. The theory: the distance is at most M·β. Lines are means over clients, bands "
+        "reach from the least to the most."
     )
     if used:
-        told += f" The distance was {min(used):.0%} to {max(used):.0%} of the bound in {len(used)} measurements."
-    return charts.lines(curves, "step", "norm") + charts.note(told)
+        told += f" The distance was {100 * min(used):.0f} to {100 * max(used):.0f} % of the bound in {len(used)} measurements."
+    return charts.lines(curves, "step", "norm", decades=True) + charts.note(told)
 
 
 def partition(run, evaluations) -> str:
@@ -155,9 +158,14 @@ def drifts(run, rounds) -> str:
         f"Cosine between the clients' moves, round {last['round']}",
         charts.heat_map(names, names, last["round/cosine"], largest=1.0),
     )
-    moved = list(zip(*last["round/drift_by_module"], strict=True))
-    body += _figure(f"Distance by module, round {last['round']}", charts.heat_map(run["modules"], names, moved))
-    return section("Drift", f'<div class="two">{body}</div>')
+    moved = dict(zip(run["modules"], zip(*last["round/drift_by_module"], strict=True), strict=True))  # name -> a norm a client
+    layers, kinds = (sorted({name.split("/")[part] for name in moved}) for part in (0, 1))
+    inside = {layer: [norms for name, norms in moved.items() if name.startswith(f"{layer}/")] for layer in layers}
+    by_client = [[math.hypot(*norms) for norms in zip(*inside[layer], strict=True)] for layer in layers]
+    by_kind = [[_mean(moved[f"{layer}/{kind}"]) for kind in kinds] for layer in layers]
+    body += _figure(f"Distance by layer, round {last['round']}", charts.heat_map(layers, names, by_client))
+    told = f"Distance by layer and module, mean over clients, round {last['round']}"
+    return section("Drift", f'<div class="two">{body}{_figure(told, charts.heat_map(layers, kinds, by_kind))}</div>')
 
 
 def traffic(run, rounds) -> str:
@@ -238,12 +246,10 @@ def _over_steps(steps, name: str, told: str) -> Line:
     return Line(told, [x for x, _ in found], [y for _, y in found])
 
 
-def _over_clients(steps, name: str, told: str) -> Line:
-    """The mean over the clients that took part, in a band from the least to the most."""
-    values = [[x for x in row[name] if x is not None] for row in steps]
-    return Line(
-        told, [row["at"] for row in steps], [_mean(v) for v in values], [min(v) for v in values], [max(v) for v in values]
-    )
+def _banded(found: Sequence[tuple[float, Sequence[float]]], told: str) -> Line:
+    """(x, a value a client): the mean in a band from the least to the most."""
+    means, least, most = ([kind(values) for _, values in found] for kind in (_mean, min, max))
+    return Line(told, [x for x, _ in found], means, least, most)
 
 
 def _figure(caption: str, body: str) -> str:

@@ -21,6 +21,13 @@ def test_lines_are_to_scale_and_gaps_stay_gaps():
     assert elements(text, "title")[0].text == "a, step 0: 0"
 
 
+def test_decades_are_equally_far_apart():
+    text = charts.lines([Line("a", [0, 1, 2], [0.02, 0.2, 2.0])], "x", "y", decades=True)
+    heights = [float(e.get("cy")) for e in elements(text, "circle")]
+    assert heights[0] - heights[1] == pytest.approx(heights[1] - heights[2], abs=0.2)
+    assert [e.text for e in elements(text, "text") if e.get("text-anchor") == "end"] == ["0.01", "0.1", "1", "10"]
+
+
 def test_a_band_goes_around_its_line():
     text = charts.lines([Line("a", [0, 1], [0.5, 0.6], [0.4, 0.5], [0.6, 0.7])], "x", "y", (0.0, 1.0))
     assert len(elements(text, "polygon")[0].get("points").split()) == 4

@@ -42,3 +42,14 @@ def test_nobody_moved(getkey):
     found = drift(jax.tree.map(lambda x: jnp.stack([x, x]), anchor), anchor)
     assert all(np.isfinite(value).all() for value in found.values())
     assert found["drift"].tolist() == [0, 0] and found["cosine"].tolist() == [[0, 0], [0, 0]]
+
+
+def test_stacked_layers_are_told_apart(getkey):
+    stacked = {"layers": {"mlp": {"up_proj": {"a": jax.random.normal(getkey(), (3, 2, 4, 2)), "b": jnp.ones((3, 2, 2, 6))}}}}
+    anchor = jax.tree.map(lambda x: x[0] * 0, stacked)
+    apart = {f"layers_{i}": jax.tree.map(lambda x, i=i: x[:, i], stacked["layers"]) for i in range(2)}
+    start = jax.tree.map(lambda x: x[0] * 0, apart)
+    assert modules(anchor) == modules(start) == ["layers_000/up_proj", "layers_001/up_proj"]
+    one, other = drift(stacked, anchor)["drift_by_module"], drift(apart, start)["drift_by_module"]
+    assert one.shape == (3, 2)
+    np.testing.assert_allclose(one, other, rtol=1e-6)
