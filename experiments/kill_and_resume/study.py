@@ -1,4 +1,4 @@
-"""Kills a run with -9 in the middle of each phase, starts it again, and holds its end against the uninterrupted run's.
+"""Kills a run with -9 inside each phase, starts it again, and holds its end against the uninterrupted run's.
 
     python experiments/kill_and_resume/study.py --kills 200 --out FOLDER [--seconds 280]
 
@@ -15,7 +15,6 @@ import pathlib
 import random
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -39,26 +38,38 @@ SHRUNK = {
     "evaluation.samples": 2,
     "evaluation.batch": 32,
     "checkpoint.steps": 2,
+    "log.distortion": "off",  # seconds of every start, and no phase that the study asks about
 }
+SHORT = 0.05  # seconds; a phase that is over sooner cannot be hit from outside
+CALLS = 60
 
 
 # --- the run, which says what it is at --------------------------------------------------------------------------------------
 
 
-def child(pipe: int, arguments: list[str]) -> int:
-    """The program as it is, but that its clock also writes into a pipe where a phase begins and ends."""
+def child(pipe: int, phase: str, occurrence: int, calls: int, arguments: list[str]) -> int:
+    """The program as it is, but that its clock also writes into a pipe where a phase begins and ends.
+
+    With `calls`, the run kills itself that many Python calls into the n-th time of `phase`, or where that ends.
+    """
     from pubswap_jax import main, metrics
 
-    timed = metrics.Clock.timed
+    timed, left = metrics.Clock.timed, {phase: occurrence}
 
-    def telling(clock, phase, function, *wait):
-        run = timed(clock, phase, function, *wait)
+    def telling(clock, name, function, *wait):
+        run = timed(clock, name, function, *wait)
 
         def told(*args):
-            os.write(pipe, LETTERS.get(phase, BETWEEN))
+            os.write(pipe, LETTERS.get(name, BETWEEN))
+            left[name] = left.get(name, 0) - 1
+            doomed = calls and name == phase and left[name] == 0
+            if doomed:
+                sys.setprofile(killer(calls))
             try:
                 return run(*args)
             finally:
+                if doomed:
+                    os.kill(os.getpid(), signal.SIGKILL)
                 os.write(pipe, BETWEEN)
 
         return told
@@ -67,12 +78,23 @@ def child(pipe: int, arguments: list[str]) -> int:
     return main.main(arguments)
 
 
+def killer(calls: int):
+    """A profiling hook that is the end at the given call."""
+    events = iter(range(calls))
+
+    def hook(frame, event, argument):
+        if event in ("call", "c_call") and next(events, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return hook
+
+
 class Started(NamedTuple):
     process: subprocess.Popen
     pipe: int
 
 
-def start(workdir: pathlib.Path) -> Started:
+def start(workdir: pathlib.Path, phase: str = "", occurrence: int = 0, calls: int = 0) -> Started:
     out = workdir.parent
     flags = [f"--config={CONFIG}", f"--workdir={workdir}", f"--config.model.path={out / 'base'}"]
     flags += [f"--config.{name}={value}" for name, value in SHRUNK.items()]
@@ -83,7 +105,7 @@ def start(workdir: pathlib.Path) -> Started:
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
     reading, writing = os.pipe()
-    command = [sys.executable, __file__, "--child", str(writing), *flags]
+    command = [sys.executable, __file__, "--child", str(writing), phase, str(occurrence), str(calls), *flags]
     with (out / "said").open("wb") as said:
         process = subprocess.Popen(
             command, env=environment, stdout=said, stderr=subprocess.STDOUT, pass_fds=(writing,), start_new_session=True
@@ -102,17 +124,19 @@ def finish(run: Started) -> list[tuple[bytes, float]]:
     return events
 
 
-def kill_in(phase: str, occurrence: int, delay: float, run: Started) -> str:
-    """Kills the run `delay` seconds into the n-th time of a phase; the phase that it really was in."""
+def kill_in(run: Started, phase: str, occurrence: int, delay: float | None) -> str:
+    """Kills the run `delay` seconds into the n-th time of a phase, or waits until it has done so; where it really was."""
     last = BETWEEN
     while letter := os.read(run.pipe, 1):
         last = letter
         occurrence -= letter == LETTERS[phase]
-        if not occurrence:
+        if delay is not None and not occurrence:
+            time.sleep(delay)
+            os.kill(run.process.pid, signal.SIGKILL)
             break
-    time.sleep(delay)
-    os.kill(run.process.pid, signal.SIGKILL)
     rest = finish(run)
+    if run.process.returncode != -signal.SIGKILL:
+        raise SystemExit(f"not killed: {run.process.returncode}")
     return NAMES.get(rest[-1][0] if rest else last, "between")
 
 
@@ -186,16 +210,18 @@ def one(number: int, expected: dict, out: pathlib.Path, seed: int) -> dict:
     phase = PHASES[number % len(PHASES)]
     lengths = expected["lengths"][phase]
     occurrence = chance.randint(1, len(lengths))
-    delay = chance.random() * statistics.median(lengths)
+    length, share = lengths[occurrence - 1], chance.random()
+    calls, delay = (1 + int(share * CALLS), None) if length < SHORT else (0, share * length)
     workdir = out / f"run-{number}"
     shutil.rmtree(workdir, ignore_errors=True)
-    killed_in = kill_in(phase, occurrence, delay, start(workdir))
+    killed_in = kill_in(start(workdir, phase, occurrence, calls), phase, occurrence, delay)
     said = announced((out / "said").read_text())
     newest = checkpoint.newest(workdir / "checkpoints", print)
     saved = newest.round if newest else -1
     again = start(workdir)
     finish(again)
-    result = {"number": number, "aimed_at": phase, "occurrence": occurrence, "after_ms": round(1000 * delay, 2)}
+    result = {"number": number, "aimed_at": phase, "occurrence": occurrence}
+    result |= {"after_calls": calls} if delay is None else {"after_ms": round(1000 * delay, 1)}
     result |= {"killed_in": killed_in, "announced": said, "newest_sound": saved, "lost": max(0, said - saved)}
     result["equal"] = again.process.returncode == 0 and outcome(workdir) == expected["outcome"]
     if result["equal"]:
@@ -232,7 +258,7 @@ def study(kills: int, out: pathlib.Path, seed: int, seconds: float) -> int:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
-        sys.exit(child(int(sys.argv[2]), sys.argv[3:]))
+        sys.exit(child(int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), int(sys.argv[5]), sys.argv[6:]))
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--out", type=pathlib.Path, required=True)
