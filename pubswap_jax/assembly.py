@@ -10,15 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
 
 from pubswap_jax import data, grpo, hf_folder, homework, mesh, pool, swap
 from pubswap_jax.distortion import make_measure
 from pubswap_jax.evaluate import Questions, make_sampler
-from pubswap_jax.grader import grade, make_judge
+from pubswap_jax.grader import grade, grade_together, make_judge
 from pubswap_jax.logps import response_logps
 from pubswap_jax.model import Transformer, init_lora
 from pubswap_jax.partition import Split
+from pubswap_jax.placement import make_devices, make_place, make_place_questions, placed
 from pubswap_jax.pretrained import load_pretrained
 from pubswap_jax.questions import load_questions
 from pubswap_jax.steps import Algorithm, pubswap
@@ -62,6 +62,8 @@ class Run(NamedTuple):
     sampler: Callable
     greedy: Callable
     grade: Callable
+    place: Callable[..., PyTree]  # (tree, sharding=everywhere) -> arrays on the run's devices
+    place_questions: Callable[[PyTree, int], PyTree]  # (tree [B, ...], models)
     key: Array
     evaluation_key: Array
     notes: list[str]  # what was left out and why, a line each
@@ -80,7 +82,7 @@ def assemble(config) -> Run:
     model = Transformer(model_config)
     key = jax.random.key(config.seed)
     lora = init_lora(jax.random.fold_in(key, LORA_STREAM), model, params)
-    server = jax.device_put(ServerState.create(lora), devices and mesh.replicated(devices))
+    place = make_place(devices)
     asked = load_questions(config, tokenizer)
     schedule = data.Schedule(config.federation.steps, config.federation.swap_period, config.federation.swap_unit)
     if schedule.period and not asked.split.public:
@@ -93,8 +95,8 @@ def assemble(config) -> Run:
         tokenizer=tokenizer,
         model_config=model_config,
         params=params,
-        server=server,
-        algorithm=_placed(make_algorithm(config, model), devices, config.federation.num_clients),
+        server=place(ServerState.create(lora)),
+        algorithm=placed(make_algorithm(config, model), devices, config.federation.num_clients),
         measure=make_measure(partial(response_logps, model), *_weighing(config), compiler_options=_quickly()),
         judge=make_judge(tokenizer, config.verifier.timeout),
         schedule=schedule,
@@ -103,22 +105,18 @@ def assemble(config) -> Run:
         validation=asked.validation,
         test=asked.test,
         batch=make_batches(config, schedule, asked.train, asked.split, devices),
-        hparams=make_hparams(config, schedule),
+        hparams=make_hparams(config, schedule, place),
         present=partial(_present, config),
-        weights=make_weights(config, asked.split),
+        weights=make_weights(config, asked.split, place),
         sampler=make_sampler(model, samples=config.evaluation.samples, **settings),
         greedy=make_sampler(model, samples=1, greedy=True, **settings),
-        grade=partial(grade, tokenizer, timeout=config.verifier.timeout),
-        key=key,
-        evaluation_key=jax.random.key(config.evaluation.seed),
+        grade=partial(grade_together, partial(grade, tokenizer, timeout=config.verifier.timeout)),
+        place=place,
+        place_questions=make_place_questions(devices),
+        key=place(key),
+        evaluation_key=place(jax.random.key(config.evaluation.seed)),
         notes=asked.notes,
     )
-
-
-def make_devices(config) -> Mesh | None:
-    """The mesh; None on one device, where a placement would only make programs compile again."""
-    devices = mesh.make_mesh(config.mesh.client, config.mesh.data, config.mesh.model)
-    return devices if devices.size > 1 else None
 
 
 # --- the model ----------------------------------------------------------------------------------------------------------
@@ -212,27 +210,29 @@ def make_optimizer(config) -> optax.GradientTransformation:
     return optax.chain(*parts)
 
 
-def make_hparams(config, schedule: data.Schedule) -> Callable[[int, int], Hparams]:
+def make_hparams(config, schedule: data.Schedule, place: Callable = jax.device_put) -> Callable[[int, int], Hparams]:
     names = ("lr", "clip_low", "clip_high", "kl_coef", "prox_coef", "swap_weight", "temperature")
-    constant = Hparams.create(**{name: config.training[name] for name in names})
+    constant = place(Hparams.create(**{name: config.training[name] for name in names}))
 
     def hparams(round: int, step: int) -> Hparams:
         done = round * schedule.length + step + 1
         if done >= config.training.warmup:
             return constant
-        return constant.replace(lr=jnp.asarray(config.training.lr * done / config.training.warmup, float))
+        return constant.replace(
+            lr=place(np.asarray(config.training.lr * done / config.training.warmup, jnp.result_type(float)))
+        )
 
     return hparams
 
 
-def make_weights(config, split: Split) -> Callable[[int], Array | None]:
+def make_weights(config, split: Split, place: Callable = jax.device_put) -> Callable[[int], Array | None]:
     sizes = np.array([len(questions) for questions in split.clients], float)
     base = sizes if config.federation.weights == "size" else np.ones_like(sizes)
 
     def weights(round: int) -> Array | None:
         if config.federation.weights == "uniform" and not config.federation.participants:
             return None
-        return jnp.asarray(base * _present(config, round), float)
+        return place(np.asarray(base * _present(config, round), jnp.result_type(float)))
 
     return weights
 
@@ -243,21 +243,13 @@ def _present(config, round: int) -> np.ndarray:
 
 def make_batches(config, schedule, train: Questions, split: Split, devices) -> Callable[[int, int], Batch]:
     clients, size = config.federation.num_clients, config.training.prompts
-    sharding = devices and mesh.data_sharding(devices, clients, size)
+    place, sharding = make_place(devices), devices and mesh.data_sharding(devices, clients, size)
 
     def batch(round: int, step: int) -> Batch:
         taking_part = config.federation.participants
         rows = data.rows(split, schedule, size, seed=config.seed, round=round, step=step, taking_part=taking_part)
-        prompts = jax.device_put(jax.tree.map(lambda x: x[rows], train.prompts), sharding)
+        prompts = place(jax.tree.map(lambda x: x[rows], train.prompts), sharding)
         answers = [[train.problems[i] for i in row] for row in rows]
         return Batch(prompts, answers, public=schedule.public(round, step))
 
     return batch
-
-
-def _placed(algorithm: Algorithm, devices, num_clients: int) -> Algorithm:
-    """Clients spread over the mesh; all other arrays follow their arguments."""
-    if devices is None:
-        return algorithm
-    sharding = mesh.clients_sharding(devices, num_clients)
-    return algorithm._replace(init_clients=lambda *args: jax.device_put(algorithm.init_clients(*args), sharding))

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from pubswap_jax.types import PyTree
@@ -37,7 +38,7 @@ class NotSaved(OSError):
 
 
 def save(folder: str | os.PathLike, round: int, step: int, tree: PyTree, notes: dict) -> Checkpoint:
-    """Writes arrays and notes (JSON) under their name once they are durable; all or nothing."""
+    """Writes arrays, all of them on this host, and notes (JSON) under their name once they are durable; all or nothing."""
     folder = pathlib.Path(folder).absolute()
     found = Checkpoint(round, step, folder / (f"round-{round:06d}" + (f"-step-{step:06d}" if step else "")))
     if found.path.exists() and not problem(found.path):
@@ -45,8 +46,8 @@ def save(folder: str | os.PathLike, round: int, step: int, tree: PyTree, notes: 
     staging = folder / f".{found.path.name}.{uuid.uuid4().hex[:8]}"
     try:
         staging.mkdir(parents=True)
-        with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(staging / ARRAYS, tree)
+        with _checkpointer() as checkpointer:
+            checkpointer.save(staging / ARRAYS, jax.tree.map(np.asarray, tree))
             checkpointer.wait_until_finished()  # `save` alone returns before it fails
         (staging / NOTES).write_text(json.dumps(notes))
         (staging / MANIFEST).write_bytes(_manifest(_digests(staging)))
@@ -80,11 +81,15 @@ def listed(folder: str | os.PathLike) -> list[Checkpoint]:
 
 
 def load(checkpoint: Checkpoint, template: PyTree) -> PyTree:
-    """The arrays of a checkpoint, with the structure, shapes and placement of `template`."""
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
+    """The arrays of a checkpoint as numpy ones, with the structure, shapes and types of `template`."""
+    abstract = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), template)
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(checkpoint.path / ARRAYS, abstract)
+        with _checkpointer() as checkpointer:
+            tree = checkpointer.restore(checkpoint.path / ARRAYS, abstract)
+        for found, wanted in zip(jax.tree.leaves(tree), jax.tree.leaves(abstract), strict=True):
+            if (found.shape, found.dtype) != (wanted.shape, wanted.dtype):
+                raise ValueError(f"{found.dtype}{list(found.shape)} where {wanted.dtype}{list(wanted.shape)} is expected")
+        return tree
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{checkpoint.path}: holds other arrays than this config's: {_reason(error)}") from error
 
@@ -122,6 +127,13 @@ def problem(path: pathlib.Path) -> str:
         if expected[name] != actual[name]:
             return f"{name} was changed"
     return ""
+
+
+def _checkpointer() -> ocp.StandardCheckpointer:
+    """One that waits for no other process: the arrays are all here."""
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(me, active_processes={me}, barrier_sync_key_prefix="pubswap")
+    return ocp.StandardCheckpointer(multiprocessing_options=alone) if jax.process_count() > 1 else ocp.StandardCheckpointer()
 
 
 def _manifest(files: dict[str, list]) -> bytes:

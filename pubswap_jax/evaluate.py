@@ -11,6 +11,7 @@ import numpy as np
 
 from pubswap_jax.data import Problem
 from pubswap_jax.grader import Grades
+from pubswap_jax.processes import fetch
 from pubswap_jax.sampling import sample
 from pubswap_jax.types import Array, Prompts, PyTree, Rollout
 
@@ -160,15 +161,19 @@ def evaluate(
     key: Array,
     grade: Callable[[Rollout, Sequence[Sequence[Problem]]], Grades],
     batch: int,
+    place: Callable[[PyTree, int], PyTree] = lambda tree, models: jax.device_put(tree),
 ) -> list[Evaluation]:
-    """An Evaluation of each of the M adapters, leaves [M, ...]; `batch` questions at a time, of one compiled shape."""
+    """An Evaluation of each of the M adapters, leaves [M, ...]; `batch` questions at a time, of one compiled shape.
+
+    `place(tree, M)` puts a batch of questions on the devices.
+    """
     total, models = len(questions.problems), jax.tree.leaves(loras)[0].shape[0]
     waiting, finished = None, []
     for start in range(0, total, batch):
         # The last batch is filled up with the last question, so that no other shape is ever compiled.
         numbers = np.minimum(np.arange(start, start + batch, dtype=np.int32), total - 1)
-        prompts = jax.device_put(jax.tree.map(lambda x, rows=numbers: x[rows], questions.prompts))
-        rollouts = sampler(params, loras, prompts, jax.device_put(numbers), key)
+        prompts = jax.tree.map(lambda x, rows=numbers: x[rows], questions.prompts)
+        rollouts = sampler(params, loras, *place((prompts, numbers), models), key)
         if waiting:
             finished.append(_graded(*waiting, questions, models, grade))  # while the device samples the next batch
         waiting = rollouts, numbers, min(batch, total - start)
@@ -178,7 +183,6 @@ def evaluate(
 
 
 def _graded(rollouts, numbers, real, questions, models, grade) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    asked = [questions.problems[i] for i in numbers[:real]]
-    rollouts = jax.tree.map(lambda x: jax.device_get(x)[:, :real], rollouts)
-    grades = grade(rollouts, [asked] * models)
-    return grades.correct, grades.extracted, rollouts.mask.sum(-1).astype(np.int32)
+    grades = grade(rollouts, [[questions.problems[i] for i in numbers]] * models)
+    lengths = fetch(rollouts.mask).sum(-1).astype(np.int32)
+    return grades.correct[:, :real], grades.extracted[:, :real], lengths[:, :real]

@@ -21,7 +21,7 @@ def make_examine(run: Run, check: Callable[[], None]) -> Examine:
 
     def examine(loras: PyTree, questions, greedy: bool = False) -> list[Evaluation]:
         sampler, size = run.greedy if greedy else run.sampler, run.config.evaluation.batch
-        return evaluate(sampler, run.params, loras, questions, run.evaluation_key, grade, size)
+        return evaluate(sampler, run.params, loras, questions, run.evaluation_key, grade, size, run.place_questions)
 
     return examine
 

@@ -4,6 +4,7 @@ With parts, the clients are sampled and updated a few at a time; one part is ver
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import numpy as np
 
 from pubswap_jax.ledger import Adapters, Gate, Questions, Refused, Responses, VerdictBits
 from pubswap_jax.metrics import Clock
+from pubswap_jax.processes import fetch
 from pubswap_jax.steps import Algorithm
 from pubswap_jax.types import Batch, ClientState, PyTree, Rollout, ServerState, Verdict
 
@@ -40,7 +42,7 @@ def gated(
         if not seen or seen[0][0] is not rollouts or not seen[0][1].public:
             raise Refused("swap: only the rollouts of the public batch under way may cross")
         ids = tuple(problem.id for problem in seen[0][1].answers[0])
-        here = None if present is None else jax.device_get(present)
+        here = None if present is None else fetch(present)
         numbers = np.array([[public.get(name, -1) for name in ids]] * rollouts.tokens.shape[0], np.int32)
         gate.open(gate.admit(Questions(ids, numbers), here))
         sent = gate.open(gate.admit(Responses(ids, rollouts.tokens, rollouts.mask), here))
@@ -48,7 +50,7 @@ def gated(
         # A verdict crosses as its bit: reward and status are made anew from it on the other side.
         crossing = rollouts.replace(tokens=sent.tokens, mask=sent.mask), _from_bits(bits.correct)
         rollouts, verdicts, plan = algorithm.swap(*crossing, key, present)
-        donated = Responses(ids, rollouts.tokens, rollouts.mask, slots=jax.device_get(plan.swapped), direction="down")
+        donated = Responses(ids, rollouts.tokens, rollouts.mask, slots=fetch(plan.swapped), direction="down")
         given = gate.open(gate.admit(donated, here))
         return rollouts.replace(tokens=given.tokens, mask=given.mask), verdicts, plan
 
@@ -99,11 +101,22 @@ def _parts(stacked: PyTree, size: int) -> list[PyTree]:
     total = jax.tree.leaves(stacked)[0].shape[0]
     if size == total:
         return [stacked]
-    return [jax.tree.map(lambda x, i=i: x[i : i + size], stacked) for i in range(0, total, size)]
+    return [_part(stacked, i, size) for i in range(0, total, size)]
+
+
+# Compiled, since an eager slice sends its place from the host.
+@partial(jax.jit, static_argnums=(1, 2))
+def _part(stacked: PyTree, start: int, size: int) -> PyTree:
+    return jax.tree.map(lambda x: x[start : start + size], stacked)
 
 
 def _join(parts: list[PyTree]) -> PyTree:
-    return parts[0] if len(parts) == 1 else jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+    return parts[0] if len(parts) == 1 else _joined(parts)
+
+
+@jax.jit
+def _joined(parts: list[PyTree]) -> PyTree:
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
 @jax.jit

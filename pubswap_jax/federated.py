@@ -44,6 +44,26 @@ def check_weights(weights: Array | None, num_clients: int) -> Array:
     return at_least_f32(weights) if jnp.issubdtype(weights.dtype, jnp.inexact) else weights.astype(float)
 
 
+@jax.jit
+def sound(trees: PyTree) -> Array:
+    """Whether a client's tree has a finite norm: one NaN or Inf in an average would be everybody's. [C, ...] -> bool[C]."""
+    inexact = [x for x in jax.tree.leaves(trees) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return jnp.isfinite(sum(jnp.sum(jnp.square(at_least_f32(x)), axis=tuple(range(1, x.ndim))) for x in inexact))
+
+
+@jax.jit
+def sound_weights(trees: PyTree, weights: Array | None = None) -> Array:
+    """The weights f32[C], 0 where a client's tree is not sound."""
+    here = sound(trees)
+    return here.astype(float) if weights is None else jnp.where(here, weights, 0)
+
+
+@jax.jit
+def choose(which: Array, new: PyTree, old: PyTree) -> PyTree:
+    """The new tree of the clients that bool[C] names, the old one of all others. Leaves [C, ...]."""
+    return jax.tree.map(lambda x, y: jnp.where(which.reshape(-1, *[1] * (x.ndim - 1)), x, y), new, old)
+
+
 def proximal_penalty(lora: PyTree, anchor: PyTree) -> Array:
     """½ ‖lora − anchor‖² over the whole tree (FedProx, arXiv 1812.06127)."""
     squares = jax.tree.map(lambda x, y: jnp.sum(jnp.square(at_least_f32(x) - at_least_f32(y))), lora, anchor)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 import jax
 import numpy as np
 
+from pubswap_jax.processes import fetch
 from pubswap_jax.types import Array, PyTree
 
 DIRECTIONS = ("up", "down")
@@ -64,17 +65,17 @@ class Responses:
     direction: str = "up"
 
     def payload(self, client: int) -> Iterator[Array]:
-        mask = jax.device_get(self.mask)[client]
+        mask = fetch(self.mask)[client]
         if self.slots is not None:
             mask = mask[self.slots[client]]
             yield np.flatnonzero(self.slots[client]).astype(np.int32)
-        tokens = jax.device_get(self.tokens)[client]
+        tokens = fetch(self.tokens)[client]
         yield (tokens if self.slots is None else tokens[self.slots[client]])[mask]
         yield mask.sum(-1).astype(np.int32)  # the lengths, which give the mask back
 
     def sizes(self) -> np.ndarray:
         slots = np.ones(self.mask.shape[:3], bool) if self.slots is None else self.slots
-        lengths = jax.device_get(self.mask).sum(-1)
+        lengths = fetch(self.mask).sum(-1)
         words = (lengths * slots).sum((1, 2)) + slots.sum((1, 2)) * (1 if self.slots is None else 2)
         return 4 * words
 
@@ -88,7 +89,7 @@ class VerdictBits:
     direction: str = "up"
 
     def payload(self, client: int) -> Iterator[Array]:
-        yield np.packbits(jax.device_get(self.correct)[client].reshape(-1))
+        yield np.packbits(fetch(self.correct)[client].reshape(-1))
 
     def sizes(self) -> np.ndarray:
         return np.full(self.correct.shape[0], -(-int(np.prod(self.correct.shape[1:])) // 8))
@@ -102,7 +103,7 @@ class Counters:
     direction: str = "up"
 
     def payload(self, client: int) -> Iterator[Array]:
-        return (jax.device_get(value)[client : client + 1] for value in self.values.values())
+        return (fetch(value)[client : client + 1] for value in self.values.values())
 
     def sizes(self) -> np.ndarray:
         leaves = list(self.values.values())

@@ -15,7 +15,7 @@ import os
 import pathlib
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from pubswap_jax import settings
@@ -122,24 +122,31 @@ def _run(flags: Flags) -> int:
 
 
 def _train(flags: Flags) -> int:
+    from pubswap_jax import processes
     from pubswap_jax.train import Stopped, train_and_evaluate
 
-    stop = _Stop(Stopped)
+    processes.start()
+    stop = _Stop(Stopped, processes.gathered)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    print(f"writing to {flags.workdir}")
-    try:
-        train_and_evaluate(flags.config, flags.workdir, fork=flags.fork, check=stop.check)
-    except Stopped:
-        print(f"stopped and saved; the same command with --workdir={flags.workdir} goes on from here")
+    say = print if processes.first() else lambda line: None
+    say(f"writing to {flags.workdir}")
+    with processes.ending():
+        try:
+            train_and_evaluate(flags.config, flags.workdir, fork=flags.fork, check=stop.check)
+        except Stopped:
+            say(f"stopped and saved; the same command with --workdir={flags.workdir} goes on from here")
     return 0
 
 
 class _Stop:
-    """The first signal asks for an end in good order; a second one ends at once."""
+    """The first signal asks for an end in good order; a second one ends at once.
 
-    def __init__(self, exception: type[Exception]):
-        self.exception, self.asked = exception, False
+    `gathered` gives every process's value: they stop at the same place, whichever of them was asked.
+    """
+
+    def __init__(self, exception: type[Exception], gathered: Callable = lambda value: [value]):
+        self.exception, self.gathered, self.asked = exception, gathered, False
 
     def __call__(self, number: int, frame: object) -> None:
         if self.asked:
@@ -147,7 +154,7 @@ class _Stop:
         self.asked = True
 
     def check(self) -> None:
-        if self.asked:
+        if any(self.gathered(self.asked)):
             raise self.exception
 
 

@@ -52,6 +52,16 @@ def data_sharding(mesh: Mesh, num_clients: int, num_prompts: int) -> NamedShardi
     return NamedSharding(mesh, PartitionSpec("client", "data"))
 
 
+def questions_sharding(mesh: Mesh, num_models: int, num_prompts: int) -> NamedSharding:
+    """For the questions of an evaluation, [B, ...]: all devices share them, those of `client` only where one model answers.
+
+    Where the devices do not divide them, everybody has all.
+    """
+    axes = ("client", "data") if num_models == 1 else ("data",)
+    devices = int(np.prod([mesh.shape[axis] for axis in axes]))
+    return NamedSharding(mesh, PartitionSpec(axes if num_prompts % devices == 0 else None))
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """For the server's state, keys and hyperparameters."""
     return NamedSharding(mesh, PartitionSpec())

@@ -48,6 +48,19 @@ class Journal:
             file.close()
 
 
+class Nowhere:
+    """The journal of a process that is not the first: it writes nothing."""
+
+    def write(self, name: str, row: Mapping[str, object]) -> None:
+        pass
+
+    def position(self) -> dict[str, int]:
+        return {}
+
+    def close(self) -> None:
+        pass
+
+
 def read(workdir: str | os.PathLike, name: str) -> list[dict]:
     """The rows of a file; a last one that a kill cut short is left out."""
     path = pathlib.Path(workdir) / f"{name}.jsonl"
@@ -120,8 +133,9 @@ def _package(module: str, field: str, extra: str):
 class Progress:
     """A bar per round with reward, swaps, tokens/s and the time left; off a terminal nothing but the announced lines."""
 
-    def __init__(self, total: int, done: int, visible: bool | None = None):
-        hidden = None if visible is None else not visible  # None: tqdm asks the stream whether it is a terminal
+    def __init__(self, total: int, done: int, visible: bool | None = None, quiet: bool = False):
+        hidden = quiet or (None if visible is None else not visible)  # None: tqdm asks the stream whether it is a terminal
+        self._quiet = quiet
         self._bar = tqdm.tqdm(total=total, initial=done, disable=hidden, unit="step", dynamic_ncols=True, leave=False)
 
     def step(self, round: int, reward: float, swapped: float, tokens_per_second: float) -> None:
@@ -130,7 +144,8 @@ class Progress:
         self._bar.update()
 
     def say(self, line: str) -> None:
-        self._bar.write(line)
+        if not self._quiet:
+            self._bar.write(line)
 
     def close(self) -> None:
         self._bar.close()

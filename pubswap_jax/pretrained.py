@@ -15,6 +15,7 @@ from pubswap_jax.adapters import load_adapter as load_adapter
 from pubswap_jax.adapters import merge_adapter as merge_adapter
 from pubswap_jax.hf_config import check_vocabulary as check_vocabulary
 from pubswap_jax.hf_config import largest_token_id, read_config
+from pubswap_jax.processes import put
 from pubswap_jax.tensorfile import read
 from pubswap_jax.types import ModelConfig, PyTree
 
@@ -49,7 +50,7 @@ def load_pretrained(
     for name, slot in hf_folder.tensor_slots(config).items():
         path = hf_folder.leaf_path(config, slot)
         if slot.layer is None or not config.scan_layers:
-            leaf = jax.device_put(read(tensors[name], finished[path].dtype, slot.transpose), wanted[path])
+            leaf = put(read(tensors[name], finished[path].dtype, slot.transpose), wanted[path])
         else:
             stack = leaves.pop(path, None)
             leaf = _write_layer(stack, tensors[name], slot, finished[path], wanted[path])

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 
-from pubswap_jax import metrics
+from pubswap_jax import metrics, processes
 from pubswap_jax.assembly import Run
 from pubswap_jax.evaluate import Evaluation, by_topic, summary
 from pubswap_jax.steps import StepRecord
@@ -25,10 +25,11 @@ class Recorder:
 
     def __init__(self, run: Run, workdir, position: Mapping[str, int] | None, done: int):
         self.run, self.clock, self.compiled, self.right = run, metrics.Clock(), [], []
-        self.journal = metrics.Journal(workdir, FILES, position)
+        writes = processes.first()  # the others take part where arrays are gathered, and keep quiet
+        self.journal = metrics.Journal(workdir, FILES, position) if writes else metrics.Nowhere()
         total = run.config.federation.rounds * run.schedule.length
-        self.progress = metrics.Progress(total, done)
-        self.sinks = _sinks(run.config, workdir, done)
+        self.progress = metrics.Progress(total, done, quiet=not writes)
+        self.sinks = _sinks(run.config, workdir, done) if writes else []
         jax.monitoring.register_event_duration_secs_listener(self._count_compilation)
 
     def step(
@@ -36,12 +37,12 @@ class Recorder:
     ) -> dict[str, float]:
         """One step's metrics a client, what was swapped where it was public, and a transcript; `loras` answered."""
         phase, present = ("public" if batch.public else "private"), self.run.present(round)
-        values = jax.device_get(record.metrics)
+        values = processes.fetch(record.metrics)
         row = metrics.row(round, step, phase, values, present)
-        tokens = float(jax.device_get(record.rollouts.mask).sum())
+        tokens = float(processes.fetch(record.rollouts.mask).sum())
         row |= {f"{phase}/tokens": tokens, "time/step": seconds, "time/tokens_per_second": tokens / seconds}
         if batch.public:
-            row["public/donors"] = jax.device_get(_donors(record.plan)).tolist()
+            row["public/donors"] = processes.fetch(_donors(record.plan)).tolist()
             row |= metrics.row(round, step, "swap", self._distortion(round, step, batch, record, loras, hparams), present)
         self._write(row, round * self.run.schedule.length + step)
         for shown in range(self.run.config.log.transcripts):
@@ -53,13 +54,13 @@ class Recorder:
 
     def _distortion(self, round, step, batch, record, loras, hparams) -> dict[str, np.ndarray]:
         """Each client's replacements; where it is due, of its fullest group too, beside M·β and the distance bounded by it."""
-        found = {"replacements": jax.device_get(record.plan.swapped).sum((1, 2))}
+        found = {"replacements": processes.fetch(record.plan.swapped).sum((1, 2))}
         config, schedule = self.run.config, self.run.schedule
         when = config.log.distortion
         last = not any(schedule.public(round, later) for later in range(step + 1, schedule.length))
         if config.federation.swap == "no_swap" or not (when == "step" or (when == "round" and last)):
             return found
-        measure = self.clock.timed("distortion", self.run.measure, jax.device_get)
+        measure = self.clock.timed("distortion", self.run.measure, processes.fetch)
         one = measure(self.run.params, loras, batch.prompts, record, hparams)
         return found | {"group": one.replacements, "beta": one.beta, "bound": one.bound, "distance": one.distance}
 
@@ -126,7 +127,7 @@ def _transcript(run: Run, round: int, step: int, batch: Batch, record: StepRecor
         record.plan.source,
         record.plan.swapped,
     )
-    tokens, mask, new_tokens, new_mask, status, source, swapped = (x[client, row] for x in jax.device_get(arrays))
+    tokens, mask, new_tokens, new_mask, status, source, swapped = (x[client, row] for x in processes.fetch(arrays))
     texts, new_texts = run.tokenizer.decode(tokens, mask).tolist(), run.tokenizer.decode(new_tokens, new_mask).tolist()
     responses = [
         {"text": text, "verdict": STATUSES[verdict]}

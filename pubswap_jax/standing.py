@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jax
 
-from pubswap_jax import bubbles, checkpoint, drift, settings
+from pubswap_jax import bubbles, checkpoint, drift, processes, settings
 from pubswap_jax.assembly import Run, base_digest
 from pubswap_jax.types import ClientState, ServerState
 
@@ -53,36 +53,44 @@ def carries_moments(config) -> bool:
 def save(folder: pathlib.Path, run: Run, at: Standing, position: Mapping[str, int]) -> None:
     """Writes a checkpoint and removes those that are no longer needed."""
     notes = {"best": list(at.best), "journal": dict(position), "account": dict(at.account)}
-    checkpoint.save(folder, at.round, at.step, _tree(run, at.server, at.clients, at.step), notes)
-    checkpoint.prune(folder, run.config.checkpoint.keep, at.best.round)
+    # Leaf by leaf: on a mesh each is whole on every device for a moment.
+    tree = jax.tree.map(processes.fetch, _tree(run, at.server, at.clients, at.step))
+    if processes.first():
+        checkpoint.save(folder, at.round, at.step, tree, notes)
+        checkpoint.prune(folder, run.config.checkpoint.keep, at.best.round)
 
 
 def resume(folder: pathlib.Path, run: Run, warn: Callable[[str], None]) -> tuple[Standing, dict[str, int]] | None:
     """The newest sound checkpoint and the journal's position there; None where there is none."""
-    found = checkpoint.newest(folder, warn)
-    return found and load(found, run)
+    return load(checkpoint.newest(folder, warn) if processes.first() else None, run)
 
 
-def load(found: checkpoint.Checkpoint, run: Run) -> tuple[Standing, dict[str, int]]:
+def load(found: checkpoint.Checkpoint | None, run: Run) -> tuple[Standing, dict[str, int]] | None:
+    """What the first process found, on all of them."""
+    told = processes.told(found and {"step": found.step} | checkpoint.notes(found))
+    if told is None:
+        return None
     first = beginning(run)
-    tree = checkpoint.load(found, _tree(run, first.server, first.clients, found.step))
-    if run.config.mesh.client * run.config.mesh.data * run.config.mesh.model == 1:
-        # Restored arrays are bound to their device, and programs compiled for unbound ones would be compiled again.
-        tree = jax.device_put(jax.device_get(tree))
-    notes = checkpoint.notes(found)
-    at = Standing(tree["server"], tree["clients"], found.step, Best(*notes["best"]), notes["account"])
-    return at, notes["journal"]
+    template = _tree(run, first.server, first.clients, told["step"])
+    tree = processes.shared(found and checkpoint.load(found, template), template)
+    # On one device nothing is bound to it: programs compiled for unbound arrays would be compiled again.
+    tree = jax.tree.map(lambda x, like: run.place(x, like.sharding), tree, template)
+    return Standing(tree["server"], tree["clients"], told["step"], Best(*told["best"]), told["account"]), told["journal"]
 
 
 def load_best(folder: pathlib.Path, at: Standing, run: Run) -> Standing:
     """The standing at the end of the best round, `at` itself where that is the last one."""
     if at.best.round == at.round:
         return at
+    return load(_best(folder, at) if processes.first() else None, run)[0]
+
+
+def _best(folder: pathlib.Path, at: Standing) -> checkpoint.Checkpoint:
     found = next((c for c in checkpoint.listed(folder) if (c.round, c.step) == (at.best.round, 0)), None)
     trouble = "it is not there" if found is None else checkpoint.problem(found.path)
     if trouble:
         raise ValueError(f"the best round, {at.best.round}, cannot be read: {trouble}; the last one is round {at.round}")
-    return load(found, run)[0]
+    return found
 
 
 def _tree(run: Run, server: ServerState, clients: ClientState, step: int) -> dict:
@@ -97,6 +105,11 @@ def _tree(run: Run, server: ServerState, clients: ClientState, step: int) -> dic
 def agree(workdir: pathlib.Path, run: Run, fork: bool) -> None:
     """Writes what the run is made of; raises where the folder holds a run made of something else, unless `fork`."""
     ours = describe(run)
+    processes.agree(
+        {"base model (digest)": ours["base_sha256"], "split of the questions": ours["split"], "JAX": jax.__version__}
+    )
+    if not processes.first():
+        return
     path = workdir / RUN
     if path.exists() and checkpoint.listed(workdir / "checkpoints") and not fork:
         theirs = json.loads(path.read_text())

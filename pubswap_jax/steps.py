@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pubswap_jax.federated import broadcast, check_weights, fedavg
+from pubswap_jax.federated import broadcast, check_weights, choose, fedavg, sound_weights
 from pubswap_jax.grpo import group_advantages, grpo_loss, keep_truncated, per_sequence
 from pubswap_jax.sampling import sample
 from pubswap_jax.swap import apply_swap, balanced, no_swap, swap_metrics
@@ -181,22 +181,27 @@ def client_step(
     key: Array,
     hparams: Hparams,
     weights: Array | None = None,
+    present: Array | None = None,
 ) -> tuple[ClientState, StepRecord]:
-    """One step of all clients, private or public. A client of weight 0 is absent: it comes back as it was."""
-    present = None if weights is None else weights > 0
-    rollout_key, swap_key = jax.random.split(key)
+    """One step of all clients, private or public. A client of weight 0 is absent: it comes back as it was.
+
+    `present` bool[C] says who takes part where it is known already; None: whoever has a weight.
+    """
+    if present is None and weights is not None:
+        present = weights > 0
+    rollout_key, swap_key = _two_keys(key)
     rollouts = algorithm.rollout(params, clients, batch.prompts, rollout_key, hparams)
     verdicts = judge(rollouts, batch)
     if batch.public:
         swapped_rollouts, swapped_verdicts, plan = algorithm.swap(rollouts, verdicts, swap_key, present)
     else:
-        swapped_rollouts, swapped_verdicts, plan = rollouts, verdicts, no_swap(swap_key, verdicts.correct)
+        swapped_rollouts, swapped_verdicts, plan = rollouts, verdicts, _own(swap_key, verdicts.correct)
     updated, metrics = algorithm.update(
         params, server, clients, batch.prompts, swapped_rollouts, swapped_verdicts, plan, hparams
     )
     if present is not None:
-        updated = jax.tree.map(lambda new, old: _where_present(present, new, old), updated, clients)
-    metrics |= swap_metrics(plan, verdicts, swapped_verdicts, swapped_rollouts.mask)
+        updated = choose(present, updated, clients)
+    metrics |= _swap_metrics(plan, verdicts, swapped_verdicts, swapped_rollouts.mask)
     return updated, StepRecord(rollouts, verdicts, swapped_rollouts, swapped_verdicts, plan, metrics)
 
 
@@ -219,13 +224,15 @@ def round_step(
     clients = algorithm.init_clients(server, clients)
     if weights is not None:
         weights = check_weights(weights, clients.id.shape[0])
+    present = None if weights is None else weights > 0
     round_key = jax.random.fold_in(key, server.round)
     records = []
     for step, batch in enumerate(batches):
         step_key = jax.random.fold_in(round_key, step)
-        clients, record = client_step(algorithm, params, server, clients, batch, judge, step_key, hparams, weights)
+        clients, record = client_step(algorithm, params, server, clients, batch, judge, step_key, hparams, weights, present)
         records.append(record.metrics)
     metrics = jax.tree.map(lambda *steps: jnp.stack(steps), *records)
+    weights = sound_weights((clients.lora, clients.opt_state), weights)
     return algorithm.aggregate(server, clients, weights), clients, metrics
 
 
@@ -246,5 +253,6 @@ def check_shapes(prompts: Prompts, rollouts: Rollout, verdicts: Verdict, plan: S
             raise ValueError(f"{name}: shape {list(shape)} expected beside rollouts of {list(slots)}, got {list(array.shape)}")
 
 
-def _where_present(present: Array, new: Array, old: Array) -> Array:
-    return jnp.where(present.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+# Compiled, so that a step is a few programs and no constant of theirs is sent from the host. The plan of no swap reads none of
+# its arguments, but must lie on their devices.
+_two_keys, _own, _swap_metrics = jax.jit(jax.random.split), jax.jit(no_swap, keep_unused=True), jax.jit(swap_metrics)

@@ -5,17 +5,20 @@ import time
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
-from pubswap_jax import examination, report, settings, standing
+from pubswap_jax import examination, processes, report, settings, standing
 from pubswap_jax.assembly import Run, assemble
 from pubswap_jax.drift import drift
 from pubswap_jax.exchange import gated, in_parts
+from pubswap_jax.federated import choose, sound
 from pubswap_jax.ledger import Counters, Gate
 from pubswap_jax.metrics import Clock
 from pubswap_jax.recorder import Recorder, read_evaluations
 from pubswap_jax.standing import Best, Standing
 from pubswap_jax.steps import Algorithm, client_step
-from pubswap_jax.types import ClientState, ServerState
+from pubswap_jax.types import Array, ClientState, ServerState
 
 
 class Stopped(Exception):
@@ -29,8 +32,10 @@ def train_and_evaluate(config, workdir, *, fork: bool = False, check: Callable[[
     go on under a changed config.
     """
     settings.check(config)
+    processes.agree(settings.flatten(config))
     workdir = pathlib.Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
+    if processes.first():
+        workdir.mkdir(parents=True, exist_ok=True)
     return train(assemble(config), workdir, fork=fork, check=check)
 
 
@@ -67,10 +72,12 @@ def _train(run: Run, at: Standing | None, recorder: Recorder, workdir, folder, c
         at = standing.load_best(folder, at, run)
     clock.timed("evaluate", examination.best)(run, examine, recorder, at.server, at.clients)
     recorder.journal.position()
-    problems = {"validation": run.validation.problems, "test": run.test.problems}
-    say(f"best round by validation: {at.round}; on the test questions, pass@1:")
-    say(examination.final_table(read_evaluations(workdir, problems), at.round))
-    say(f"written to {report.write(workdir)}")
+    if processes.first():
+        problems = {"validation": run.validation.problems, "test": run.test.problems}
+        say(f"best round by validation: {at.round}; on the test questions, pass@1:")
+        say(examination.final_table(read_evaluations(workdir, problems), at.round))
+        say(f"written to {report.write(workdir)}")
+    processes.gathered("done")
     return last.server
 
 
@@ -83,19 +90,29 @@ def train_round(run: Run, at: Standing, recorder: Recorder, examine, keep, check
     if at.step == 0:
         kept = at.clients if standing.carries_moments(config) else None
         at = at._replace(clients=algorithm.init_clients(at.server, kept))
-    round_key, weights = jax.random.fold_in(run.key, round), run.weights(round)
+    weights = run.weights(round)
+    present = None if weights is None else run.place(run.present(round))
     try:
         for step in range(at.step, length):
             check()
-            started, batch, key = time.perf_counter(), run.batch(round, step), jax.random.fold_in(round_key, step)
-            hparams = run.hparams(round, step)
-            clients, record = client_step(algorithm, run.params, at.server, at.clients, batch, judge, key, hparams, weights)
+            started = time.perf_counter()
+            with jax.transfer_guard("disallow"):  # only what is asked for by name crosses between host and device
+                key = step_key(run.key, run.place(np.array([round, step], np.uint32)))
+                batch, hparams = run.batch(round, step), run.hparams(round, step)
+                clients, record = client_step(
+                    algorithm, run.params, at.server, at.clients, batch, judge, key, hparams, weights, present
+                )
             gate.admit(Counters(record.metrics), run.present(round))
             seconds = time.perf_counter() - started
             recorder.step(round, step, batch, record, seconds, at.clients.lora, hparams)
             at = at._replace(clients=clients, step=step + 1, account=dict(gate.bytes))
             if config.checkpoint.steps and at.step % config.checkpoint.steps == 0 and at.step < length:
+                healthy(run, at)
                 keep(at)
+        here = healthy(run, at)
+        if not here.all():
+            at, weights = without(run, at, here)
+            recorder.progress.say(exclusion(round + 1, here))
         server = algorithm.aggregate(at.server, at.clients, weights)
         figures = recorder.clock.timed("evaluate", examination.trained)(run, examine, recorder, server, at.clients)
     except Stopped:
@@ -103,14 +120,48 @@ def train_round(run: Run, at: Standing, recorder: Recorder, examine, keep, check
             keep(at)
         raise
     best = max(at.best, Best(round + 1, figures.get("eval/pass@1", -1.0)), key=lambda one: one.score)  # ties: the earlier one
-    moved = jax.device_get(drift(at.clients.lora, at.server.lora, weights))
+    moved = processes.fetch(drift(at.clients.lora, at.server.lora, weights))
     values = figures | {f"round/{name}": value.tolist() for name, value in moved.items()}
+    values["round/excluded"] = [int(not sound) for sound in here]
     values |= {f"ledger/{name}": sizes for name, sizes in gate.close_round().items()}
     at = Standing(server, at.clients, 0, best, {})
     recorder.round(round + 1, values)
     keep(at)
     recorder.progress.say(announcement(round + 1, config.federation.rounds, figures, best))
     return at
+
+
+@jax.jit
+def step_key(key: Array, at: Array) -> Array:
+    """The run's key folded with (round, step)."""
+    return jax.random.fold_in(jax.random.fold_in(key, at[0]), at[1])
+
+
+def healthy(run: Run, at: Standing) -> np.ndarray:
+    """Whose adapter and moments are finite, bool[C]; raises where nobody's are that takes part."""
+    here = processes.fetch(sound((at.clients.lora, at.clients.opt_state)))
+    if not (here & run.present(at.round)).any():
+        raise ValueError(
+            f"round {at.round + 1}: no client's adapter is finite any more; lower --config.training.lr or "
+            f"--config.training.clip_norm and go on from the last checkpoint with --fork"
+        )
+    return here
+
+
+def without(run: Run, at: Standing, here: np.ndarray) -> tuple[Standing, Array]:
+    """The others start anew from the server's adapter, with fresh moments, and have no weight in this round's average."""
+    clients = choose(run.place(here), at.clients, run.algorithm.init_clients(at.server))
+    weights = run.weights(at.round)
+    share = np.ones(len(here), jnp.result_type(float)) if weights is None else processes.fetch(weights)
+    return at._replace(clients=clients), run.place(np.where(here, share, 0))
+
+
+def exclusion(round: int, here: np.ndarray) -> str:
+    names = ", ".join(str(client) for client in np.flatnonzero(~here))
+    return (
+        f"round {round}: the adapter of client {names} is not finite; it is left out of the average and starts anew from "
+        f"the server's"
+    )
 
 
 def observed(run: Run, gate: Gate, clock: Clock, check: Callable[[], None]) -> tuple[Algorithm, Callable]:

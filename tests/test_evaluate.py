@@ -105,6 +105,7 @@ def world():
 
 
 def parity_grade(rollouts, problems):
+    rollouts = jax.device_get(rollouts)
     said = rollouts.mask & (rollouts.tokens != EOS)
     assert len(problems) == rollouts.tokens.shape[0] and len(problems[0]) == rollouts.tokens.shape[1]
     total = (rollouts.tokens * said).sum(-1)

@@ -1,5 +1,6 @@
 """What a run leaves behind: every row once, transcripts that say who gave what, evaluations that can be read again."""
 
+import jax
 import numpy as np
 from small_world import finished
 
@@ -21,6 +22,12 @@ def test_rows_have_a_number_a_client():
     slots = run.config.training.prompts * run.config.training.group
     for row in public:
         np.testing.assert_allclose(np.sum(row["public/donors"], axis=1) / slots, row["public/swapped"], rtol=1e-6)
+        assert row["swap/replacements"] == np.sum(row["public/donors"], axis=1).tolist()
+    assert ["swap/bound" in row for row in public] == [False, True] * 2, "M·β at a round's last public step"
+    for row in (row for row in public if "swap/bound" in row):
+        bound, distance, group = (np.array(row[f"swap/{name}"]) for name in ("bound", "distance", "group"))
+        assert (bound >= distance * (1 - 1e-5)).all() and ((distance > 0) == (group > 0)).all()
+        assert (group <= row["swap/replacements"]).all()
 
 
 def test_transcripts_show_the_swap():
@@ -50,7 +57,8 @@ def test_evaluations_are_read_again():
 
 def test_a_round_without_one_right_answer_raises_an_alarm(tmp_path, capsys):
     run, _ = finished()
-    wrong = run._replace(judge=lambda rollouts, batch: Verdict.from_correct(np.zeros(rollouts.tokens.shape[:3], bool)))
+    nothing = Verdict.from_correct(np.zeros((3, 4, 4), bool))
+    wrong = run._replace(judge=lambda rollouts, batch: jax.device_put(nothing))
     train.train(wrong, tmp_path)
     assert "ALARM: not one response of round 1 was right; look at rollouts.jsonl" in capsys.readouterr().out
     (tmp_path / "sound").mkdir()

@@ -1,12 +1,15 @@
 """Other federations through the same loop: partial participation, parts, carried moments, everyone alone."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
 from small_world import finished, small_config
 
 from pubswap_jax import metrics
+from pubswap_jax.checkpoint import listed
 from pubswap_jax.standing import Best
-from pubswap_jax.train import announcement, train_and_evaluate
+from pubswap_jax.train import announcement, train, train_and_evaluate
 
 
 def test_partial_participation_in_parts_with_averaged_moments(tmp_path):
@@ -22,6 +25,7 @@ def test_partial_participation_in_parts_with_averaged_moments(tmp_path):
         training__warmup=3,
         training__prox_coef=0.1,
         evaluation__every=2,
+        log__distortion="step",
     )
     server = train_and_evaluate(config, tmp_path / "run")
     rows = metrics.read(tmp_path / "run", "metrics")
@@ -30,6 +34,7 @@ def test_partial_participation_in_parts_with_averaged_moments(tmp_path):
     assert len(steps) == 2 * 3 and all(
         sum(x is None for x in row.get("private/reward", row.get("public/reward"))) == 1 for row in steps
     )
+    assert all(row["swap/beta"].count(None) == 1 for row in steps if "public/donors" in row)
     rounds = [row for row in rows if "step" not in row]
     assert [("eval/pass@1" in row) for row in rounds] == [True, False, True]
     assert all(sum(size == 0 for size in row["ledger/up/adapters"]) == 1 for row in rounds[1:])
@@ -48,6 +53,45 @@ def test_everyone_alone(tmp_path):
     assert rounds[1]["round/drift"] != rounds[0]["round/drift"] and min(rounds[1]["round/drift"]) > 0
     evaluations = metrics.read(tmp_path / "run", "evaluations")
     assert {row["model"] for row in evaluations if row["round"]} == {"client 0", "client 1", "client 2"}
+
+
+def poisoned(run, who, moments=False):
+    """The run with a NaN in the adapter (or moments) of the clients `who` after every update."""
+
+    def update(params, server, clients, *rest):
+        clients, values = run.algorithm.update(params, server, clients, *rest)
+        field = "opt_state" if moments else "lora"
+        leaves, tree = jax.tree.flatten(getattr(clients, field))
+        leaves[-1] = spoil(leaves[-1], jax.device_put(np.isin(np.arange(3), who)))
+        return clients.replace(**{field: jax.tree.unflatten(tree, leaves)}), values
+
+    spoil = jax.jit(lambda x, bad: jnp.where(bad.reshape(-1, *[1] * (x.ndim - 1)), jnp.nan, x))
+    return run._replace(algorithm=run.algorithm._replace(update=update))
+
+
+@pytest.mark.parametrize("moments", [False, True])
+def test_a_client_whose_adapter_is_not_finite_is_left_out_and_named(tmp_path, capsys, moments):
+    run, _ = finished()
+    server = train(poisoned(run, [1], moments), tmp_path)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(server.lora))
+    rounds = [row for row in metrics.read(tmp_path, "metrics") if "step" not in row and row["round"]]
+    assert [row["round/excluded"] for row in rounds] == [[0, 1, 0]] * 2
+    assert all(row["round/drift"][1] == 0 < min(row["round/drift"][::2]) for row in rounds)
+    assert "round 2: the adapter of client 1 is not finite; it is left out of the average" in capsys.readouterr().out
+
+
+def test_where_nobody_is_left_the_run_stops_with_the_fix(tmp_path):
+    run, _ = finished()
+    with pytest.raises(ValueError, match="round 1: no client's adapter is finite any more; lower --config.training.lr or"):
+        train(poisoned(run, [0, 1, 2]), tmp_path)
+    assert all(checkpoint.step == 0 for checkpoint in listed(tmp_path / "checkpoints")), "nothing poisoned is kept"
+
+
+def test_a_hidden_transfer_to_the_device_fails(tmp_path):
+    run, _ = finished()
+    hidden = run._replace(hparams=lambda round, step: run.hparams(round, step).replace(lr=0.01))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+        train(hidden, tmp_path)
 
 
 def test_a_round_is_announced_with_its_figures():
