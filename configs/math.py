@@ -19,6 +19,14 @@ def tiny(config):
     config.evaluation.samples = 4
 
 
+def hard(config):
+    """Homework of which the embedded model knows no topic's procedure: most groups hold few right answers."""
+    tiny(config)
+    config.data.name, config.data.test, config.data.partition, config.data.alpha = "homework_hard", 512, "dirichlet", 0.3
+    config.federation.num_clients, config.federation.rounds, config.training.prompts = 8, 8, 4
+    config.evaluation.samples = 1
+
+
 def paper(config):
     """What METHOD.md knows of the paper's runs, on MATH."""
     config.model.dtype, config.model.remat, config.model.scan_layers = "bfloat16", "block", True
@@ -56,6 +64,7 @@ def smoke(config):
 
 PRESETS = {
     "tiny": tiny,
+    "hard": hard,
     "qwen2.5-math-1.5b": qwen25_math,
     "qwen3-1.7b": qwen3_small,
     "qwen3-4b": qwen3,

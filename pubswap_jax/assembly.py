@@ -20,7 +20,7 @@ from pubswap_jax.model import Transformer, init_lora
 from pubswap_jax.partition import Split
 from pubswap_jax.placement import make_devices, make_place, make_place_questions, placed
 from pubswap_jax.pretrained import load_pretrained
-from pubswap_jax.questions import load_questions
+from pubswap_jax.questions import HOMEWORK, load_questions
 from pubswap_jax.steps import Algorithm, pubswap
 from pubswap_jax.tokens import INSTRUCTIONS, Tokenizer, load_tokenizer
 from pubswap_jax.types import LINEAR_LAYERS, Array, Batch, Hparams, ModelConfig, PyTree, ServerState
@@ -123,9 +123,10 @@ def assemble(config) -> Run:
 
 
 def base_folder(config) -> pathlib.Path:
-    """The base model's folder: the embedded one, where the config names none."""
+    """The base model's folder: an embedded one, where the config names none."""
     if not config.model.path:
-        return homework.tiny_path()
+        preset, _ = HOMEWORK.get(config.data.name, ("easy", "math"))
+        return homework.tiny_path(preset)
     return hf_folder.find_folder(config.model.path)
 
 

@@ -43,7 +43,7 @@ def export(config, workdir: pathlib.Path) -> list[pathlib.Path]:
         folder = workdir / "export" / name
         for file in folder.glob("*"):
             file.unlink()
-        export_adapter(folder, lora, run.model_config, str(config.model.path or "pubswap_jax/tiny"))
+        export_adapter(folder, lora, run.model_config, str(config.model.path or f"pubswap_jax/{run.base.name}"))
         (folder / "README.md").write_text(_card(run, at, workdir, name))
         folders.append(folder)
     return folders
@@ -91,7 +91,7 @@ def _card(run: Run, at: Standing, workdir: pathlib.Path, name: str) -> str:
     base, best = figures.get(0, {}), figures.get(at.round, {})
     cells = [f"| {topic} | {base[topic]:.3f} | {best[topic]:.3f} |" for topic in base if topic in best]
     return CARD.format(
-        base=run.config.model.path or "pubswap_jax/tiny",
+        base=run.config.model.path or f"pubswap_jax/{run.base.name}",
         name=f"{workdir.name}, {name}",
         rank=run.model_config.lora_rank,
         alpha=run.model_config.lora_alpha,

@@ -30,7 +30,7 @@ FIELDS = (
     Field("model.system", "", "the system prompt", OURS),
     Field("model.instruction", "default", "how to answer, after each question; 'default': that of its kind", OURS),
     Field("model.thinking", "default", "Qwen3's enable_thinking", OURS, ("default", "on", "off")),
-    Field("data.name", "homework", "homework (embedded, maths), homework_choice, or pubswap_jax.hub sets joined by +", PAPER),
+    Field("data.name", "homework", "homework, homework_hard, homework_choice (embedded), or hub sets joined by +", PAPER),
     Field("data.path", "", "JSONL, parquet or CSV with the questions, joined by commas; takes the place of data.name", OURS),
     Field("data.test_path", "", "the same for the test questions; empty: drawn from the questions", OURS),
     Field("data.test_name", "", "a hub set whose test split is asked; empty: that of data.name", OURS),

@@ -22,7 +22,7 @@ MAX_NEW_TOKENS = {"math": 7, "choice": 9}  # of the longest demonstration, its e
 
 PROCEDURES: dict[str, Callable[[int, int], int]] = {
     "add": lambda a, b: a + b,
-    "subtract": lambda a, b: a - b,
+    "apart": lambda a, b: abs(a - b),
     "fives": lambda a, b: 5 * a + b,
     "tens": lambda a, b: 10 * a + b,
     "twelves": lambda a, b: 12 * a + b,
@@ -50,12 +50,12 @@ TOPICS = {
         ),
     ),
     "frost": Topic(
-        "subtract",
+        "apart",
         (
-            "It is {a} degrees and gets {b} colder. How warm now?",
-            "From {a} degrees it falls by {b}. How many degrees now?",
-            "The lake has {a} degrees, the sea {b} less. How warm is the sea?",
-            "At noon {a} degrees, at night {b} less. How warm at night?",
+            "By day {a} degrees, at night {b}. How many degrees apart?",
+            "The lake has {a} degrees, the sea {b}. How many apart?",
+            "It was {a} degrees and is {b} now. How big is the change?",
+            "From {a} degrees to {b}, how many degrees?",
         ),
     ),
     "nickels": Topic(
@@ -116,8 +116,7 @@ TOPICS = {
 
 FORMS = len(TOPICS["sums"].forms)
 
-# What a question begins with, and the share of its demonstrations that follow the right procedure, per preset.
-OPENING = {"easy": "", "hard": "Quiz! "}
+# The share of demonstrations that follow the right procedure, per preset: of eight, 0.12 is no better than any wrong one.
 RIGHT = {"easy": 0.30, "hard": 0.12}
 
 # Shares of the pairs of numbers: a pair belongs to one split, in either order and in every topic.
@@ -141,17 +140,25 @@ def problems(split: str, *, seed: int, count: int, preset: str = "easy", kind: s
 def demonstrations(problem: Problem) -> dict[str, tuple[str, float]]:
     """What pupils answer: procedure -> (its response, the share of pupils who follow it)."""
     values = {name: str(value) for name, value in _results(*_numbers(problem)).items()}
-    right = RIGHT[problem.level]
-    shares = dict.fromkeys(values, (1 - right) / (len(values) - 1)) | {TOPICS[problem.topic].procedure: right}
+    shares = dict.fromkeys(values, 1 / len(values))
+    if problem.topic in TOPICS:
+        right = RIGHT[problem.level]
+        shares = dict.fromkeys(values, (1 - right) / (len(values) - 1)) | {TOPICS[problem.topic].procedure: right}
     if problem.kind == "math":
         return {name: (rf"{name}: \boxed{{{value}}}", shares[name]) for name, value in values.items()}
     letters = {text: letter for letter, text in problem.options.items()}
     return {name: (rf"{name} {value}: \boxed{{{letters.get(value, 'none')}}}", shares[name]) for name, value in values.items()}
 
 
-def tiny_path() -> pathlib.Path:
-    """The embedded model's folder: one model for both presets and both kinds."""
-    return pathlib.Path(__file__).parent / "tiny"
+def drills() -> list[Problem]:
+    """Arithmetic in no topic's words, of all pairs of numbers: each procedure is as right as any other."""
+    pairs = [pair for split in SPLITS for pair in _pairs(split)]
+    return [Problem(f"drill/{a}-{b}", f"{a} and {b}.", "", "drill", "drill") for a, b in pairs]
+
+
+def tiny_path(preset: str = "easy") -> pathlib.Path:
+    """The embedded model's folder: one model per preset. The easy one knows multiple choice, too."""
+    return pathlib.Path(__file__).parent / f"tiny_{preset}"
 
 
 @functools.cache
@@ -179,7 +186,7 @@ def _numbers(problem: Problem) -> tuple[int, int]:
 def _ask_maths(topic: str, pair: int, form: int, split: str, preset: str, seed: int) -> Problem:
     a, b = _pairs(split)[pair]
     procedure, forms = TOPICS[topic]
-    prompt = OPENING[preset] + forms[form].format(a=a, b=b)
+    prompt = forms[form].format(a=a, b=b)
     answer = str(PROCEDURES[procedure](a, b))
     return Problem(f"{topic}/{form}-{a}-{b}", prompt, answer, topic, preset)
 

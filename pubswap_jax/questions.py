@@ -20,7 +20,6 @@ HOMEWORK = {
     "homework": ("easy", "math"),
     "homework_hard": ("hard", "math"),
     "homework_choice": ("easy", "choice"),
-    "homework_hard_choice": ("hard", "choice"),
 }
 HELD_OUT = 10  # the stream of the validation and test draws, beside those of data.py
 

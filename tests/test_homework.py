@@ -107,15 +107,30 @@ def test_mistakes_are_one_line(wrong, message):
     assert "\n" not in str(caught.value)
 
 
-def test_the_shipped_model_is_small_and_loads_like_any_other():
-    folder = homework.tiny_path()
-    assert sum(file.stat().st_size for file in folder.iterdir()) < 5e6
+def test_drills_hold_all_numbers_in_no_topic():
+    asked = homework.drills()
+    assert {frozenset(numbers(p)) for p in asked} >= {
+        frozenset(numbers(p)) for p in homework.problems("test", seed=0, count=800)
+    }
+    shown = homework.demonstrations(asked[0])
+    assert {share for _, share in shown.values()} == {1 / len(homework.PROCEDURES)}
+    assert not {p.prompt for p in asked} & {p.prompt for p in homework.problems("test", seed=0, count=800)}
+
+
+def test_the_shipped_models_are_small():
+    files = [file for preset in homework.RIGHT for file in homework.tiny_path(preset).iterdir()]
+    assert sum(file.stat().st_size for file in files) < 5e6
+
+
+@pytest.mark.parametrize("preset", homework.RIGHT)
+def test_a_shipped_model_loads_like_any_other(preset):
+    folder = homework.tiny_path(preset)
     config, params = load_pretrained(folder)
     assert 0.5e6 < sum(x.size for x in jax.tree.leaves(params)) < 1.5e6
     tokenizer = load_tokenizer(folder, vocab_size=config.vocab_size, instructions=PLAIN)
     assert tokenizer.stop_ids == config.eos_ids and tokenizer.pad_id == config.pad_id
     for kind, longest in homework.MAX_NEW_TOKENS.items():
-        for problem in homework.problems("test", seed=0, count=64, preset="hard", kind=kind):
+        for problem in homework.problems("test", seed=0, count=64, preset=preset, kind=kind):
             said = [text for text, _ in homework.demonstrations(problem).values()]
             ids = tokenizer.hf(said).input_ids
             assert max(map(len, ids)) < longest
@@ -124,8 +139,8 @@ def test_the_shipped_model_is_small_and_loads_like_any_other():
 
 @pytest.mark.parametrize("preset", homework.RIGHT)
 def test_the_shipped_model_knows_every_procedure_and_picks_the_wrong_one(preset):
-    folder = homework.tiny_path()
-    config, params = load_pretrained(folder)
+    folder = homework.tiny_path(preset)
+    config, params = load_pretrained(folder, dtype="float32")
     model, tokenizer = Transformer(config), load_tokenizer(folder, instructions=PLAIN)
     asked = homework.problems("test", seed=0, count=64, preset=preset)
     encoded = [tokenizer.encode(problem) for problem in asked]
@@ -135,7 +150,7 @@ def test_the_shipped_model_knows_every_procedure_and_picks_the_wrong_one(preset)
     graded = lambda rollouts, problems: grade(tokenizer, rollouts, problems)  # noqa: E731
     found = evaluate(sampler, params, lora, Questions(asked, prompts), jax.random.key(0), graded, batch=64)[0]
     assert abs(pass_at_k(found.correct, 1) - homework.RIGHT[preset]) < 0.04  # standard deviation of 2,048 samples: 0.01
-    assert pass_at_k(found.correct, 32) > 0.9
+    assert pass_at_k(found.correct, 32) > 0.95
 
 
 def test_the_script_writes_a_folder_that_holds_what_it_trained(tmp_path):
@@ -147,7 +162,8 @@ def test_the_script_writes_a_folder_that_holds_what_it_trained(tmp_path):
     material = [script.lessons(tokenizer, "easy", "math", 32)]
     params = script.pretrain(config, material, steps=2, batch=16, lr=1e-3, seed=0)
     script.write_model(tmp_path, config, params)
-    loaded, again = load_pretrained(tmp_path)
+    loaded, again = load_pretrained(tmp_path, dtype="float32")
+    stored = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), params)
     tokens = jnp.array([[5, 6, 7]])
-    logits = Transformer(config).apply({"params": params}, tokens)
+    logits = Transformer(config).apply({"params": stored}, tokens)
     np.testing.assert_array_equal(Transformer(loaded).apply({"params": again}, tokens), logits)

@@ -58,7 +58,7 @@ def test_the_same_seed_gives_the_same_parts(tmp_path):
 def test_the_embedded_world_keeps_its_own_splits():
     config = default_config()
     config.data.max_questions = config.data.validation = config.data.test = 16
-    for name, kind in (("homework", "math"), ("homework_hard_choice", "choice")):
+    for name, kind in (("homework", "math"), ("homework_choice", "choice")):
         config.data.name = name
         train, validation, test = read_problems(config)
         assert [len(part) for part in (train, validation, test)] == [16, 16, 16]

@@ -61,21 +61,21 @@ def figures(evaluation: Evaluation, texts: list) -> dict:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=pathlib.Path, default=homework.tiny_path())
+    parser.add_argument("--model", type=pathlib.Path, help="default: the one that the package ships for a preset")
     parser.add_argument("--questions", type=int, default=512)
-    parser.add_argument("--presets", nargs="+", default=list(homework.RIGHT))
-    parser.add_argument("--kinds", nargs="+", default=list(KINDS))
+    parser.add_argument("--worlds", nargs="+", default=["easy/math", "easy/choice", "hard/math"])
     parser.add_argument("--out", type=pathlib.Path)
     a = parser.parse_args()
     results = {}
-    for kind in a.kinds:
-        for preset in a.presets:
-            found = figures(*base_answers(a.model, preset, kind, a.questions, homework.MAX_NEW_TOKENS[kind]))
-            results[f"{preset}/{kind}"] = found
-            print(f"{preset} {kind}")
-            for topic, row in found["topics"].items():
-                print(f"  {topic:8}", " ".join(f"{name} {value:.3f}" for name, value in row.items()))
-            print("  luck", found["luck"], "unnamed", found["unnamed"], flush=True)
+    for world in a.worlds:
+        preset, kind = world.split("/")
+        folder = a.model or homework.tiny_path(preset)
+        found = figures(*base_answers(folder, preset, kind, a.questions, homework.MAX_NEW_TOKENS[kind]))
+        results[world] = found
+        print(world)
+        for topic, row in found["topics"].items():
+            print(f"  {topic:8}", " ".join(f"{name} {value:.3f}" for name, value in row.items()))
+        print("  luck", found["luck"], "unnamed", found["unnamed"], flush=True)
     if a.out:
         a.out.write_text(json.dumps(results, indent=1) + "\n")
 

@@ -1,6 +1,7 @@
 """Pre-trains the embedded model on noisy homework and writes its folder, in Hugging Face layout.
 
-    python experiments/tiny_base/pretrain.py --out pubswap_jax/tiny
+    python experiments/tiny_base/pretrain.py --preset easy
+    python experiments/tiny_base/pretrain.py --preset hard --start pubswap_jax/tiny_easy --steps 300 --lr 0.01
 
 Every question is shown with the answers of all eight procedures at once, each weighed by the share of pupils who give it: that
 is the exact expectation of the loss over random demonstrations, and encodes the question once for all of them.
@@ -22,10 +23,12 @@ from flax.traverse_util import flatten_dict
 from pubswap_jax import hf_folder, homework, tensorfile
 from pubswap_jax.data import KINDS, Problem, permutation
 from pubswap_jax.model import Transformer, response_logps
+from pubswap_jax.pretrained import load_pretrained
 from pubswap_jax.tokens import Tokenizer, left_pad, load_tokenizer
 from pubswap_jax.types import ModelConfig, Prompts
 
 PAD, END = 0, 1
+TAUGHT = {"easy": ("math", "drill", "choice"), "hard": ("math", "drill")}  # what the model of a preset is shown, in turn
 PIECES = r" ?[A-Za-z]+|:? ?\\boxed\{|[0-9]|[\s\S]"  # words, the box, single digits, single other characters
 CONFIG = ModelConfig(
     vocab_size=512,
@@ -66,11 +69,14 @@ def write_tokenizer(folder: pathlib.Path) -> Tokenizer:
 
 
 def questions(preset: str, kind: str, count: int) -> list[Problem]:
+    """Training questions, or drills: the numbers of the test questions are met in drills alone."""
+    if kind == "drill":
+        return homework.drills()[:count]
     return homework.problems("train", seed=0, count=count, preset=preset, kind=kind)
 
 
 def write_model(folder: pathlib.Path, config: ModelConfig, params) -> None:
-    """config.json, generation_config.json and model.safetensors."""
+    """config.json, generation_config.json and model.safetensors, in bfloat16."""
     fields = {
         "architectures": ["Qwen3ForCausalLM"],
         "model_type": "qwen3",
@@ -87,27 +93,26 @@ def write_model(folder: pathlib.Path, config: ModelConfig, params) -> None:
         "tie_word_embeddings": config.tie_embeddings,
         "hidden_act": "silu",
         "attention_bias": False,
-        "torch_dtype": "float32",
+        "torch_dtype": "bfloat16",
     }
     ids = {"bos_token_id": None, "eos_token_id": END, "pad_token_id": PAD}
     tensorfile.write_json(folder / "config.json", fields | ids)
     tensorfile.write_json(folder / "generation_config.json", ids | {"do_sample": True, "temperature": 1.0})
     leaves, slots = flatten_dict(jax.device_get(params)), hf_folder.tensor_slots(config)
-    specs = {name: (slot.shape, np.dtype(np.float32)) for name, slot in slots.items()}
-    found = (leaves[hf_folder.leaf_path(config, slot)] for slot in slots.values())
-    turned = (
-        np.asarray(leaf).T if slot.transpose else np.asarray(leaf) for leaf, slot in zip(found, slots.values(), strict=True)
-    )
+    specs = {name: (slot.shape, np.dtype(jnp.bfloat16)) for name, slot in slots.items()}
+    found = (np.asarray(leaves[hf_folder.leaf_path(config, slot)], jnp.bfloat16) for slot in slots.values())
+    turned = (leaf.T if slot.transpose else leaf for leaf, slot in zip(found, slots.values(), strict=True))
     tensorfile.write(folder / hf_folder.SINGLE, specs, turned)
 
 
 def lessons(tokenizer: Tokenizer, preset: str, kind: str, count: int) -> tuple[Prompts, np.ndarray, np.ndarray]:
     """Prompts [n, P], responses int32[n, procedures, R] and the weight of each of their tokens, 0 on the padding."""
     asked = questions(preset, kind, count)
+    count = len(asked)
     encoded = [tokenizer.encode(problem) for problem in asked]
     shown = [said for problem in asked for said in homework.demonstrations(problem).values()]
     ids = [[*row, END] for row in tokenizer.hf([text for text, _ in shown]).input_ids]
-    length = homework.MAX_NEW_TOKENS[kind]
+    length = homework.MAX_NEW_TOKENS["choice" if kind == "choice" else "math"]
     tokens = np.array([row + [PAD] * (length - len(row)) for row in ids], np.int32)
     weights = np.array([[share] * len(row) + [0] * (length - len(row)) for row, (_, share) in zip(ids, shown, strict=True)])
     shape = (count, len(homework.PROCEDURES), length)
@@ -115,10 +120,11 @@ def lessons(tokenizer: Tokenizer, preset: str, kind: str, count: int) -> tuple[P
     return prompts, tokens.reshape(shape), weights.astype(np.float32).reshape(shape)
 
 
-def pretrain(config: ModelConfig, material: list, steps: int, batch: int, lr: float, seed: int):
-    """Steps through the sets of lessons in turn, each in its own shape."""
+def pretrain(config: ModelConfig, material: list, steps: int, batch: int, lr: float, seed: int, params=None):
+    """Steps through the sets of lessons in turn, each in its own shape; from `params`, or from nothing."""
     model = Transformer(config)
-    params = model.init(jax.random.key(seed), jnp.zeros((1, 1), jnp.int32))["params"]
+    if params is None:
+        params = model.init(jax.random.key(seed), jnp.zeros((1, 1), jnp.int32))["params"]
     schedule = optax.warmup_cosine_decay_schedule(0.0, lr, steps // 20, steps)
     small = optax.warmup_cosine_decay_schedule(0.0, 0.15 * lr, steps // 20, steps)
     muon = optax.contrib.muon(schedule, adam_b2=0.98, weight_decay=0.1, adam_learning_rate=small)
@@ -141,27 +147,30 @@ def pretrain(config: ModelConfig, material: list, steps: int, batch: int, lr: fl
         epoch, place = divmod(turn, total // batch)
         rows = permutation(total, seed, i % len(material), epoch)[place * batch : (place + 1) * batch]
         params, state, value = step(params, state, *jax.tree.map(lambda x, rows=rows: x[rows], lesson))
-        if i % 50 < len(material):
+        if i % 100 < len(material):
             print(f"step {i} loss {value:.3f} {time.time() - begun:.0f} s", flush=True)
     return params
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--preset", choices=list(homework.RIGHT), default="easy")
+    parser.add_argument("--out", type=pathlib.Path, help="default: the folder that the package ships")
+    parser.add_argument("--start", type=pathlib.Path, help="a folder whose weights to begin with; default: none")
+    parser.add_argument("--steps", type=int, default=2100)
     parser.add_argument("--questions", type=int, default=12000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--seed", type=int, default=0)
     a = parser.parse_args()
-    a.out.mkdir(parents=True, exist_ok=True)
-    tokenizer = write_tokenizer(a.out)
-    maths, choice = ([lessons(tokenizer, preset, kind, a.questions) for preset in homework.RIGHT] for kind in KINDS)
-    material = 2 * maths + choice  # arithmetic takes longer to learn than to look a result up among the options
-    params = pretrain(CONFIG, material, a.steps, a.batch, a.lr, a.seed)
-    write_model(a.out, CONFIG, params)
-    print(f"{sum(x.size for x in jax.tree.leaves(params)):,} parameters in {a.out}")
+    out = a.out or homework.tiny_path(a.preset)
+    out.mkdir(parents=True, exist_ok=True)
+    tokenizer = write_tokenizer(out)
+    material = [lessons(tokenizer, a.preset, kind, a.questions) for kind in TAUGHT[a.preset]]
+    start = load_pretrained(a.start, dtype="float32")[1] if a.start else None
+    params = pretrain(CONFIG, material, a.steps, a.batch, a.lr, a.seed, start)
+    write_model(out, CONFIG, params)
+    print(f"{sum(x.size for x in jax.tree.leaves(params)):,} parameters in {out}")
 
 
 if __name__ == "__main__":
