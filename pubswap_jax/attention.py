@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
 from jax.tree_util import Partial
 
 from pubswap_jax.types import Array, PyTree
@@ -166,10 +167,28 @@ def _prefill(mask, q, k, v, cache, *, group, length):
     return out, {"prefix_k": prefix_k, "prefix_v": prefix_v, "k": jnp.zeros(room, k.dtype), "v": jnp.zeros(room, v.dtype)}
 
 
+def _one_write(cache, row, step):
+    """cache [..., R, h] with `row` [..., 1, h] at `step`: in place, if no axis of size one stands in between."""
+    axes = [n for n in cache.shape[:-2] if n > 1]
+    cache_, row_ = (x.reshape(*axes, *x.shape[-2:]) for x in (cache, row))
+    return jax.lax.dynamic_update_slice_in_dim(cache_, row_, step, axis=-2).reshape(cache.shape)
+
+
+# JAX's own rule for a batch would be a scatter, before which XLA copies the whole cache.
+_write = custom_vmap(_one_write)
+
+
+@_write.def_vmap
+def _write_all(_, batched, cache, row, step):
+    if batched == [True, True, False]:
+        return _write(cache, row, step), True
+    axes = [0 if one else None for one in batched]
+    return jax.vmap(_one_write, axes)(cache, row, step), True
+
+
 def _decode(prompt_mask, step, q, k, v, cache):
     """`_two_part` of one query: prefix [B, k, P, h], own [B, G, k, R, h]. A softmax in two halves: nothing is joined."""
-    own_k = jax.lax.dynamic_update_index_in_dim(cache["k"], k, step, axis=3)
-    own_v = jax.lax.dynamic_update_index_in_dim(cache["v"], v, step, axis=3)
+    own_k, own_v = (_write(cache[name], row[..., None, :], step) for name, row in (("k", k), ("v", v)))
     seen = (jnp.arange(own_k.shape[3]) <= step)[None, None, None, None]
     grouped = _grouped(q, k.shape[-2])
     prefix = _scores("bgkqh,bkph->bkgqp", grouped, cache["prefix_k"], prompt_mask[:, None, None, None])

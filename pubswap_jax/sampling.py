@@ -43,7 +43,8 @@ class SamplingState:
     tokens: Array  # int32[C, B, G, R]
     mask: Array  # bool[C, B, G, R]
     logps: Array  # f32[C, B, G, R]
-    cache: PyTree  # by layer: keys and values of the prompts [C, B, k, P, h] and of the responses [C, B, G, k, R, h]
+    cache: PyTree  # by layer: keys and values of the prompts [C, B, k, P, h] and of the responses [C, B, G, k, R, h], without
+    # their axes of size one, around which XLA would copy them
 
 
 def sample(
@@ -92,7 +93,8 @@ def _sample(model, params, loras, prompts: Prompts, key: Array, temperature: Arr
         token, logp = draw.draw(logits, uniforms[state.step], how.top_k, how.top_p, how.min_p, how.greedy)
         token = jnp.where(state.done, how.pad_id, token)
         ends = functools.reduce(jnp.logical_or, [token == i for i in how.eos_ids], state.done)
-        states, cache = _decode(model, params, loras, state.cache, token, prompts.mask, state.step)
+        cache = jax.tree.map(lambda x, whole: x.reshape(whole.shape), state.cache, whole)
+        states, cache = _decode(model, params, loras, cache, token, prompts.mask, state.step)
 
         def write(array, value):
             return jax.lax.dynamic_update_index_in_dim(array, value.astype(array.dtype), state.step, axis=-1)
@@ -104,14 +106,17 @@ def _sample(model, params, loras, prompts: Prompts, key: Array, temperature: Arr
             tokens=write(state.tokens, token),
             mask=write(state.mask, ~state.done),
             logps=write(state.logps, jnp.where(state.done, 0, logp)),
-            cache=cache,
+            cache=jax.tree.map(jnp.squeeze, cache),
         )
 
+    start = _start(model, params, loras, prompts, how)
+    whole = jax.eval_shape(lambda: start.cache)
+    start = start.replace(cache=jax.tree.map(jnp.squeeze, start.cache))
     stride = max(n for n in range(1, TOKENS_PER_TEST + 1) if how.length % n == 0)
     state = jax.lax.while_loop(
         lambda state: (state.step < how.length) & ~jnp.all(state.done),
         lambda state: jax.lax.fori_loop(0, stride, one_token, state),
-        _start(model, params, loras, prompts, how),
+        start,
     )
     return Rollout(tokens=state.tokens, mask=state.mask, logps=state.logps)
 

@@ -1,6 +1,7 @@
 """The sampler: its log-probs are the policy's, its distribution is exact, and every response is its own."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -190,6 +191,14 @@ def test_nothing_compiles_after_the_first_call(getkey):
         assert compiled, "the listener hears compilations"
     finally:
         jax.monitoring.unregister_event_duration_listener(listener)
+
+
+def test_the_loop_copies_no_cache_of_a_single_prompt():
+    model, params, loras = world()
+    run = functools.partial(sample, model, params, group=4, max_new_tokens=9, eos_ids=())
+    arguments = pick(loras, slice(1)), jax.tree.map(lambda x: x[:1, :1], prompts_of()), jax.random.key(0)
+    loops, _ = jax.jit(run).lower(*arguments).compile().as_text().split("\nENTRY")
+    assert "4,2,9,8]" in loops and not re.search(r"9,8\]\S* copy\(", loops)
 
 
 def test_prompts_without_a_client_axis_are_refused(getkey):
