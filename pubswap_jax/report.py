@@ -165,7 +165,15 @@ def drifts(run, rounds) -> str:
     by_kind = [[_mean(moved[f"{layer}/{kind}"]) for kind in kinds] for layer in layers]
     body += _figure(f"Distance by layer, round {last['round']}", charts.heat_map(layers, names, by_client))
     told = f"Distance by layer and module, mean over clients, round {last['round']}"
-    return section("Drift", f'<div class="two">{body}{_figure(told, charts.heat_map(layers, kinds, by_kind))}</div>')
+    figures = f'<div class="two">{body}{_figure(told, charts.heat_map(layers, kinds, by_kind))}</div>'
+    return section("Drift", figures + "".join(charts.note(line) for line in exclusions(rounds)))
+
+
+def exclusions(rounds) -> list[str]:
+    """A line for each round that left a client out of its average."""
+    found = {row["round"]: [str(i) for i, out in enumerate(row.get("round/excluded", [])) if out] for row in rounds}
+    told = "Round {}: client {} was left out of the average, since its adapter was not finite."
+    return [told.format(round, ", ".join(names)) for round, names in found.items() if names]
 
 
 def traffic(run, rounds) -> str:

@@ -10,6 +10,7 @@ from pubswap_jax import metrics
 from pubswap_jax.checkpoint import listed
 from pubswap_jax.standing import Best
 from pubswap_jax.train import announcement, train, train_and_evaluate
+from pubswap_jax.types import Verdict
 
 
 def test_partial_participation_in_parts_with_averaged_moments(tmp_path):
@@ -78,6 +79,7 @@ def test_a_client_whose_adapter_is_not_finite_is_left_out_and_named(tmp_path, ca
     assert [row["round/excluded"] for row in rounds] == [[0, 1, 0]] * 2
     assert all(row["round/drift"][1] == 0 < min(row["round/drift"][::2]) for row in rounds)
     assert "round 2: the adapter of client 1 is not finite; it is left out of the average" in capsys.readouterr().out
+    assert "Round 2: client 1 was left out of the average" in (tmp_path / "report.html").read_text()
 
 
 def test_where_nobody_is_left_the_run_stops_with_the_fix(tmp_path):
@@ -89,7 +91,8 @@ def test_where_nobody_is_left_the_run_stops_with_the_fix(tmp_path):
 
 def test_a_hidden_transfer_to_the_device_fails(tmp_path):
     run, _ = finished()
-    hidden = run._replace(hparams=lambda round, step: run.hparams(round, step).replace(lr=0.01))
+    verdict = Verdict.from_correct(np.zeros((3, 4, 4), bool))
+    hidden = run._replace(judge=lambda rollouts, batch: verdict)
     with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
         train(hidden, tmp_path)
 
