@@ -111,14 +111,16 @@ def swaps(steps) -> str:
 
 def theory(public) -> str:
     """M·β beside the distance that it bounds, of the groups that were measured and had a replacement."""
-    if not any("swap/bound" in row for row in public):
+    measured = [row for row in public if "swap/bound" in row]
+    if not measured:
         return charts.note("M·β was not measured (config.log.distortion).")
     curves, used = [], []
     for name, told in (("bound", "M·β, the bound"), ("distance", "‖G(Ỹ) − G(Y)‖, the distance"), ("beta", "β")):
-        found = [(row["at"], [x for x in row[f"swap/{name}"] if x]) for row in public if f"swap/{name}" in row]
+        found = [(row["at"], [x for x in row[f"swap/{name}"] if _drawable(x)]) for row in measured]
         curves.append(_banded([pair for pair in found if pair[1]], told))
-    for row in (row for row in public if "swap/bound" in row):
-        used += [distance / bound for distance, bound in zip(row["swap/distance"], row["swap/bound"], strict=True) if bound]
+    for row in measured:
+        pairs = zip(row["swap/distance"], row["swap/bound"], strict=True)
+        used += [distance / bound for distance, bound in pairs if _drawable(distance) and _drawable(bound)]
     told = (
         "Of each client one group, that with the most replacements M. G is the group's policy gradient in the adapter's "
         "parameters, before clipping and Adam, from its own responses Y and from those after the swap, Ỹ. β is the farthest "
@@ -252,6 +254,11 @@ def settings(run) -> str:
 def _over_steps(steps, name: str, told: str) -> Line:
     found = [(row["at"], metrics.scalars(row)[name]) for row in steps if name in row]
     return Line(told, [x for x, _ in found], [y for _, y in found])
+
+
+def _drawable(x: float | None) -> bool:
+    """Whether a logarithmic axis has a place for it: absent clients, groups without a swap and NaN have none."""
+    return x is not None and 0 < x < math.inf
 
 
 def _banded(found: Sequence[tuple[float, Sequence[float]]], told: str) -> Line:

@@ -56,6 +56,17 @@ def test_every_section_and_the_runs_own_figures(workdir):
     assert "federation.num_clients" in text and json.loads((workdir / "run.json").read_text())["base_sha256"] in text
 
 
+def test_the_bound_is_drawn_beside_the_distance(workdir):
+    measured = [row for row in metrics.read(workdir, "metrics") if "swap/bound" in row]
+    pairs = [pair for row in measured for pair in zip(row["swap/distance"], row["swap/bound"], strict=True) if pair[1]]
+    text = read(report.write(workdir))
+    assert "M·β, the bound" in text and f"% of the bound in {len(pairs)} measurements" in text
+    assert report.theory(
+        [{"at": 1, "swap/bound": [None, 0.0], "swap/distance": [None, 0.0], "swap/beta": [None, float("nan")]}]
+    )
+    assert "not measured" in report.theory([])
+
+
 def test_a_hostile_transcript_stays_text(workdir):
     rows = metrics.read(workdir, "rollouts")
     rows[-1]["responses"][0]["text"] = "</details><script>alert(1)</script>"

@@ -36,6 +36,7 @@ def test_partial_participation_in_parts_with_averaged_moments(tmp_path):
         sum(x is None for x in row.get("private/reward", row.get("public/reward"))) == 1 for row in steps
     )
     assert all(row["swap/beta"].count(None) == 1 for row in steps if "public/donors" in row)
+    assert all(row["swap/beta"].count(None) == 1 for row in steps if "public/donors" in row)
     rounds = [row for row in rows if "step" not in row]
     assert [("eval/pass@1" in row) for row in rounds] == [True, False, True]
     assert all(sum(size == 0 for size in row["ledger/up/adapters"]) == 1 for row in rounds[1:])
