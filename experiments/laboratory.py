@@ -26,7 +26,7 @@ from pubswap_jax.model import Transformer
 from pubswap_jax.questions import HOMEWORK
 from pubswap_jax.sampling import sample
 from pubswap_jax.swap import no_swap, swap_metrics
-from pubswap_jax.types import Batch, ClientState, Prompts, Rollout, Verdict
+from pubswap_jax.types import Batch, ClientState, Prompts, Rollout, ServerState, Verdict
 
 OWN = 128  # test questions that the clients' own models are asked
 KEPT = ("reward", "swapped", "rescued", "zero_variance_before", "zero_variance_after", "grad_norm")
@@ -41,12 +41,19 @@ def config_of(spec: str, seed: int, changes: dict[str, Any]) -> ConfigDict:
     return config
 
 
-def train(configs: Sequence[ConfigDict], say: Callable[[str], None] = print) -> list[list[dict]]:
-    """Trains every config to its last round. Per config: a row before the first round and one after each."""
+def train(
+    configs: Sequence[ConfigDict],
+    say: Callable[[str], None] = print,
+    watch: Callable[[int, ServerState], None] = lambda round, servers: None,
+) -> list[list[dict]]:
+    """Trains every config to its last round. Per config: a row before the first round and one after each.
+
+    `watch` sees the servers [S] before every round.
+    """
     runs = [assemble(config) for config in configs]
     first, config = runs[0], runs[0].config
     width = max(run.train.prompts.tokens.shape[1] for run in runs)
-    asked, tested = ([_table(run, questions(run), width) for run in runs] for questions in (_train, _test))
+    asked, tested = ([table_of(run, questions(run), width) for run in runs] for questions in (_train, _test))
     hparams = _stack([run.hparams(0, run.schedule.length) for run in runs])
     step, examine = make_step(first), make_examine(first, tested)
     servers = _stack([run.server for run in runs])
@@ -56,6 +63,7 @@ def train(configs: Sequence[ConfigDict], say: Callable[[str], None] = print) -> 
     clients = jax.vmap(first.algorithm.init_clients)(servers)
     for round in range(config.federation.rounds):
         begun, records, sent, start = time.perf_counter(), [], np.zeros(len(runs), int), servers
+        watch(round, servers)
         clients = jax.vmap(first.algorithm.init_clients)(servers, *([clients] if keeps else []))
         for t in range(first.schedule.length):
             public, keys = first.schedule.public(round, t), [jax.random.fold_in(run.key, round) for run in runs]
@@ -105,8 +113,8 @@ def _embedded(run: Run) -> bool:
     return run.config.data.name in HOMEWORK and not run.config.data.path
 
 
-def _table(run: Run, questions: Questions, width: int) -> Table:
-    missing = width - questions.prompts.tokens.shape[1]
+def table_of(run: Run, questions: Questions, width: int = 0) -> Table:
+    missing = max(width - questions.prompts.tokens.shape[1], 0)
     tokens = np.pad(questions.prompts.tokens, ((0, 0), (missing, 0)), constant_values=run.model_config.pad_id)
     prompts = Prompts(tokens, np.pad(questions.prompts.mask, ((0, 0), (missing, 0))))
     if _embedded(run):

@@ -81,7 +81,8 @@ def assemble(config) -> Run:
     model_config = adapt(config, loaded, tokenizer)
     model = Transformer(model_config)
     key = jax.random.key(config.seed)
-    lora = init_lora(jax.random.fold_in(key, LORA_STREAM), model, params)
+    shapes = jax.eval_shape(lambda: params)  # one program instead of one a leaf
+    lora = jax.jit(lambda key: init_lora(key, model, shapes))(jax.random.fold_in(key, LORA_STREAM))
     place = make_place(devices)
     asked = load_questions(config, tokenizer)
     schedule = data.Schedule(config.federation.steps, config.federation.swap_period, config.federation.swap_unit)
