@@ -39,6 +39,7 @@ def execute_as_a_script(folder):
 
 # What nbclient's own dependencies announce of themselves is none of our business.
 @pytest.mark.filterwarnings("default")
+@pytest.mark.notebook
 def test_the_notebook_runs_and_its_checks_pass(tmp_path):
     has_kernel = all(importlib.util.find_spec(name) for name in ("nbclient", "nbformat", "ipykernel"))
     execute = execute_in_a_kernel if has_kernel else execute_as_a_script
