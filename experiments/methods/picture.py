@@ -17,19 +17,19 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 CONTROL, LEVEL = "public without swap", 0.5
-COLOURS = (
-    "#4c4c4c",
-    "#9a9a9a",
-    "#0072b2",
-    "#e69f00",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#56b4e9",
-    "#f0e442",
-    "#7a5195",
-    "#000000",
-)
+COLOURS = {
+    "PubSwap": "#d55e00",
+    "public without swap": "#0072b2",
+    "FedAvg-GRPO": "#4c4c4c",
+    "FedProx-GRPO": "#9a9a9a",
+    "random swap": "#e69f00",
+    "local only": "#56b4e9",
+    "public only": "#009e73",
+    "PubSwap, rescue": "#cc79a7",
+    "PubSwap, swap all": "#7a5195",
+    "PubSwap, max variance": "#a6761d",
+    "centralised": "#000000",
+}
 
 
 def curve(seeds: dict, name: str) -> np.ndarray:
@@ -93,7 +93,8 @@ def difference(results: dict, method: str, at: int) -> str:
 
 def draw(results: dict, path: pathlib.Path, title: str) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.8), sharey=True, layout="constrained")
-    for (method, seeds), colour in zip(results.items(), COLOURS, strict=False):
+    for method, seeds in results.items():
+        colour = COLOURS[method]
         for axis, name in zip(axes, ("global", "clients"), strict=True):
             values = curve(seeds, name)
             rounds = np.arange(values.shape[1])
@@ -102,7 +103,7 @@ def draw(results: dict, path: pathlib.Path, title: str) -> None:
     axes[0].set(title="the averaged model", ylabel="accuracy on held-out questions", ylim=(0, 1))
     axes[1].set(title="clients' own models before averaging (mean)")
     for axis in axes:
-        axis.set_xlabel("round")
+        axis.set(xlabel="round", xlim=(0, None))
         axis.grid(color="#dddddd", lw=0.6)
         axis.spines[["top", "right"]].set_visible(False)
         axis.axhline(LEVEL, color="#bbbbbb", lw=0.8, ls="--")
