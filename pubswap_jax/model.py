@@ -16,6 +16,9 @@ from pubswap_jax import attention
 from pubswap_jax.logps import response_logps as response_logps
 from pubswap_jax.types import Array, ModelConfig, PyTree, at_least_f32
 
+# Two to so many rows at once a CPU multiplies fastest by Wᵀ; one row by W.
+FEW_ROWS = 16
+
 _init = nn.initializers.normal(0.02)
 
 
@@ -65,6 +68,25 @@ def matmul(x: Array, kernel: Array, preferred=None) -> Array:
     return jnp.matmul(x, kernel, preferred_element_type=preferred)
 
 
+def prefers_transposed(rows: int) -> bool:
+    """Whether so few rows had better be multiplied by `few_rows`: measured on a CPU."""
+    return 1 < rows <= FEW_ROWS and jax.default_backend() == "cpu"
+
+
+def few_rows(x: Array, transposed: Array, preferred=None) -> Array:
+    """x W of a few rows, from Wᵀ [out, in], whose rows are read once and as they lie: what a CPU's bandwidth is for."""
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    y = jnp.tensordot(transposed.astype(x.dtype), x, (1, x.ndim - 1), preferred_element_type=wide)
+    # The barrier keeps XLA from turning the product around.
+    return jnp.moveaxis(jax.lax.optimization_barrier(y), 0, -1).astype(preferred or x.dtype)
+
+
+def transposed_kernels(params: PyTree) -> PyTree:
+    """The collection `transposed`: Wᵀ of every linear layer, for `few_rows`."""
+    kernels = {path: jnp.swapaxes(x, -1, -2) for path, x in flatten_dict(params).items() if path[-1] == "kernel"}
+    return jax.lax.optimization_barrier(unflatten_dict(kernels))
+
+
 class Dense(nn.Module):
     """x W + bias + (α/r) x A B (Hu et al. 2021); the last term where this layer has an adapter."""
 
@@ -75,7 +97,8 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", _init, (x.shape[-1], self.features))
-        y = matmul(x, kernel)
+        turned = self.get_variable("transposed", "kernel")
+        y = matmul(x, kernel) if turned is None else few_rows(x, turned)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             y = y + bias.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
@@ -134,13 +157,13 @@ class Block(nn.Module):
 
 
 class Kernel(nn.Module):
-    """A bare matrix, where the caller says how it multiplies."""
+    """A bare matrix and, where it is there, its transpose: the caller says how it multiplies."""
 
     shape: tuple[int, int]
 
     @nn.compact
-    def __call__(self) -> Array:
-        return self.param("kernel", _init, self.shape)
+    def __call__(self) -> tuple[Array, Array | None]:
+        return self.param("kernel", _init, self.shape), self.get_variable("transposed", "kernel")
 
 
 class Transformer(nn.Module):
@@ -154,7 +177,7 @@ class Transformer(nn.Module):
             raise ValueError(f"config.remat is {c.remat!r}; it must be 'none' or 'block'")
         block = nn.remat(Block, prevent_cse=not c.scan_layers) if c.remat == "block" else Block
         if c.scan_layers:
-            axes = {"params": 0, "lora": 0, "cache": 0}
+            axes = {"params": 0, "lora": 0, "cache": 0, "transposed": 0}
             stack = nn.scan(block, axes, split_rngs={"params": True}, in_axes=nn.broadcast, length=c.num_layers)
             self.layers = stack(c)
         else:
@@ -183,9 +206,13 @@ class Transformer(nn.Module):
 
     def unembed(self, x: Array) -> Array:
         """States [..., D] -> logits [..., V], at least f32."""
-        kernel = self.embed_tokens.embedding.T if self.config.tie_embeddings else self.lm_head()
         wide = jnp.promote_types(x.dtype, jnp.float32)
-        return matmul(x, kernel, wide)
+        rows = x.size // x.shape[-1]
+        if self.config.tie_embeddings:
+            embedding = self.embed_tokens.embedding
+            return few_rows(x, embedding, wide) if prefers_transposed(rows) else matmul(x, embedding.T, wide)
+        kernel, turned = self.lm_head()
+        return matmul(x, kernel, wide) if turned is None else few_rows(x, turned, wide)
 
 
 def init_lora(key: Array, model: Transformer, params: PyTree) -> PyTree:

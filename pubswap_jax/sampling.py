@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from pubswap_jax import attention, draw
 from pubswap_jax.logps import variables
+from pubswap_jax.model import prefers_transposed, transposed_kernels
 from pubswap_jax.types import Array, Prompts, PyTree, Rollout
 
 # Tokens between two tests of whether all responses have ended: on an accelerator each test waits for the device.
@@ -85,7 +86,9 @@ def sample(
 def _sample(model, params, loras, prompts: Prompts, key: Array, temperature: Array, how: How) -> Rollout:
     clients, batch, _ = prompts.tokens.shape
     uniforms = _uniforms(row_keys(key, clients, batch, how.group), how.length)
-    unembed = functools.partial(model.apply, {"params": params}, method="unembed")
+    few = prefers_transposed(clients * batch * how.group)
+    base = {"params": params} | ({"transposed": transposed_kernels(params)} if few else {})
+    unembed = functools.partial(model.apply, base, method="unembed")
 
     def one_token(_, state: SamplingState) -> SamplingState:
         logits = unembed(state.states)
@@ -94,7 +97,7 @@ def _sample(model, params, loras, prompts: Prompts, key: Array, temperature: Arr
         token = jnp.where(state.done, how.pad_id, token)
         ends = functools.reduce(jnp.logical_or, [token == i for i in how.eos_ids], state.done)
         cache = jax.tree.map(lambda x, whole: x.reshape(whole.shape), state.cache, whole)
-        states, cache = _decode(model, params, loras, cache, token, prompts.mask, state.step)
+        states, cache = _decode(model, base, loras, cache, token, prompts.mask, state.step)
 
         def write(array, value):
             return jax.lax.dynamic_update_index_in_dim(array, value.astype(array.dtype), state.step, axis=-1)
@@ -143,12 +146,12 @@ def _start(model, params, loras, prompts: Prompts, how: How) -> SamplingState:
     )
 
 
-def _decode(model, params, loras, cache: PyTree, tokens: Array, prompt_mask: Array, step: Array) -> tuple[Array, PyTree]:
+def _decode(model, base: PyTree, loras, cache: PyTree, tokens: Array, prompt_mask: Array, step: Array) -> tuple[Array, PyTree]:
     """The states after one more token of each response, and the caches with it."""
 
     def decode(lora, cache, tokens, mask):
         places = jnp.broadcast_to(jnp.sum(mask, axis=-1)[:, None] + step, tokens.shape)
-        collections = variables(params, lora) | {"cache": cache}
+        collections = base | ({} if lora is None else {"lora": lora}) | {"cache": cache}
         attend = attention.decode(mask, step)
         states, new = model.apply(collections, tokens, places, attend, method="hidden", mutable=["cache"])
         return states, new["cache"]
