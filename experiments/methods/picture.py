@@ -87,8 +87,9 @@ def difference(results: dict, method: str, at: int) -> str:
     shared = [seed for seed in results[method] if seed in results[CONTROL]]
     mine, theirs = (np.array([results[name][seed][at]["global"] for seed in shared]) for name in (method, CONTROL))
     mean, half = interval(mine - theirs)
-    p = stats.ttest_rel(mine, theirs).pvalue if len(shared) > 1 else float("nan")
-    return f"{mean:+.3f} ± {half:.3f} ({p:.3f})"
+    if len(shared) < 2 or (mine == theirs).all():
+        return f"{mean:+.3f}"
+    return f"{mean:+.3f} ± {half:.3f} ({stats.ttest_rel(mine, theirs).pvalue:.3f})"
 
 
 def draw(results: dict, path: pathlib.Path, title: str) -> None:
@@ -104,6 +105,7 @@ def draw(results: dict, path: pathlib.Path, title: str) -> None:
     axes[1].set(title="clients' own models before averaging (mean)")
     for axis in axes:
         axis.set(xlabel="round", xlim=(0, None))
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(color="#dddddd", lw=0.6)
         axis.spines[["top", "right"]].set_visible(False)
         axis.axhline(LEVEL, color="#bbbbbb", lw=0.8, ls="--")
