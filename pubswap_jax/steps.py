@@ -224,12 +224,11 @@ def round_step(
     clients = algorithm.init_clients(server, clients)
     if weights is not None:
         weights = check_weights(weights, clients.id.shape[0])
-    present = None if weights is None else weights > 0
     round_key = jax.random.fold_in(key, server.round)
     records = []
     for step, batch in enumerate(batches):
         step_key = jax.random.fold_in(round_key, step)
-        clients, record = client_step(algorithm, params, server, clients, batch, judge, step_key, hparams, weights, present)
+        clients, record = client_step(algorithm, params, server, clients, batch, judge, step_key, hparams, weights)
         records.append(record.metrics)
     metrics = jax.tree.map(lambda *steps: jnp.stack(steps), *records)
     weights = sound_weights((clients.lora, clients.opt_state), weights)

@@ -142,7 +142,10 @@ def _fast(gold: str, answer: str) -> str | tuple[str, str]:
     try:
         return "correct" if equal_texts(gold, answer, Quick()) else "wrong"
     except Undecided:
-        return "refused" if refusal(answer) and refusal(answer := result(answer)) else (gold, answer)
+        if not refusal(answer):
+            return gold, answer
+        answer = result(answer)
+        return "refused" if refusal(answer) else (gold, answer)
     except Unreadable:
         return "unparsed"
 

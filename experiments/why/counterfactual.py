@@ -37,7 +37,7 @@ def make_probe(run, prompts: int, batches: int):
     rng = np.random.Generator(np.random.Philox(0))
     private = np.concatenate([np.asarray(mine) for mine in run.split.clients])
 
-    def answer(state, server, rows, key):
+    def answer(state, rows, key):
         asked = jax.tree.map(lambda x: x[rows], table.prompts)
         said = plain.rollout(run.params, state, asked, key, hparams)
         return asked, said, judge(said, table.answers[rows])
@@ -52,7 +52,7 @@ def make_probe(run, prompts: int, batches: int):
         halves = []
         for i in range(2 * batches):  # clients only share the work here: all private questions, whoever holds them
             rows = rng.choice(private, (clients, prompts), replace=False)
-            asked, said, verdicts = answer(state, server, rows, jax.random.fold_in(key, i))
+            asked, said, verdicts = answer(state, rows, jax.random.fold_in(key, i))
             halves.append(gradient(state, server, asked, said, verdicts, swap.no_swap(key, verdicts.correct)))
         first, second = np.mean(halves[::2], axis=0), np.mean(halves[1::2], axis=0)
         target = first + second
@@ -61,7 +61,7 @@ def make_probe(run, prompts: int, batches: int):
         for i in range(batches):
             rows = np.tile(rng.choice(np.asarray(run.split.public), prompts, replace=False), (clients, 1))
             own_key = jax.random.fold_in(key, 1000 + i)
-            asked, said, verdicts = answer(state, server, rows, own_key)
+            asked, said, verdicts = answer(state, rows, own_key)
             for name, algorithm in algorithms.items():
                 after, judged, plan = algorithm.swap(said, verdicts, own_key)
                 there = gradient(state, server, asked, after, judged, plan)
