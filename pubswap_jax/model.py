@@ -104,7 +104,7 @@ class Dense(nn.Module):
             y = y + bias.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
         if self.has_variable("lora", "a"):
             a, b = (self.get_variable("lora", name).astype(x.dtype) for name in "ab")
-            y = y + (self.config.lora_alpha / self.config.lora_rank) * ((x @ a) @ b)
+            y = y + ((self.config.lora_alpha / self.config.lora_rank) * (x @ a)) @ b  # scaled where it is narrow
         return y
 
 
