@@ -15,7 +15,7 @@ def tiny(config):
     config.data.max_questions, config.data.validation, config.data.test = 4096, 128, 256
     config.data.partition, config.data.public, config.data.max_prompt_tokens = "by_topic", 0.1, 64
     config.federation.num_clients, config.federation.rounds, config.federation.steps = 4, 3, 40
-    config.training.prompts, config.training.max_new_tokens, config.training.lr = 8, 16, 1e-3
+    config.training.prompts, config.training.max_new_tokens, config.training.lr = 8, 10, 1e-3
     config.evaluation.samples = 4
 
 
