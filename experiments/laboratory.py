@@ -38,6 +38,8 @@ def config_of(spec: str, seed: int, changes: dict[str, Any]) -> ConfigDict:
     for name, value in {"seed": seed, **changes}.items():
         settings.override(config, name, str(value))
     settings.check(config)
+    if config.federation.participants or config.federation.weights != "uniform" or config.training.warmup:
+        raise ValueError("the laboratory knows no federation.participants, federation.weights=size or training.warmup")
     return config
 
 
@@ -53,7 +55,8 @@ def train(
     runs = [assemble(config) for config in configs]
     first, config = runs[0], runs[0].config
     width = max(run.train.prompts.tokens.shape[1] for run in runs)
-    asked, tested = ([table_of(run, questions(run), width) for run in runs] for questions in (_train, _test))
+    asked = [table_of(run, run.train, width) for run in runs]
+    tested = [table_of(run, run.test, width) for run in runs]
     hparams = _stack([run.hparams(0, run.schedule.length) for run in runs])
     step, examine = make_step(first), make_examine(first, tested)
     servers = _stack([run.server for run in runs])
@@ -62,19 +65,20 @@ def train(
     keeps = config.federation.moments == "keep" or not config.federation.average
     clients = jax.vmap(first.algorithm.init_clients)(servers)
     for round in range(config.federation.rounds):
-        begun, records, sent, start = time.perf_counter(), [], np.zeros(len(runs), int), servers
+        begun, worked = time.perf_counter(), time.process_time()
+        records, sent, start = [], np.zeros(len(runs), int), servers
         watch(round, servers)
         clients = jax.vmap(first.algorithm.init_clients)(servers, *([clients] if keeps else []))
         for t in range(first.schedule.length):
-            public, keys = first.schedule.public(round, t), [jax.random.fold_in(run.key, round) for run in runs]
+            public = first.schedule.public(round, t)
             batch = [_batch(run, table, round, t) for run, table in zip(runs, asked, strict=True)]
-            keys = jnp.stack([jax.random.fold_in(key, t) for key in keys])
+            keys = jnp.stack([jax.random.fold_in(jax.random.fold_in(run.key, round), t) for run in runs])
             clients, metrics, crossed = step(servers, clients, batch, public, keys, hparams)
             records.append(metrics)
             sent += crossed
         servers = jax.vmap(lambda server, trained: first.algorithm.aggregate(server, trained))(servers, clients)
         jax.block_until_ready(servers)
-        seconds = time.perf_counter() - begun
+        seconds, worked = time.perf_counter() - begun, time.process_time() - worked
         own = examine(clients.lora, OWN)
         scores = examine(_alone(servers.lora), None) if config.federation.average else examine(clients.lora, None)
         moved = jax.device_get(jax.vmap(drift)(clients.lora, start.lora))
@@ -84,7 +88,8 @@ def train(
             row = {"round": round + 1, "global": scores[i], "clients": own[i]}
             row |= {name: float(values[i]) for name, values in means.items()}
             row |= {"drift": float(moved["drift"][i].mean()), "cosine": _off_diagonal(moved["cosine"][i])}
-            row |= {"residual": float(moved["residual"][i]), "bytes": int(sent[i]) + averaged, "seconds": seconds / len(runs)}
+            row |= {"residual": float(moved["residual"][i]), "bytes": int(sent[i]) + averaged}
+            row |= {"seconds": seconds / len(runs), "cpu_seconds": worked / len(runs)}
             rows.append(row)
         swapped = means["swapped"].mean()
         say(f"round {round + 1}: {_figures(scores)} (own {_figures(own)}), swapped {swapped:.3f}, {seconds:.0f} s")
@@ -99,14 +104,6 @@ class Table(NamedTuple):
 
     prompts: Prompts
     answers: Any
-
-
-def _train(run: Run) -> Questions:
-    return run.train
-
-
-def _test(run: Run) -> Questions:
-    return run.test
 
 
 def _embedded(run: Run) -> bool:
@@ -164,15 +161,14 @@ def make_step(run: Run) -> Callable:
         )
 
     @partial(jax.jit, static_argnames="public")
-    def learn(servers, clients, prompts, rollouts, verdicts, keys, hparams, public: bool):
+    def exchange(rollouts, verdicts, keys, public: bool):
         if public:
             after, judged, plan = jax.vmap(lambda *one: algorithm.swap(*one))(rollouts, verdicts, keys)
         else:
             after, judged, plan = rollouts, verdicts, jax.vmap(no_swap)(keys, verdicts.correct)
-        trained, metrics = jax.vmap(partial(algorithm.update, run.params))(
-            servers, clients, prompts, after, judged, plan, hparams
-        )
-        return trained, metrics | jax.vmap(swap_metrics)(plan, verdicts, judged, after.mask), plan, after
+        return after, judged, plan, jax.vmap(swap_metrics)(plan, verdicts, judged, after.mask)
+
+    update = make_update(run)
 
     def step(servers, clients, batches: list[Table], public: bool, keys, hparams):
         seeds, prompts = len(batches), _stack([batch.prompts for batch in batches])
@@ -180,11 +176,38 @@ def make_step(run: Run) -> Callable:
         said = respond(clients, prompts, keys[:, 0], hparams.temperature[0])
         verdicts = judge(said, np.concatenate([batch.answers for batch in batches]))
         said, verdicts = jax.tree.map(lambda x: x.reshape(seeds, -1, *x.shape[1:]), (said, verdicts))
-        clients, metrics, plan, after = learn(servers, clients, prompts, said, verdicts, keys[:, 1], hparams, public)
-        crossed = [_public_bytes(*jax.tree.map(lambda x, i=i: x[i], (said, verdicts, plan, after))) for i in range(seeds)]
-        return clients, jax.device_get({name: metrics[name] for name in KEPT}), np.array(crossed) * public
+        after, judged, plan, moved = exchange(said, verdicts, keys[:, 1], public)
+        clients, metrics = update(servers, clients, prompts, after, judged, plan, hparams)
+        crossed = np.zeros(seeds, int)
+        if public:
+            each = (jax.tree.map(lambda x, i=i: x[i], (said, verdicts, plan, after)) for i in range(seeds))
+            crossed = np.array([_public_bytes(*one) for one in each])
+        metrics |= moved
+        return clients, jax.device_get({name: metrics[name] for name in KEPT}), crossed
 
     return step
+
+
+def make_update(run: Run) -> Callable:
+    """`Algorithm.update` of the clients of all seeds, in one batch; on a CPU one by one, for the activations of a small model's
+    one client stay in the cache."""
+
+    def all_clients(server, clients, prompts, rollouts, verdicts, plan, hparams):
+        if jax.default_backend() != "cpu":
+            return run.algorithm.update(run.params, server, clients, prompts, rollouts, verdicts, plan, hparams)
+
+        def alone(one):
+            return run.algorithm.update(run.params, server, *jax.tree.map(lambda x: x[None], one), hparams)
+
+        found = jax.lax.map(alone, (clients, prompts, rollouts, verdicts, plan))
+        return jax.tree.map(lambda x: jnp.squeeze(x, 1), found)
+
+    def all_seeds(*arguments):
+        if jax.default_backend() != "cpu":
+            return jax.vmap(all_clients)(*arguments)
+        return jax.lax.map(lambda one: all_clients(*one), arguments)
+
+    return jax.jit(all_seeds)
 
 
 def _public_bytes(said: Rollout, verdicts: Verdict, plan, after: Rollout) -> int:
