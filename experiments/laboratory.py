@@ -28,7 +28,6 @@ from pubswap_jax.sampling import sample
 from pubswap_jax.swap import no_swap, swap_metrics
 from pubswap_jax.types import Batch, ClientState, Prompts, Rollout, ServerState, Verdict
 
-OWN = 128  # test questions that the clients' own models are asked
 KEPT = ("reward", "swapped", "rescued", "zero_variance_before", "zero_variance_after", "grad_norm")
 
 
@@ -79,7 +78,7 @@ def train(
         servers = jax.vmap(lambda server, trained: first.algorithm.aggregate(server, trained))(servers, clients)
         jax.block_until_ready(servers)
         seconds, worked = time.perf_counter() - begun, time.process_time() - worked
-        own = examine(clients.lora, OWN)
+        own = examine(clients.lora, max(1, len(first.test.problems) // config.federation.num_clients))
         scores = examine(_alone(servers.lora), None) if config.federation.average else examine(clients.lora, None)
         moved = jax.device_get(jax.vmap(drift)(clients.lora, start.lora))
         means = {name: np.mean([record[name] for record in records], axis=(0, 2)) for name in KEPT}

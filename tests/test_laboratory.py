@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from experiments.figures import interval, paired
 from experiments.laboratory import KEPT, config_of, train
 from experiments.methods import picture, study
 from pubswap_jax.train import train_and_evaluate
@@ -48,15 +49,15 @@ def test_every_method_is_a_config():
 
 
 def test_the_table_pairs_seeds(tmp_path):
-    rows = lambda *scores: [{"global": s, "clients": s, "bytes": 10**6, "seconds": 2.0} for s in scores]  # noqa: E731
+    rows = lambda *scores: [{"global": s, "clients": s, "bytes": 10**6, "cpu_seconds": 2.0} for s in scores]  # noqa: E731
     results = {
         picture.CONTROL: {"1": rows(0.1, 0.3, 0.6), "2": rows(0.1, 0.4, 0.45)},
         "PubSwap": {"1": rows(0.1, 0.55, 0.7), "2": rows(0.1, 0.6, 0.75)},
     }
     text = picture.table(results, [1, 2])
-    assert picture.difference(results, "PubSwap", 1).startswith("+0.225")
+    assert paired(results["PubSwap"], results[picture.CONTROL], 1).startswith("+0.225")
     assert "| 1 1 | 2.0 | 4 |" in text and "2 >2" in text and "3.0 (1 of 2)" in text
-    mean, half = picture.interval(np.array([1.0, 2.0, 3.0]))
+    mean, half = interval(np.array([1.0, 2.0, 3.0]))
     assert (mean, half) == (2.0, pytest.approx(2.484, abs=1e-3))
     picture.draw(results, tmp_path / "picture.png", "two methods")
     assert (tmp_path / "picture.svg").read_text().startswith("<?xml")

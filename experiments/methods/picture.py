@@ -9,12 +9,10 @@ import argparse
 import json
 import pathlib
 
-import matplotlib
 import numpy as np
-from scipy import stats
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from experiments.figures import curve, dots, lines, markdown, mean_and_half, paired, panels, save
+from experiments.methods.study import MAIN
 
 CONTROL, LEVEL = "public without swap", 0.5
 COLOURS = {
@@ -32,29 +30,15 @@ COLOURS = {
 }
 
 
-def curve(seeds: dict, name: str) -> np.ndarray:
-    """f64[seeds, rounds + 1], as far as all seeds go. The first round has no figures of training."""
-    rows = list(seeds.values())
-    length = min(map(len, rows))
-    return np.array([[row.get(name, np.nan) for row in seed[:length]] for seed in rows])
-
-
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """Mean and half width of its 95 % t-interval; infinite for one value."""
-    if len(values) < 2:
-        return float(values.mean()), float("inf")
-    return float(values.mean()), float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
-
-
 def first_round(values: np.ndarray) -> list[str]:
     """The first round of each seed that ends above LEVEL."""
     return [str(int(np.argmax(row > LEVEL))) if (row > LEVEL).any() else f">{len(row) - 1}" for row in values]
 
 
 def cost(seeds: dict) -> tuple[str, str]:
-    """Megabytes and seconds until LEVEL, means over the seeds that reach it."""
+    """Megabytes and CPU seconds until LEVEL, means over the seeds that reach it."""
     reached = []
-    for row, sent, spent in zip(*(curve(seeds, name) for name in ("global", "bytes", "seconds")), strict=True):
+    for row, sent, spent in zip(*(curve(seeds, name) for name in ("global", "bytes", "cpu_seconds")), strict=True):
         if (row > LEVEL).any():
             last = int(np.argmax(row > LEVEL))
             reached.append((np.nansum(sent[: last + 1]) / 1e6, np.nansum(spent[: last + 1])))
@@ -68,51 +52,34 @@ def cost(seeds: dict) -> tuple[str, str]:
 def table(results: dict, at: list[int]) -> str:
     last = at[-1]
     heads = ["method", "seeds", *(f"round {n}" for n in at), f"own, round {last}", f"to the control, round {last} (p)"]
-    heads += ["passes 0.5 in round", "MB sent until then", "s until then"]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    heads += ["passes 0.5 in round", "MB sent until then", "CPU s until then"]
+    rows = []
     for method, seeds in results.items():
         scores, own = curve(seeds, "global"), curve(seeds, "clients")
-        cells = [f"{m:.3f} ± {h:.3f}" for m, h in (interval(scores[:, n]) for n in at if n < scores.shape[1])]
-        mean, half = interval(own[:, -1])
-        against = difference(results, method, at[-1])
-        cells += [f"{mean:.3f} ± {half:.3f}", against, " ".join(first_round(scores)), *cost(seeds)]
-        lines.append(f"| {method} | {len(seeds)} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def difference(results: dict, method: str, at: int) -> str:
-    """Mean paired difference to the control after a round, its interval and the paired t-test's p."""
-    if method == CONTROL or CONTROL not in results:
-        return "–"
-    shared = [seed for seed in results[method] if seed in results[CONTROL]]
-    mine, theirs = (np.array([results[name][seed][at]["global"] for seed in shared]) for name in (method, CONTROL))
-    mean, half = interval(mine - theirs)
-    if len(shared) < 2 or (mine == theirs).all():
-        return f"{mean:+.3f}"
-    return f"{mean:+.3f} ± {half:.3f} ({stats.ttest_rel(mine, theirs).pvalue:.3f})"
+        against = paired(seeds, results[CONTROL], last) if CONTROL in results and method != CONTROL else "–"
+        found = [mean_and_half(scores[:, n]) for n in at] + [mean_and_half(own[:, last]), against]
+        rows.append([method, str(len(seeds)), *found, " ".join(first_round(scores)), *cost(seeds)])
+    return markdown(heads, rows)
 
 
 def draw(results: dict, path: pathlib.Path, title: str) -> None:
-    figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.8), sharey=True, layout="constrained")
-    for method, seeds in results.items():
-        colour = COLOURS[method]
-        for axis, name in zip(axes, ("global", "clients"), strict=True):
-            values = curve(seeds, name)
-            rounds = np.arange(values.shape[1])
-            axis.plot(rounds, values.mean(0), color=colour, label=method, lw=2)
-            axis.plot(rounds, values.T, color=colour, lw=0.6, alpha=0.5)
-    axes[0].set(title="the averaged model", ylabel="accuracy on held-out questions", ylim=(0, 1))
-    axes[1].set(title="clients' own models before averaging (mean)")
-    for axis in axes:
-        axis.set(xlabel="round", xlim=(0, None))
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.grid(color="#dddddd", lw=0.6)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.axhline(LEVEL, color="#bbbbbb", lw=0.8, ls="--")
-    axes[1].legend(frameon=False, fontsize=8, loc="upper left")
+    """The main methods by round, and where all of them stand in the end."""
+    figure, (by_round, in_the_end) = panels(2)
+    for method in (method for method in results if method in MAIN):
+        values = curve(results[method], "global")
+        lines(by_round, np.arange(values.shape[1]), values, COLOURS[method], method)
+    by_round.set(title="the averaged model", ylabel="accuracy on held-out questions", xlabel="round", xlim=(0, None))
+    by_round.set(ylim=(0, 1))
+    by_round.xaxis.get_major_locator().set_params(integer=True)
+    by_round.axhline(LEVEL, color="#bbbbbb", lw=0.8, ls="--")
+    by_round.legend(frameon=False, fontsize=8, loc="upper left")
+    colours = [COLOURS[method] for method in results]
+    last = min(len(rows) for seeds in results.values() for rows in seeds.values()) - 1
+    for name, offset, filled in (("global", -0.15, "full"), ("clients", 0.15, "none")):
+        dots(in_the_end, list(results), [curve(s, name)[:, last] for s in results.values()], colours, offset, fillstyle=filled)
+    in_the_end.set(title=f"after round {last}: averaged ●, clients' own before ○", xlim=(0, 1), xlabel="accuracy")
     figure.suptitle(title, fontsize=11)
-    figure.savefig(path, dpi=120)
-    figure.savefig(path.with_suffix(".svg"))
+    save(figure, path)
 
 
 def main():
@@ -124,7 +91,11 @@ def main():
     last = min(len(rows) for seeds in results.values() for rows in seeds.values()) - 1
     print(table(results, a.at or sorted({(last + 1) // 2, last})))
     preset = a.results.stem.removeprefix("results_")
-    draw(results, a.results.with_name(f"methods_{preset}.png"), f"{preset}: mean (thick) and each seed (thin)")
+    draw(
+        results,
+        a.results.with_name(f"methods_{preset}.png"),
+        f"{preset}: means with 95 % intervals, thin lines and ticks: seeds",
+    )
 
 
 if __name__ == "__main__":

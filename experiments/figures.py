@@ -1,0 +1,82 @@
+"""What the studies' tables and pictures share: curves and intervals over seeds, paired differences, and one look."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from scipy import stats
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+Seeds = Mapping[str, list[dict]]  # seed -> a row before the first round and one after each
+
+
+def curve(seeds: Seeds, name: str) -> np.ndarray:
+    """f64[seeds, rounds + 1], as far as all seeds go. The first round has no figures of training."""
+    rows = list(seeds.values())
+    length = min(map(len, rows))
+    return np.array([[row.get(name, np.nan) for row in seed[:length]] for seed in rows])
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """Mean and half width of its 95 % t-interval; infinite for one value."""
+    if len(values) < 2:
+        return float(values.mean()), float("inf")
+    return float(values.mean()), float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def mean_and_half(values: np.ndarray) -> str:
+    mean, half = interval(values)
+    return f"{mean:.3f} ± {half:.3f}" if np.isfinite(half) else f"{mean:.3f}"
+
+
+def paired(mine: Seeds, theirs: Seeds, at: int = -1) -> str:
+    """Mean difference after a round over the seeds that both have, its interval and the paired t-test's p."""
+    shared = [seed for seed in mine if seed in theirs]
+    differences = np.array([mine[seed][at]["global"] - theirs[seed][at]["global"] for seed in shared])
+    mean, half = interval(differences)
+    if len(shared) < 2 or (differences == 0).all():
+        return f"{mean:+.3f}"
+    return f"{mean:+.3f} ± {half:.3f} ({stats.ttest_1samp(differences, 0).pvalue:.3f})"
+
+
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows)).replace("| --- |", "|---|")
+
+
+def panels(count: int, width: float = 4.8, height: float = 3.8, **options):
+    """`count` axes in a row, in the studies' look."""
+    figure, axes = plt.subplots(1, count, figsize=(width * count, height), layout="constrained", squeeze=False, **options)
+    for axis in axes[0]:
+        axis.grid(color="#dddddd", lw=0.6)
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, list(axes[0])
+
+
+def lines(axis, x: np.ndarray, values: np.ndarray, colour: str, label: str) -> None:
+    """The mean over seeds, and each seed thin beside it."""
+    axis.plot(x, values.T, color=colour, lw=0.6, alpha=0.45)
+    axis.plot(x, values.mean(0), color=colour, lw=2, label=label)
+
+
+def dots(
+    axis, names: Sequence[str], values: Sequence[np.ndarray], colours: Sequence[str], offset: float = 0.0, **style
+) -> None:
+    """A row a name, from the top: the mean with its interval, and the seeds as ticks."""
+    for i, (seeds, colour) in enumerate(zip(values, colours, strict=True)):
+        (mean, half), y = interval(seeds), i + offset
+        if np.isfinite(half):
+            axis.plot([mean - half, mean + half], [y, y], color=colour, lw=1.4, solid_capstyle="butt")
+        axis.plot(seeds, np.full(len(seeds), y), "|", color=colour, ms=6, alpha=0.7)
+        axis.plot(mean, y, "o", color=colour, ms=6, **style)
+    axis.set_yticks(range(len(names)), names)
+    axis.set_ylim(len(names) - 0.5, -0.5)
+
+
+def save(figure, path: pathlib.Path) -> None:
+    """As PNG and as SVG."""
+    figure.savefig(path, dpi=120)
+    figure.savefig(path.with_suffix(".svg"))
+    plt.close(figure)
