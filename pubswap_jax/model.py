@@ -19,6 +19,9 @@ from pubswap_jax.types import Array, ModelConfig, PyTree, at_least_f32
 # Two to so many rows at once a CPU multiplies fastest by Wᵀ; one row by W.
 FEW_ROWS = 16
 
+# Layers that read the same input: on few rows one product serves them all.
+JOINED = {"self_attn": ("q_proj", "k_proj", "v_proj"), "mlp": ("gate_proj", "up_proj")}
+
 _init = nn.initializers.normal(0.02)
 
 
@@ -82,9 +85,22 @@ def few_rows(x: Array, transposed: Array, preferred=None) -> Array:
 
 
 def transposed_kernels(params: PyTree) -> PyTree:
-    """The collection `transposed`: Wᵀ of every linear layer, for `few_rows`."""
-    kernels = {path: jnp.swapaxes(x, -1, -2) for path, x in flatten_dict(params).items() if path[-1] == "kernel"}
-    return jax.lax.optimization_barrier(unflatten_dict(kernels))
+    """The collection `transposed`, for `few_rows`: Wᵀ of every linear layer, and one for those with the same input."""
+    turned = {path: jnp.swapaxes(x, -1, -2) for path, x in flatten_dict(params).items() if path[-1] == "kernel"}
+    for parent in sorted({path[:-2] for path in turned if len(path) > 2 and path[-3] in JOINED}):
+        names = JOINED[parent[-1]]
+        parts = [turned.pop((*parent, name, "kernel")) for name in names]
+        turned[*parent, "joined"] = jnp.concatenate(parts, axis=-2)
+    return jax.lax.optimization_barrier(unflatten_dict(turned))
+
+
+def products(module: nn.Module, x: Array, sizes: tuple[int, ...]) -> list[Array | None]:
+    """x Wᵢ of the module's joined layers, of so many features each; Nones where a layer multiplies by its own kernel."""
+    turned = module.get_variable("transposed", "joined")
+    if turned is None:
+        return [None] * len(sizes)
+    ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
+    return jnp.split(few_rows(x, turned), ends, axis=-1)
 
 
 class Dense(nn.Module):
@@ -95,16 +111,17 @@ class Dense(nn.Module):
     use_bias: bool = False
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, product: Array | None = None) -> Array:
+        """`product` is x W where the caller has it already, see `products`."""
         kernel = self.param("kernel", _init, (x.shape[-1], self.features))
         turned = self.get_variable("transposed", "kernel")
-        y = matmul(x, kernel) if turned is None else few_rows(x, turned)
+        y = product if product is not None else matmul(x, kernel) if turned is None else few_rows(x, turned)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             y = y + bias.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
         if self.has_variable("lora", "a"):
             a, b = (self.get_variable("lora", name).astype(x.dtype) for name in "ab")
-            y = y + ((self.config.lora_alpha / self.config.lora_rank) * (x @ a)) @ b  # scaled where it is narrow
+            y = y + (x @ a) @ ((self.config.lora_alpha / self.config.lora_rank) * b)  # the scale where it costs least
         return y
 
 
@@ -116,9 +133,11 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: Array, angles: Array, attend: attention.Attend) -> Array:
         c = self.config
-        q = Dense(c, c.num_heads * c.head_dim, c.qkv_bias, name="q_proj")(x).reshape(*x.shape[:-1], c.num_heads, c.head_dim)
-        k = Dense(c, c.num_kv_heads * c.head_dim, c.qkv_bias, name="k_proj")(x).reshape(*x.shape[:-1], -1, c.head_dim)
-        v = Dense(c, c.num_kv_heads * c.head_dim, c.qkv_bias, name="v_proj")(x).reshape(*x.shape[:-1], -1, c.head_dim)
+        sizes = (c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim, c.num_kv_heads * c.head_dim)
+        q, k, v = (
+            Dense(c, size, c.qkv_bias, name=name)(x, product).reshape(*x.shape[:-1], -1, c.head_dim)
+            for name, size, product in zip(JOINED["self_attn"], sizes, products(self, x, sizes), strict=True)
+        )
         if c.qk_norm:
             q = RMSNorm(c.rms_norm_eps, name="q_norm")(q)
             k = RMSNorm(c.rms_norm_eps, name="k_norm")(k)
@@ -137,8 +156,11 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         c = self.config
-        gate = Dense(c, c.intermediate_size, name="gate_proj")(x)
-        up = Dense(c, c.intermediate_size, name="up_proj")(x)
+        sizes = (c.intermediate_size, c.intermediate_size)
+        gate, up = (
+            Dense(c, size, name=name)(x, product)
+            for name, size, product in zip(JOINED["mlp"], sizes, products(self, x, sizes), strict=True)
+        )
         return Dense(c, c.hidden_size, name="down_proj")(nn.silu(gate) * up)
 
 
