@@ -5,6 +5,7 @@ The oracle decides about expressions: `expr(a, b)`, and `multiple(f, g, positive
 """
 
 import functools
+import re
 from typing import Protocol
 
 from pubswap_jax import units
@@ -12,6 +13,8 @@ from pubswap_jax.notation import squeezed, thousands
 from pubswap_jax.numerals import close, readings
 from pubswap_jax.shapes import Shape, Undecided, Unreadable, expressions, is_name, plain, read
 
+_ZERO_ITEM = re.compile(r"(?<=[0-9]),0[0-9]")
+_BRACKET = re.compile(r"[(\[{]")
 _FLIP = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", "=": "=", r"\neq": r"\neq"}
 
 
@@ -46,12 +49,21 @@ def equal_texts(gold: str, answer: str, oracle: Oracle) -> bool:
     """Whether two canonical strings mean the same; a comma between digits may part a list or thousands."""
     if squeezed(gold) == squeezed(answer):
         return True
+    if _is_one_number(gold) and _is_one_number(answer):  # 1,000 and 1,000,000 are no lists of the same items
+        return equal(read(thousands(gold)), read(thousands(answer)), oracle)
     return any(equal(g, a, oracle) for g in _readings(gold) for a in _readings(answer))
 
 
 @functools.lru_cache(4096)
 def _readings(text: str) -> tuple[Shape, ...]:
-    return tuple(read(spelling) for spelling in dict.fromkeys((text, thousands(text) if "," in text else text)))
+    """`1,234` is a number or two; `1,000` is no list, since no item of a list begins with a zero."""
+    spellings = dict.fromkeys((text, thousands(text) if "," in text else text))
+    return tuple(read(spelling) for spelling in spellings if not _ZERO_ITEM.search(spelling))
+
+
+def _is_one_number(text: str) -> bool:
+    """Whether every comma of a text parts thousands, none of them in brackets: `1,000,000`, `-12,345.6 cm`."""
+    return "," in text and "," not in thousands(text) and not _BRACKET.search(text)
 
 
 def equal(gold: Shape, answer: Shape, oracle: Oracle) -> bool:

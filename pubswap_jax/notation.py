@@ -21,6 +21,7 @@ _SYMBOLS = str.maketrans(
 _REWRITES = [
     (re.compile(pattern.replace("$E", "(?![A-Za-z])")), spelling)
     for pattern, spelling in [
+        (r"(?<=[0-9]) ?(?:\{\s*,\s*\}|,\s*\\!)\s*(?=[0-9]{3}(?![0-9]))", ""),
         (r"\\!\s*", ""),
         (r"\{\s*,\s*\}", ","),
         (r"\\?\$", " "),
@@ -73,7 +74,7 @@ _MULTIPLE = re.compile(
     r"(?<=[0-9]) ?(?:\\text\{ *)?(hundred|thousand|million|billion|trillion)(?: *\}|(?![a-z]))", re.IGNORECASE
 )
 _PLAIN = re.compile(r"-?[0-9]+", re.ASCII)
-_THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])")
+_THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9]|,[0-9])")
 _HEADS = re.compile(r"\^\s*(?=\\(?:frac|sqrt))|\\frac(?![A-Za-z])|\\(?:sqrt|cbrt)(?![A-Za-z])|\^\s*\(")
 _COMMAND = re.compile(r"\\(?!frac|sqrt)[A-Za-z]+")
 
@@ -90,7 +91,7 @@ def canonical(text: str) -> str:
     text = _MULTIPLE.sub(lambda match: r"\times 10^{" + _ZEROS[match[1].lower()] + "}", text)
     if "\\" not in text:  # in plain text a power is all its digits, in TeX the first one
         text = re.sub(r"\^(-?[0-9]+(?:\.[0-9]+)?)", r"^{\1}", text)
-    text = re.sub(r"(\^|_)\{([A-Za-z0-9])\}", r"\1\2", _brace_arguments(text))
+    text = re.sub(r"(\^|_)\{([A-Za-z0-9])\}(?! ?[A-Za-z0-9])", r"\1\2", _brace_arguments(text))
     return re.sub(r" +", " ", text).strip().rstrip(".").strip()
 
 

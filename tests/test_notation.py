@@ -9,8 +9,7 @@ from pubswap_jax.notation import canonical, squeezed, thousands
 SPELLINGS = {
     r"\frac{1}{2}": [r"\frac12", r"\dfrac{1}{2}", r"\tfrac 1 2", r"\cfrac{1}2", r"{1\over2}", "½", r"\\frac{1}{2}"],
     r"\sqrt{3}": [r"\sqrt3", "sqrt(3)", r"\sqrt {3}", "$√3$"],
-    "1234": [r"1\,234", r"1\!234", "1 234", r"$1234$", r"\$1234", "1234."],
-    "1,234": ["1{,}234", r"1,\!234", r"1,\! 234"],
+    "1234": [r"1\,234", r"1\!234", "1 234", r"$1234$", r"\$1234", "1234.", "1{,}234", "1 {, }234", r"1,\!234", r"1,\! 234"],
     "42": [r"42^\circ", r"42^{\circ}", "42°", r"\displaystyle 42", r"42\phantom{1}", "£42"],
     "28%": [r"28\%", "28 percent", r"28\text{ percent}"],
     r"x\le 3": [r"x\leq 3", r"x\leqslant 3", "x<= 3", "x≤3"],
