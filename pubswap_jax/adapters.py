@@ -180,6 +180,8 @@ def _to_peft(lora: PyTree, config: ModelConfig) -> dict[str, np.ndarray]:
             )
         value = given[leaf][layer] if config.scan_layers else given[leaf]
         matrices[name] = np.ascontiguousarray(np.asarray(jax.device_get(value), np.float32).T)
+        if not np.isfinite(matrices[name]).all():
+            raise ValueError(f"lora: leaf {'/'.join(leaf)} is not finite; export an earlier round's adapter")
     return matrices
 
 

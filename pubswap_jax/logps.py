@@ -4,6 +4,8 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
 
 from pubswap_jax import attention
 from pubswap_jax.types import Array, Prompts, PyTree
@@ -13,8 +15,21 @@ LOGITS_AT_ONCE = 2**25
 
 
 def variables(params: PyTree, lora: PyTree | None) -> dict:
-    """The collections of the adapted model, or of the bare base."""
-    return {"params": params} if lora is None else {"params": params, "lora": lora}
+    """The collections of the adapted model, or of the bare base; an adapter of layers that the base lacks raises."""
+    if lora is None:
+        return {"params": params}
+    layers = {path[:-1] for path in flatten_dict(params) if path[-1] == "kernel"}
+    for path in sorted({path[:-1] for path in flatten_dict(lora)} - layers):
+        raise ValueError(f"lora: params have no layer {'/'.join(path)!r}, so that its adapter would be ignored")
+    return {"params": params, "lora": lora}
+
+
+def check_temperature(temperature) -> None:
+    """Raises where a known temperature is not positive."""
+    if not isinstance(temperature, jax.core.Tracer) and not np.all(np.asarray(temperature) > 0):
+        raise ValueError(
+            f"temperature: more than 0 expected, got {temperature}; `sample(..., greedy=True)` takes the likeliest"
+        )
 
 
 def response_logps(
@@ -24,6 +39,7 @@ def response_logps(
 
     The prompt is encoded once for its G responses, whose positions restart at its real length. `lora=None` is the base.
     """
+    check_temperature(temperature)
     batch, group, length = tokens.shape
     width = prompts.tokens.shape[-1]
     sequence = jnp.concatenate([prompts.tokens, tokens.reshape(batch, group * length)], axis=1)

@@ -14,13 +14,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from pubswap_jax import attention
 from pubswap_jax.logps import response_logps as response_logps
-from pubswap_jax.types import Array, ModelConfig, PyTree, at_least_f32
-
-# Two to so many rows at once a CPU multiplies fastest by Wᵀ; one row by W.
-FEW_ROWS = 16
-
-# Layers that read the same input: on few rows one product serves them all.
-JOINED = {"self_attn": ("q_proj", "k_proj", "v_proj"), "mlp": ("gate_proj", "up_proj")}
+from pubswap_jax.products import JOINED, few_rows, matmul, prefers_transposed, products
+from pubswap_jax.types import LINEAR_LAYERS, Array, ModelConfig, PyTree, at_least_f32
 
 _init = nn.initializers.normal(0.02)
 
@@ -61,48 +56,6 @@ class RMSNorm(nn.Module):
         return normed.astype(x.dtype) * scale.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
-def matmul(x: Array, kernel: Array, preferred=None) -> Array:
-    """x W in the dtype of x."""
-    kernel = kernel.astype(x.dtype)
-    if x.size == x.shape[-1] and x.dtype.itemsize == 2:
-        # XLA's CPU backend has no matrix-vector product in half precision: it would widen the whole matrix at every call.
-        twice = jnp.concatenate([x, x], axis=-2)
-        return jnp.matmul(twice, kernel, preferred_element_type=preferred)[..., :1, :]
-    return jnp.matmul(x, kernel, preferred_element_type=preferred)
-
-
-def prefers_transposed(rows: int) -> bool:
-    """Whether so few rows had better be multiplied by `few_rows`: measured on a CPU."""
-    return 1 < rows <= FEW_ROWS and jax.default_backend() == "cpu"
-
-
-def few_rows(x: Array, transposed: Array, preferred=None) -> Array:
-    """x W of a few rows, from Wᵀ [out, in], whose rows are read once and as they lie: what a CPU's bandwidth is for."""
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    y = jnp.tensordot(transposed.astype(x.dtype), x, (1, x.ndim - 1), preferred_element_type=wide)
-    # The barrier keeps XLA from turning the product around.
-    return jnp.moveaxis(jax.lax.optimization_barrier(y), 0, -1).astype(preferred or x.dtype)
-
-
-def transposed_kernels(params: PyTree) -> PyTree:
-    """The collection `transposed`, for `few_rows`: Wᵀ of every linear layer, and one for those with the same input."""
-    turned = {path: jnp.swapaxes(x, -1, -2) for path, x in flatten_dict(params).items() if path[-1] == "kernel"}
-    for parent in sorted({path[:-2] for path in turned if len(path) > 2 and path[-3] in JOINED}):
-        names = JOINED[parent[-1]]
-        parts = [turned.pop((*parent, name, "kernel")) for name in names]
-        turned[*parent, "joined"] = jnp.concatenate(parts, axis=-2)
-    return jax.lax.optimization_barrier(unflatten_dict(turned))
-
-
-def products(module: nn.Module, x: Array, sizes: tuple[int, ...]) -> list[Array | None]:
-    """x Wᵢ of the module's joined layers, of so many features each; Nones where a layer multiplies by its own kernel."""
-    turned = module.get_variable("transposed", "joined")
-    if turned is None:
-        return [None] * len(sizes)
-    ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
-    return jnp.split(few_rows(x, turned), ends, axis=-1)
-
-
 class Dense(nn.Module):
     """x W + bias + (α/r) x A B (Hu et al. 2021); the last term where this layer has an adapter."""
 
@@ -121,6 +74,10 @@ class Dense(nn.Module):
             y = y + bias.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
         if self.has_variable("lora", "a"):
             a, b = (self.get_variable("lora", name).astype(x.dtype) for name in "ab")
+            rank = self.config.lora_rank
+            if (a.shape, b.shape) != ((x.shape[-1], rank), (rank, self.features)):
+                shapes = f"a {list(a.shape)} and b {list(b.shape)}"
+                raise ValueError(f"lora: {self.name} has {shapes}; one client's adapter of rank {rank} expected")
             y = y + (x @ a) @ ((self.config.lora_alpha / self.config.lora_rank) * b)  # the scale where it costs least
         return y
 
@@ -240,6 +197,8 @@ class Transformer(nn.Module):
 def init_lora(key: Array, model: Transformer, params: PyTree) -> PyTree:
     """A ~ U(−1/√in, 1/√in) as PEFT draws it, B = 0: the adapted model starts as the base. `params` may be shapes alone."""
     config = model.config
+    if unknown := set(config.lora_targets) - set(LINEAR_LAYERS):
+        raise ValueError(f"config.lora_targets: {sorted(unknown)[0]!r} is none of {', '.join(LINEAR_LAYERS)}")
     lora = {}
     for path, kernel in sorted(flatten_dict(params).items()):
         if path[-1] != "kernel" or path[-2] not in config.lora_targets:

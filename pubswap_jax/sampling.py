@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from pubswap_jax import attention, draw
-from pubswap_jax.logps import variables
-from pubswap_jax.model import prefers_transposed, transposed_kernels
+from pubswap_jax.logps import check_temperature, variables
+from pubswap_jax.products import prefers_transposed, transposed_kernels
 from pubswap_jax.types import Array, Prompts, PyTree, Rollout
 
 # Tokens between two tests of whether all responses have ended: on an accelerator each test waits for the device.
@@ -73,6 +73,9 @@ def sample(
     """
     if prompts.tokens.ndim != 3:
         raise ValueError(f"prompts.tokens has shape {prompts.tokens.shape}; sample wants [C, B, P], with C = 1 for one client")
+    if top_k < 0 or not 0 <= top_p <= 1 or not 0 <= min_p <= 1:
+        raise ValueError(f"top_k >= 0, top_p and min_p from 0 to 1 expected, got {top_k}, {top_p} and {min_p}")
+    check_temperature(temperature)
     config = model.config
     eos_ids = tuple(int(i) for i in (config.eos_ids if eos_ids is None else eos_ids))
     pad_id = config.pad_id if pad_id is None else int(pad_id)

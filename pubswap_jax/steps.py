@@ -15,8 +15,9 @@ import optax
 
 from pubswap_jax.federated import broadcast, check_weights, choose, fedavg, sound_weights
 from pubswap_jax.grpo import group_advantages, grpo_loss, keep_truncated, per_sequence
+from pubswap_jax.logps import check_temperature
 from pubswap_jax.sampling import sample
-from pubswap_jax.swap import apply_swap, balanced, no_swap, swap_metrics
+from pubswap_jax.swap import apply_swap, balanced, check_present, no_swap, swap_metrics
 from pubswap_jax.types import Array, Batch, ClientState, Hparams, Prompts, PyTree, Rollout, ServerState, SwapPlan, Verdict
 from pubswap_jax.update import make_update
 
@@ -163,7 +164,7 @@ def pubswap(
         somebody = weights.sum() > 0
         keep = partial(jax.tree.map, lambda new, old: jnp.where(somebody, new, old))
         following = following.replace(lora=keep(fedavg(clients.lora, weights), server.lora))
-        if not average_moments:
+        if not average_moments or not jax.tree.leaves(clients.opt_state):
             return following
         moments = server.opt_state if jax.tree.leaves(server.opt_state) else tx.init(server.lora)
         return following.replace(opt_state=keep(fedavg(clients.opt_state, weights), moments))
@@ -187,8 +188,11 @@ def client_step(
 
     `present` bool[C] says who takes part where it is known already; None: whoever has a weight.
     """
-    if present is None and weights is not None:
-        present = weights > 0
+    count = clients.id.shape[0]
+    if present is not None:
+        present = check_present(present, count)
+    elif weights is not None:
+        present = check_weights(weights, count) > 0
     rollout_key, swap_key = _two_keys(key)
     rollouts = algorithm.rollout(params, clients, batch.prompts, rollout_key, hparams)
     verdicts = judge(rollouts, batch)
@@ -221,6 +225,9 @@ def round_step(
     `key` is the run's: it is folded with the round and the step. With a judge written in jax.numpy the whole round can be
     jitted, differentiated and vmapped. Metrics are f32[steps, C].
     """
+    if not batches:
+        raise ValueError("batches: at least one expected, one a step")
+    check_temperature(hparams.temperature)
     clients = algorithm.init_clients(server, clients)
     if weights is not None:
         weights = check_weights(weights, clients.id.shape[0])
@@ -232,6 +239,8 @@ def round_step(
         records.append(record.metrics)
     metrics = jax.tree.map(lambda *steps: jnp.stack(steps), *records)
     weights = sound_weights((clients.lora, clients.opt_state), weights)
+    if not isinstance(weights, jax.core.Tracer) and not weights.any():
+        raise ValueError("no client that takes part has a finite adapter and moments after this round: lower hparams.lr")
     return algorithm.aggregate(server, clients, weights), clients, metrics
 
 

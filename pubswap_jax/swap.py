@@ -14,6 +14,14 @@ from pubswap_jax.grpo import masked_mean, zero_variance
 from pubswap_jax.types import Array, PyTree, SwapPlan, Verdict
 
 
+def check_present(present: Array | None, num_clients: int) -> Array:
+    """bool[C], all True where None; of sizes or weights those that are not 0."""
+    present = jnp.ones(num_clients, bool) if present is None else jnp.asarray(present).astype(bool)
+    if present.shape != (num_clients,):
+        raise ValueError(f"present: bool[{num_clients}] expected, one a client, got shape {present.shape}")
+    return present
+
+
 def balanced(key: Array, correct: Array, present: Array | None = None) -> SwapPlan:
     """Raises a group's right answers to half of it: wrong slots take other clients' right responses (PubSwap).
 
@@ -75,6 +83,7 @@ def max_variance(key: Array, correct: Array, present: Array | None = None) -> Sw
 
 def no_swap(key: Array, correct: Array, present: Array | None = None) -> SwapPlan:
     """Everybody keeps its own: a private step, or the control of a public one."""
+    correct, _ = _checked(correct, present)
     source = jnp.arange(correct.size // correct.shape[1], dtype=jnp.int32).reshape(correct.shape[0], 1, correct.shape[2])
     return SwapPlan(jnp.broadcast_to(source, correct.shape), jnp.zeros_like(correct))
 
@@ -100,12 +109,8 @@ def _plan(draw: Callable, key: Array, correct: Array, present: Array | None) -> 
 
     `foreign` marks what this client may receive at all: responses of others that are present.
     """
-    if correct.ndim != 3 or correct.dtype != bool:
-        raise ValueError(f"correct: bool[C, B, G] expected, got {correct.dtype}{list(correct.shape)}")
+    correct, present = _checked(correct, present)
     clients, prompts, group = correct.shape
-    present = jnp.ones(clients, bool) if present is None else present
-    if present.shape != (clients,):
-        raise ValueError(f"present: bool[{clients}] expected, one a client, got shape {present.shape}")
     pool = jnp.swapaxes(correct, 0, 1).reshape(prompts, clients * group)
     owner = jnp.repeat(jnp.arange(clients, dtype=jnp.int32), group)
     own_slots = jnp.arange(group, dtype=jnp.int32)
@@ -116,6 +121,13 @@ def _plan(draw: Callable, key: Array, correct: Array, present: Array | None) -> 
         return SwapPlan(jnp.where(chosen, donor, client * group + own_slots[None]), chosen)
 
     return jax.vmap(receive, spmd_axis_name="client")(jnp.arange(clients, dtype=jnp.int32), correct)
+
+
+def _checked(correct: Array, present: Array | None) -> tuple[Array, Array]:
+    correct = jnp.asarray(correct)
+    if correct.ndim != 3 or correct.dtype != bool:
+        raise ValueError(f"correct: bool[C, B, G] expected, got {correct.dtype}{list(correct.shape)}")
+    return correct, check_present(present, correct.shape[0])
 
 
 def _draw(key: Array, slots: Array, donors: Array, need: Array) -> tuple[Array, Array]:

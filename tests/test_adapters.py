@@ -114,6 +114,8 @@ def test_an_adapter_that_the_config_does_not_describe_is_not_written(tmp_path):
     clients = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), lora)
     with pytest.raises(ValueError, match="give one client's adapter"):
         export_adapter(tmp_path / "adapter", clients, config, "base")
+    with pytest.raises(ValueError, match="is not finite"):
+        export_adapter(tmp_path / "adapter", jax.tree.map(lambda leaf: leaf * jnp.nan, lora), config, "base")
     assert not (tmp_path / "adapter").exists()
 
 

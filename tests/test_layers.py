@@ -11,7 +11,7 @@ PACKAGE = pathlib.Path(pubswap_jax.__file__).parent
 LAYERS = [
     "types",
     "grpo swap federated distortion",
-    "model attention logps draw sampling",
+    "model attention products logps draw sampling",
     "steps update mesh toyworld",
     "",  # the host's edge: every module that stands nowhere else
     "evaluate train main assembly questions exchange examination standing recorder drift export plan placement",

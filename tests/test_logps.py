@@ -5,9 +5,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from small_models import batch
+import pytest
+from small_models import SHALLOW, batch, world
 
-from pubswap_jax import logps
+from pubswap_jax import logps, response_logps
 
 
 def test_chunks_give_the_values_and_both_derivatives_of_all_logits_at_once(getkey):
@@ -26,3 +27,18 @@ def test_chunks_give_the_values_and_both_derivatives_of_all_logits_at_once(getke
 
     chunked = derivatives(functools.partial(logps.chunked_logps, chunk=3))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), chunked, derivatives(logps.token_logps))
+
+
+def test_an_adapter_that_does_not_fit_is_named_and_not_ignored():
+    model, params, lora = world(SHALLOW)
+    score = lambda lora, **more: response_logps(model, params, lora, *batch(), **more)  # noqa: E731
+    for wrong, message in (
+        ({"lora": lora}, "no layer 'lora/layers_0/mlp/down_proj'"),
+        ({"layers": lora["layers_0"]}, "no layer 'layers/"),
+        (jax.tree.map(lambda x: jnp.stack([x] * 3), lora), "one client's adapter"),
+        (jax.tree.map(lambda x: x[:, :1], lora), "of rank 3 expected"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            score(wrong)
+    with pytest.raises(ValueError, match="temperature: more than 0"):
+        score(lora, temperature=0.0)

@@ -205,3 +205,10 @@ def test_prompts_without_a_client_axis_are_refused(getkey):
     model, params, loras = world()
     with pytest.raises(ValueError, match="C = 1 for one client"):
         sample(model, params, loras, pick(prompts_of(), 0), getkey(), eos_ids=(), **SHAPE)
+
+
+def test_knobs_without_a_meaning_are_refused(getkey):
+    model, params, loras = world()
+    for knob in ({"temperature": 0.0}, {"top_k": -1}, {"top_p": 1.5}, {"min_p": 2.0}):
+        with pytest.raises(ValueError, match=next(iter(knob))):
+            sample(model, params, loras, prompts_of(), getkey(), eos_ids=(), **SHAPE, **knob)

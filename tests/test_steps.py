@@ -289,6 +289,12 @@ def test_moments_are_reset_kept_or_averaged(world, run, algorithm):
     assert (started.opt_state.count == 3).all()
 
 
+def test_an_optimizer_without_moments_has_none_to_average(world):
+    server = world[2]
+    averaging = ps.pubswap(world[0], optax.identity(), num_clients=CLIENTS, group=GROUP, average_moments=True)
+    assert averaging.aggregate(server, averaging.init_clients(server)).opt_state == ()
+
+
 def test_local_only_training_never_averages(world, run):
     server = world[2]
     following, clients, _ = run(average=False)
@@ -365,3 +371,14 @@ def test_mistakes_name_the_argument(world, step, algorithm):
         algorithm.update(params, server, clients, prompts, bad, verdicts, plan, HPARAMS)
     with pytest.raises(ValueError, match="weights: one a client"):
         algorithm.aggregate(server, clients, jnp.ones(2))
+    batch = world[3][0]
+    for wrong, message in (({"weights": [1, 1]}, "weights: one a client"), ({"present": [True]}, r"present: bool\[3\]")):
+        with pytest.raises(ValueError, match=message):
+            ps.client_step(algorithm, params, server, clients, batch, ps.parity_judge, jax.random.key(0), HPARAMS, **wrong)
+    for batches, hparams, message in (
+        ([], HPARAMS, "batches: at least one"),
+        ([batch], HPARAMS.replace(temperature=0.0), "temperature: more than 0"),
+        ([batch], HPARAMS.replace(lr=jnp.nan), "no client that takes part has a finite adapter"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ps.round_step(algorithm, params, server, batches, ps.parity_judge, jax.random.key(0), hparams)

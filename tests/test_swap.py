@@ -150,6 +150,14 @@ def test_an_absent_client_with_everything_right_gives_nothing(getkey):
     assert not plan.swapped.any()
 
 
+def test_presence_may_be_a_list_an_array_or_sizes(getkey):
+    correct, key = np.stack([np.zeros((1, 4), bool), np.ones((1, 4), bool)]), getkey()
+    for here in ([True, True], np.array([True, True]), np.array([2, 2]), [0.5, 4.0]):
+        for planner in PLANNERS:
+            np.testing.assert_array_equal(planner(key, correct, here).swapped, planner(key, correct).swapped)
+    assert not swap.balanced(key, correct, [2, 0]).swapped.any()
+
+
 def test_what_a_swap_did(getkey):
     correct = jnp.zeros((2, 2, 4), bool).at[1, 0].set(True)  # client 1 solved question 0, nobody question 1
     before = Verdict.from_correct(correct)
@@ -170,7 +178,8 @@ def test_bad_input_names_the_argument(getkey):
         swap.balanced(getkey(), correct[0])
     with pytest.raises(ValueError, match=r"correct: bool\[C, B, G\] expected, got float32"):
         swap.balanced(getkey(), correct.astype(float))
-    with pytest.raises(ValueError, match=r"present: bool\[2\] expected"):
-        swap.balanced(getkey(), correct, jnp.ones(3, bool))
+    for planner in PLANNERS:
+        with pytest.raises(ValueError, match=r"present: bool\[2\] expected"):
+            planner(getkey(), correct, jnp.ones(3, bool))
     with pytest.raises(ValueError, match=r"tree: leaves of shape \(2, 3, 4\)"):
         swap.apply_swap(swap.no_swap(getkey(), correct), jnp.zeros((2, 3)))

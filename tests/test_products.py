@@ -1,0 +1,31 @@
+"""Products by transposes are those by the matrices, of one layer and of layers that read the same input."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_models import FAMILIES, world
+
+from pubswap_jax import products
+
+
+def test_a_few_rows_by_the_transpose(getkey):
+    x, kernel = jax.random.normal(getkey(), (2, 3, 5)), jax.random.normal(getkey(), (5, 7))
+    np.testing.assert_allclose(products.few_rows(x, kernel.T), x @ kernel, rtol=1e-5, atol=1e-6)
+    half = products.few_rows(x.astype(jnp.bfloat16), kernel.T)
+    assert half.dtype == jnp.bfloat16 and products.few_rows(half, jnp.ones((2, 7)), jnp.float32).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_product_serves_all_layers_with_the_same_input(family, getkey):
+    model, params, lora = world(FAMILIES[family])
+    turned = products.transposed_kernels(params)
+    block = turned["layers_0"]
+    assert set(block["self_attn"]) == {"joined", "o_proj"} and set(block["mlp"]) == {"joined", "down_proj"}
+    tokens = jax.random.randint(getkey(), (1, 5), 0, model.config.vocab_size)
+    plain, joined = ({"params": params, "lora": lora} | extra for extra in ({}, {"transposed": turned}))
+    np.testing.assert_allclose(model.apply(joined, tokens), model.apply(plain, tokens), rtol=1e-4, atol=1e-4)
+
+
+def test_only_two_to_sixteen_rows_on_a_cpu():
+    assert [rows for rows in (1, 2, 16, 17) if products.prefers_transposed(rows)] == [2, 16]
