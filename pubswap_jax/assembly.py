@@ -116,8 +116,15 @@ def assemble(config) -> Run:
         place_questions=make_place_questions(devices),
         key=place(key),
         evaluation_key=place(jax.random.key(config.evaluation.seed)),
-        notes=asked.notes,
+        notes=asked.notes + _never_public(schedule, config.federation.rounds),
     )
+
+
+def _never_public(schedule: data.Schedule, rounds: int) -> list[str]:
+    steps = ((round, step) for round in range(rounds) for step in range(schedule.length))
+    if not schedule.period or any(schedule.public(*at) for at in steps):
+        return []
+    return [f"no step is public: federation.swap_period={schedule.period} is more than there is; 0 says that it is meant"]
 
 
 # --- the model ----------------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
     """One that raises instead of printing its usage."""
 
     def error(self, message: str) -> NoReturn:
-        raise ValueError(message)
+        raise ValueError(f"{message}; see --help")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -73,6 +73,8 @@ def parse(arguments: Sequence[str]) -> Flags | None:
         settings.override(config, name, value)
     settings.check(config)
     workdir = pathlib.Path(known.workdir) if known.workdir else _dated(known.config, others)
+    if workdir.exists() and not workdir.is_dir():
+        raise ValueError(f"--workdir={workdir}: there is a file of this name; name a folder")
     return Flags(config, workdir, known.mode, known.adapter, known.fork)
 
 

@@ -21,11 +21,16 @@ def load(spec: str) -> ConfigDict:
         raise ValueError(f"--config={path}: no such file{nearest(path, siblings)}")
     module_spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
     module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
-    presets = getattr(module, "PRESETS", {})
-    if preset and preset not in presets:
-        raise ValueError(f"--config={spec}: {path} has no preset {preset!r}{nearest(preset, presets)}")
-    return module.get_config(preset) if preset else module.get_config()
+    try:
+        module_spec.loader.exec_module(module)
+        presets = getattr(module, "PRESETS", {})
+        if preset and preset not in presets:
+            raise ValueError(f"there is no preset {preset!r}{nearest(preset, presets)}")
+        return module.get_config(preset) if preset else module.get_config()
+    except Exception as error:  # a config is a program: whatever it raises is a mistake in it
+        place = f":{error.lineno}" if isinstance(error, SyntaxError) else ""
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ValueError(f"--config={spec}: {file}{place}: {kind}{getattr(error, 'msg', None) or error}") from error
 
 
 def override(config: ConfigDict, name: str, text: str) -> None:
@@ -72,6 +77,9 @@ def check(config: ConfigDict) -> None:
         for name in names.split():
             if flat[name] < least:
                 raise ValueError(f"config.{name}={flat[name]}: {least} or more expected")
+    for name, lowest, highest in _WITHIN:
+        if not lowest <= flat[name] <= highest:
+            raise ValueError(f"config.{name}={flat[name]}: {lowest} to {highest} expected")
     group, prompts, part = flat["training.group"], flat["training.prompts"], flat["training.microbatch"]
     if group < 2:
         raise ValueError(f"config.training.group={group}: at least 2 expected, since advantages compare responses")
@@ -89,8 +97,18 @@ _LEAST = (
     ("training.max_new_tokens evaluation.every evaluation.samples evaluation.batch checkpoint.keep data.max_prompt_tokens", 1),
     ("data.validation mesh.client mesh.data mesh.model", 1),
     ("data.test data.max_questions federation.participants federation.swap_period training.warmup training.microbatch", 0),
+    ("evaluation.top_k training.clip_high training.swap_weight training.prox_coef training.kl_coef", 0),
     ("training.client_microbatch training.lr training.clip_norm checkpoint.steps log.transcripts verifier.workers", 0),
     ("training.temperature evaluation.temperature verifier.timeout data.alpha", 1e-6),
+)
+
+
+_WITHIN = (
+    ("seed", 0, 2**32 - 1),
+    ("evaluation.seed", 0, 2**32 - 1),
+    ("evaluation.top_p", 1e-6, 1),
+    ("training.clip_low", 0, 1),
+    ("data.public", 0, 1),
 )
 
 

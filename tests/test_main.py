@@ -39,6 +39,13 @@ def text_file(folder, name, text):
 MISTAKES = {
     "no config": (lambda d: [], "--config=FILE[:PRESET] is missing"),
     "wrong path of the config": (lambda d: [f"--config={ROOT}/configs/maths.py"], "no such file"),
+    "config that is no Python": (lambda d: [f"--config={text_file(d, 'c.py', 'x = (')}"], "c.py:1: SyntaxError: "),
+    "config without a function": (lambda d: [f"--config={text_file(d, 'c.py', 'x = 1')}"], "AttributeError: "),
+    "config that imports what is not there": (lambda d: [f"--config={text_file(d, 'c.py', 'import nowhere')}"], "nowhere"),
+    "seed out of range": (lambda d: smoke(d, "--config.seed=-1"), "config.seed=-1: 0 to 4294967295 expected"),
+    "probability out of range": (lambda d: smoke(d, "--config.evaluation.top_p=2.0"), "config.evaluation.top_p=2.0"),
+    "value for a switch": (lambda d: smoke(d, "--fork=yes"), "--fork"),
+    "workdir that is a file": (lambda d: smoke(d, f"--workdir={text_file(d, 'run', '')}"), "name a folder"),
     "wrong preset": (lambda d: [f"--config={MATH}:qwen3-17b"], "did you mean qwen3-1.7b?"),
     "misspelt flag": (lambda d: smoke(d, "--mod=train"), "did you mean --mode?"),
     "misspelt mode": (lambda d: smoke(d, "--mode=trian"), "did you mean train?"),
