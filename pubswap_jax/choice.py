@@ -1,48 +1,90 @@
 """Multiple choice: right only where the final statement commits to exactly one option, and that is the gold.
 
 A statement is a box, an `answer_choice` field, a sentence such as "the answer is (B)" or "B is correct", or a short text as a
-whole. The last one counts. A hedge ("A/B", "none of the above", "B or C") commits to nothing, even where it names the gold.
+whole. The last one counts, and what merely speaks of an option ("Option C is wrong") is none. A hedge ("A/B", "none of the
+above", "B or C", "B. No wait, C") commits to nothing, even where it names the gold.
 """
 
 import re
 
 from pubswap_jax.answers import last_box
+from pubswap_jax.notation import folded
 
 TAIL = 16384
 SHORT = 300  # characters of a text that may be a statement as a whole
+REACH = 160  # characters behind a letter in which a hedge is looked for
 
 _FIELD = re.compile(
     r"""["']?(?:answer_choice|answer|choice|final_answer)["']\s*:\s*(?:"((?:[^"\\\n]|\\.)*)"?|'((?:[^'\\\n]|\\.)*)'?|([^",}\n]*))"""
 )
-_ADVERB = r"most\s+likely|likely|probably|definitely|therefore|thus|clearly|still|surely|certainly|indeed|for\s+sure"
+_ADVERB = (
+    r"(?:\s+(?:most\s+likely|likely|probably|definitely|therefore|thus|clearly|still|surely|certainly|indeed|for\s+sure))?"
+)
+_VERB = r"(?:is|would\s+be|should\s+be|must\s+be|will\s+be)"
+_NOUN = r"(?:\s+(?:choice|letter|option))?(?:\s+(?:here|to\s+the\s+question|for\s+this\s+question))?"
+# Statements of an answer. `bare` and `weak` give way to an answer before them; behind `bare` the letter must end the line.
 _MARK = re.compile(
-    r"####|(?i:\bit(?:['’]s|\s+is|\s+must\s+be|\s+should\s+be)"
-    r"|\b(?:answer|choice|option|choose|select|pick|go with)(?:\s+(?:choice|letter|option))?"
-    r"(?:\s+(?:here|to\s+the\s+question|for\s+this\s+question))?(?:\s+(?:is|would\s+be|should\s+be|must\s+be|will\s+be))?"
-    rf"(?:\s+(?:{_ADVERB}))?\s*[:=-]?)"
+    rf"####|(?i:\banswer{_NOUN}(?:\s+{_VERB})?{_ADVERB}\s*[:=-]?"
+    rf"|\b(?:choice|option|letter){_NOUN}(?:\s+{_VERB}{_ADVERB}\s*[:=-]?|\s*[:=](?!\s*\(?[A-J]\)?\s*:))"
+    r"|\b(?:choose|select|pick|go\s+(?:with|for)))|(?:答案|正确选项)\s*(?:应该|应)?(?:是|为|:|=)\s*:?"
+    rf"|(?P<bare>(?i:\b(?:choice|option|so|hence|thus|therefore)\b,?\s)(?=\W{{0,4}}[A-J]\W{{0,4}}(?:\n|$)))"
+    rf"|(?P<weak>(?i:\bit(?:['’]s|\s+(?:is|must\s+be|should\s+be)){_ADVERB}))"
 )
+_GAP = r"(?:(?!\b(?:so|hence|thus|therefore)\b|[ (][A-J]\)? (?:is|seems|must|would|fits)\b)[^.\n]){0,120}"
 _REVERSED = re.compile(
-    r"(?<![A-Za-z0-9'’/&,])\(?([A-J])\)?(?:[.:]?\s[^.\n]{0,120})?"
-    r"\s(?:is|would be|must be|seems)\s+(?:the\s+)?(?i:correct|right|best|answer|most likely)"
+    rf"(?<![A-Za-z0-9'’/&,])(\(?)([A-J])(\)?)((?:[.:]?\s{_GAP})?)"
+    r"\s(?:(?:is|would be|must be|seems)\s+(?:to be\s+)?(?:the\s+)?(?i:correct|right|best|answer|most likely)|fits\s+best)"
 )
-_WRAP = r"[\s\"'`({\[*_$]*(?:\\(?:text|textbf|mathrm|mathbf|boxed)\s*\{[\s({*]*)?"
+_WRAP = r"[\s\"'`({\[*_$]*(?:\\[(\[]\s*)?(?:\\(?:text|textbf|mathrm|mathbf|boxed)\s*\{[\s({*]*)?"
 _LETTER = re.compile(
-    rf"{_WRAP}(?:(?i:option|choice|answer|letter)\s*:?\s*{_WRAP})?([A-J])(?![A-Za-z0-9'’])(?!\s+(?:am|do|don|would|have|think)\b)"
+    rf"(?:(?i:so|hence|thus|therefore|then)\b,?\s*)?{_WRAP}((?i:option|choice|answer|letter)\s*:?\s*{_WRAP})?"
+    r"([A-J])(?![A-Za-z0-9'’%+^]|-[A-Z]?(?![A-Z][a-z])[a-z]|-[A-Z](?![a-z]))(?!\s+(?:am|do|don|would|have|think)\b)"
 )
-_NEXT = r"(?:(?:maybe|possibly|perhaps|also|both|even|option|choice|either)\s+)*\(?[A-J](?![A-Za-z0-9'’])(?!\s+[a-z])"
-_HEDGED = re.compile(
-    rf"[\s)\]}}*_\"'.]*(?:\?|(?:[,/&|+;]|\(?\s*\b(?:or|and|and/or)\b)\s*{_NEXT}|\(\s*[A-J]\s*\)|\s[A-J](?=[\s.,)]*$))"
+_ARTICLE = re.compile(
+    r"\s+(?:[0-9]+-[a-z]|(?!(?:is|was|because|since|as|for|and|or|but|would|seems|over|not|nor|vs|versus|to|plus|with|then|however)\b)[a-z])"
 )
-_DENIED = re.compile(r"[\s)\]}*\"']*\s(?:is|was|would be|seems)\s+(?:not|wrong|incorrect|false|unlikely)\b")
-_DOUBT = re.compile(
-    r"(?i:\b(?:could|might|may|can)\s+(?:also\s+)?be\b|\bor\b|\beither\b|\bbut\b)[^.\n]{0,40}?"
-    r"(?<![A-Za-z0-9'’])\(?[A-J](?![A-Za-z0-9'’])"
+# Behind the letter: words that deny it, a question mark, another letter
+_DENIED = re.compile(
+    r"[\s)\]}*\"':,(.-]*(?:\?|[✗✘❌×]|(?:(?:is|was|would be|seems)\s+)(?:\w+ly\s+)?(?:not|wrong|incorrect|false|unlikely|out)\b"
+    r"|(?:is|was)n['’]t\b|[^.\n]{0,25}\b(?:excluded|eliminated|ruled\s+out|rejected|discarded)\b)|[\s)\]}*\"':,(-]*(?:wrong|incorrect|not\s+correct|no\b(?=\s*(?:[,.;\n]|$)))"
 )
-_CLAUSE = re.compile(r"(?i)\b(?:not|can't|cannot|isn't|aren't|rather|instead|because|since|as|while|whereas|which)\b")
+_NEXT = re.compile(r"[\s)\]}*_\"'.,]*[A-J](?=[\s.,)]*$|\s+[A-J]\b)")
+_TOO = re.compile(r"[\s,]*(?:\b(?:or|and|but)\b(?:\s+so\s+is)?|[/&])\s*\(?[A-J](?![A-Za-z0-9'’])")
+_LABEL = re.compile(r"^\s*\(?[A-J]\s*(?:[):]|$)", re.MULTILINE)
+_LISTED = re.compile(r"(?:^|[\s(])([A-J])[.):](?=\s|$)")
+_CLAUSE = re.compile(
+    r"(?i)\b(?:not(?!\s+(?:sure|certain))|can't|cannot|isn't|aren't|rather|instead|because|since|(?<!well\s)as(?!\s+well)|while|whereas|which"
+    r"|(?:al)?though|unlike|over|than|whilst|and\s+[A-J]\s+is)\b"
+)
+_END = re.compile(
+    r"[.!]\s+(?!(?:No|Wait|Actually|Or|But|Maybe|Perhaps|However|Hmm|Correction|Sorry|Rather|Option|Choice)\b)"
+    r"(?=[A-Z][a-z]|[A-J]\s+(?:is|was)\s|I\s+[a-z])|\n\s*\n?(?=[A-Z][a-z])|[.!]\s+(?=(?:Option|Choice)\s)"
+)
+_BETWEEN = (
+    r"(?:\b(?:or|and|vs\.?|versus|to|plus|no|nope|wait|maybe|possibly|perhaps|actually|then|however|also|both|even|either|be|is"
+    r"|option|choice|answer|nor|with|well\s+as|but|alternatively)\b|[^\sA-Za-z0-9'’]|^)"
+)
+_OTHER = re.compile(
+    rf"(?i:{_BETWEEN})\s*\(?(?<![A-Za-z0-9'’])([A-J])(?![A-Za-z0-9'’-])(?!(?<=[AI])\s+[a-z])"
+    r"(?!\s+(?:is|was|are)\s+(?!(?:also|equally|both|just|possible|plausible|right|correct|better|best|the\s+(?:right|correct|best))\b))"
+)
+_UNSURE = re.compile(
+    r"(?i:\bnot\s+(?:sure|certain)\b|\bunsure\b|\bno\s+idea\b|\bor\s+(?:none|neither)\b)"
+    r"|(?<![A-Za-z0-9'’])[A-J]\s+(?:(?i:could|might|may)\s+(?:also|be)\b|(?:is|are)\s+(?i:also|equally|just as|both)\b)"
+    r"|(?i:\b(?:could|might|may|can)\s+(?:also\s+)?be\b)[^.\n]{0,40}?(?<![A-Za-z0-9'’])\(?[A-J](?![A-Za-z0-9'’])"
+)
+_RETRACTED = re.compile(
+    r"(?:[.\n!?]\s*|^)(?i:no,?\s+wait|wait|actually|correction|scratch\s+that|hmm|sorry|alternatively)\b[^.\n]{0,60}?(?<![A-Za-z0-9'’])\(?[B-J]\)?(?=[\s.,;!)*]|$)"
+)
+_BEFORE = re.compile(
+    r"(?i:\b(?:not|never|nor|neither|cannot|avoid|unlikely|doubt|hardly|wrong|incorrect|reject|exclude|eliminate|discard|rule\s+out)\b|n['’]t\b)[^.\n]*$"
+)
 _NONE = re.compile(
-    r"[\s\"'`({\[*_]*(?:\\text\{)?(?i:none|neither|either|both|cannot|can't|can not|could not|unable|unknown|"
-    r"not\b|no\b|nor\b|unclear|undetermined|impossible|insufficient|all of|any of|I don|I do not|I am|not?ne)"
+    r"[\s\"'`({\[*_]*(?:\\text\{)?(?i:none|neither|either|both|cannot|can't|can not|could not|unable|unknown|anything|other|"
+    r"(?:\w+ly\s+)?not\b|no\b|nor\b|unclear|undetermined|impossible|insufficient|all of|all but|any of|I don|I do not|I am)"
 )
+_TAKES_BACK = re.compile(r"(?i)\b(?:no|wait|actually|correction|sorry|hmm|scratch that)\b[^\n]{0,40}$")
+_NAMED = re.compile(r"\(([A-J])\)[\s.*]*$")
 
 
 def judge(text: str, gold: str, options: dict[str, str] | None) -> tuple[str, str]:
@@ -60,30 +102,78 @@ def judge(text: str, gold: str, options: dict[str, str] | None) -> tuple[str, st
 def _commitment(text: str, options: dict[str, str]) -> tuple[str, str]:
     """(letter or nothing, statement) of the last statement of a text."""
     if (box := last_box(text)) is not None:
-        return _letter(box, options), box
-    text = text[-TAIL:]
+        return _letter(folded(box), options), box
+    text = folded(text[-TAIL:])
     if fields := list(_FIELD.finditer(text)):
         value = next((group for group in fields[-1].groups() if group is not None), "")
         return _letter(value, options), value
-    if len(text.strip()) <= SHORT and (letter := _letter(text.strip(), options)) and not _MARK.search(text):
+    short = text.strip()
+    alone = len(short) <= SHORT and not _REVERSED.search(short) and all(mark["weak"] for mark in _MARK.finditer(short))
+    if alone and (letter := _letter(short, options)):
         return letter, text
     return _last_sentence(text, options)
 
 
 def _last_sentence(text: str, options: dict[str, str]) -> tuple[str, str]:
     """The last sentence that names an option as the answer, or declines to."""
-    reversed_marks = {match.start(): match for match in _REVERSED.finditer(text)}
-    marks = sorted([*reversed_marks, *(match.end() for match in _MARK.finditer(text))])
-    for position in reversed(marks[-32:]):
-        statement = text[position:].lstrip(" *_:\t\n").partition("\n")[0]
-        if position in reversed_marks and not re.search(
-            r"(?i:\bnot?\b|neither|nor)", text[max(0, position - 12) : reversed_marks[position].end()]
-        ):
-            return _known(reversed_marks[position][1], options), statement
-        letter = _letter(statement, options)
-        if letter or _NONE.match(statement) or _LETTER.match(statement):
-            return letter, statement
-    return "", text.strip().rpartition("\n")[2]
+    marks = [*_MARK.finditer(text), *_REVERSED.finditer(text)]
+    marks = sorted(marks, key=lambda mark: mark.start() if mark.re is _REVERSED else mark.end())[-64:]
+    weak, taken_back = None, False  # "it is C" counts only where no answer stands before, or where that is taken back
+    for mark in reversed(marks):
+        found = _stated(text, mark, options)
+        if found and (mark.re is _REVERSED or not (mark["weak"] or mark["bare"])):
+            return weak if weak and taken_back else found
+        if found and found[0] and weak is None:
+            weak = found
+            taken_back = bool(_TAKES_BACK.search(text[max(0, mark.start() - 60) : mark.start()]))
+    return weak or _named_last(text, options)
+
+
+def _stated(text: str, mark: re.Match, options: dict[str, str]) -> tuple[str, str] | None:
+    """(letter or nothing, statement) of one mark; None where it states nothing, or denies."""
+    denied = _BEFORE.search(text[max(0, mark.start() - 40) : mark.start()])
+    if mark.re is _REVERSED:
+        statement = text[mark.start() :].partition("\n")[0]
+        rest = text[mark.end() : mark.end() + REACH]
+        question = re.match(r"[^.\n!]*\?", rest)
+        if denied and re.search(r"(?i)\b(?:so|hence|thus|therefore|but)\b|[,;:]", denied[0]):
+            denied = None  # A and C are not; B is correct
+        if re.search(r"(?i)\bnot?\b|neither|nor|n['’]t|hardly", mark[0]) or denied or question:
+            return None
+        bare = not mark[1] and not mark[3]
+        if bare and mark[2] in "AI" and _is_article(text[mark.end(3) :], mark[2], options):
+            return None
+        hedged = _TOO.match(rest) or _UNSURE.search(_sentence(rest))
+        return ("" if hedged else _known(mark[2], options)), statement
+    statement = text[mark.end() :].lstrip(" *_:\t\n").partition("\n")[0]
+    if denied and not re.search(r"[,;]|\b(?:so|hence|thus|therefore|but)\b", denied[0]):
+        return None
+    letter = _letter(statement, options)
+    if letter and _RETRACTED.search(text[mark.end() : mark.end() + 2 * SHORT]):
+        return "", statement
+    match = _LETTER.match(statement)
+    if match and not match[1] and _is_article(statement[match.end() :], match[2], options):
+        match = None
+    return (letter, statement) if letter or _NONE.match(statement) or match else None
+
+
+def _named_last(text: str, options: dict[str, str]) -> tuple[str, str]:
+    """`The best drug is a beta blocker (B).`: the last line ends with an option's text and its letter."""
+    line = text.strip().rpartition("\n")[2]
+    named = _NAMED.search(line[-16:])
+    before = line[: line.rindex("(")][-2 * SHORT :] if named else ""
+    wanted = _plain(options.get(named[1], "")) if named else ""
+    if not wanted or _BEFORE.search(before):
+        return "", line
+    return (named[1] if _plain(before).endswith(wanted) else ""), line
+
+
+def _is_article(rest: str, letter: str, options: dict[str, str]) -> bool:
+    """Whether `A` or `I` is a word of English here: a word follows that is not the option's own text."""
+    if letter not in "AI" or not _ARTICLE.match(rest):
+        return False
+    own = _plain(options.get(letter, ""))
+    return not (own and _plain(rest[: 2 * len(options[letter]) + 8]).startswith(own))
 
 
 def _letter(statement: str, options: dict[str, str]) -> str:
@@ -94,14 +184,36 @@ def _letter(statement: str, options: dict[str, str]) -> str:
     match = _LETTER.match(statement)
     if not match or _NONE.match(statement):
         return ""
-    letter, rest = match[1], statement[match.end() :]
-    if options and letter in options:
+    letter, rest = match[2], statement[match.end() :]
+    bare = not match[1] and statement[: match.end()].strip() == letter
+    if bare and _is_article(rest, letter, options):
+        return ""
+    if letter in options:
         rest = _after_option(rest, options[letter])
-    elif letter in "AI" and re.match(r"\s+[a-z]", rest):  # a word of English, not an option
-        return ""
-    if _DENIED.match(rest) or _HEDGED.match(rest) or _DOUBT.search(_CLAUSE.split(rest[:120])[0]):
-        return ""
-    return _known(letter, options)
+    return "" if _hedged(rest[: 2 * SHORT]) else _known(letter, options)
+
+
+def _hedged(rest: str) -> bool:
+    """Whether what follows a letter denies it or names another one beside it."""
+    if _DENIED.match(rest) or _UNSURE.search(_sentence(rest[:REACH])):
+        return True
+    if (
+        re.match(r"[^.\n]*\?", rest)
+        or _RETRACTED.search(rest)
+        or _LABEL.search(rest.partition("\n")[2])
+        or len(set(_LISTED.findall(rest[:REACH]))) > 1
+    ):
+        return True
+    region = _CLAUSE.split(_sentence(rest[:REACH]))[0]
+    return bool(_OTHER.search(region) or _NEXT.match(region))
+
+
+def _sentence(rest: str) -> str:
+    """The sentence that goes on behind a letter, its own full stop (`B. Paris`) included."""
+    first = re.match(r"[\s)\]}*_\"']*[.:]\s*", rest)
+    skip = first.end() if first and not _END.match(rest, first.start()) else 0
+    end = _END.search(rest, skip)
+    return rest[: end.start()] if end else rest
 
 
 def _known(letter: str, options: dict[str, str]) -> str:

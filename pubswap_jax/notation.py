@@ -8,14 +8,21 @@ import re
 
 # Characters and what LaTeX writes for them, in pairs.
 _CHARACTERS = r"""
-− - – - — - × \times ⋅ \cdot · \cdot ÷ / ∕ / ⁄ / π \pi ∞ \infty √ \sqrt ≤ \le ≥ \ge ≠ \neq ± \pm ∓ \mp ∪ \cup ∩ \cap
+× \times ⋅ \cdot · \cdot ÷ / ∕ / ⁄ / π \pi ∞ \infty √ \sqrt ≤ \le ≥ \ge ≠ \neq ± \pm ∓ \mp ∪ \cup ∩ \cap
 ∅ \emptyset ∈ \in ° ^{\circ} θ \theta α \alpha β \beta ½ \frac{1}{2} ¼ \frac{1}{4} ¾ \frac{3}{4} ⅓ \frac{1}{3} ⅔ \frac{2}{3}
-⁰ ^{0} ¹ ^{1} ² ^{2} ³ ^{3} ⁴ ^{4} ⁵ ^{5} ⁶ ^{6} ℝ \mathbb{R} “ " ” " ’ ' ⟨ ( ⟩ ) £ \$ € \$ ¥ \$ ₹ \$ ， , ％ % … \ldots
+⁰ ^{0} ¹ ^{1} ² ^{2} ³ ^{3} ⁴ ^{4} ⁵ ^{5} ⁶ ^{6} ℝ \mathbb{R} “ " ” " ’ ' ⟨ ( ⟩ ) £ \$ € \$ ¥ \$ ₹ \$ … \ldots
 ⇒ \Rightarrow ≈ \approx ≡ \equiv
 """.split()  # noqa: SIM905  a list would be ten times as long
 _SYMBOLS = str.maketrans(
     {char: text + " " * text.startswith("\\") for char, text in zip(_CHARACTERS[::2], _CHARACTERS[1::2], strict=True)}
     | dict.fromkeys("\t\n\r\u00a0\u2009\u202f", " ")
+)
+# What other keyboards write for plain characters: full width, every dash, and what has no width at all.
+_FOLDS = str.maketrans(
+    {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
+    | dict.fromkeys("‐‑‒–—―−﹣", "-")
+    | dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff")
+    | {"\u3000": " ", "。": ".", "、": ",", "〈": "(", "〉": ")"}
 )
 # Rewritten in this order; a command's name ends where no letter follows.
 _REWRITES = [
@@ -84,7 +91,7 @@ def canonical(text: str) -> str:
     """Rewrites an answer to one spelling. Text stays in `\\text{}`; sizes, thin spaces, degrees and currency go."""
     if _PLAIN.fullmatch(text):
         return text
-    text = _rows(text.translate(_SYMBOLS))
+    text = _rows(folded(text).translate(_SYMBOLS))
     for pattern, spelling in _REWRITES:
         text = pattern.sub(spelling, text)
     text = _ANGLE.sub(r"(\\frac{\1\\pi}{180})", text) if _TRIG.search(text) else _DEGREES.sub("", text)
@@ -102,6 +109,11 @@ def _rows(text: str) -> str:
     if r"\begin" in text:
         return text.replace(r"\\", "\x01").replace(r"\cr", "\x01")
     return re.sub(r"\\\\(?=[A-Za-z{}%$])", r"\\", text).replace(r"\\", " ")
+
+
+def folded(text: str) -> str:
+    """Full-width letters, digits and signs, dashes and invisible characters as plain text has them."""
+    return text if text.isascii() else text.translate(_FOLDS)
 
 
 def thousands(text: str) -> str:

@@ -29,7 +29,25 @@ def test_two_options_of_the_same_text_cannot_be_named_by_it():
     assert judge("Paris", "A", {"A": "Paris", "B": "Rome"})[0] == "correct"
 
 
-@pytest.mark.parametrize("flood", ["Answer: ", "A", "A ", "is A", "(", '"answer_choice": "', "it is ", "\n", "or B "])
+@pytest.mark.parametrize(
+    "flood",
+    [
+        "Answer: ",
+        "A",
+        "A ",
+        "is A",
+        "(",
+        '"answer_choice": "',
+        "it is ",
+        "\n",
+        "or B ",
+        "choose ",
+        "not ",
+        "B\n",
+        "Ａ",
+        "答案是",
+    ],
+)
 def test_a_flood_takes_no_time(flood):
     start = time.process_time()
     assert judge(flood * (200_000 // len(flood)), "C", None)[0] != "correct"
