@@ -167,7 +167,12 @@ def make_step(run: Run) -> Callable:
             after, judged, plan = rollouts, verdicts, jax.vmap(no_swap)(keys, verdicts.correct)
         return after, judged, plan, jax.vmap(swap_metrics)(plan, verdicts, judged, after.mask)
 
-    update = make_update(run)
+    @jax.jit
+    def update(*stacked):
+        one = partial(algorithm.update, run.params)
+        if jax.default_backend() == "cpu":  # one after the other, for the activations of one stay in the cache
+            return jax.lax.map(lambda seed: one(*seed), stacked)
+        return jax.vmap(one)(*stacked)
 
     def step(servers, clients, batches: list[Table], public: bool, keys, hparams):
         seeds, prompts = len(batches), _stack([batch.prompts for batch in batches])
@@ -185,28 +190,6 @@ def make_step(run: Run) -> Callable:
         return clients, jax.device_get({name: metrics[name] for name in KEPT}), crossed
 
     return step
-
-
-def make_update(run: Run) -> Callable:
-    """`Algorithm.update` of the clients of all seeds, in one batch; on a CPU one by one, for the activations of a small model's
-    one client stay in the cache."""
-
-    def all_clients(server, clients, prompts, rollouts, verdicts, plan, hparams):
-        if jax.default_backend() != "cpu":
-            return run.algorithm.update(run.params, server, clients, prompts, rollouts, verdicts, plan, hparams)
-
-        def alone(one):
-            return run.algorithm.update(run.params, server, *jax.tree.map(lambda x: x[None], one), hparams)
-
-        found = jax.lax.map(alone, (clients, prompts, rollouts, verdicts, plan))
-        return jax.tree.map(lambda x: jnp.squeeze(x, 1), found)
-
-    def all_seeds(*arguments):
-        if jax.default_backend() != "cpu":
-            return jax.vmap(all_clients)(*arguments)
-        return jax.lax.map(lambda one: all_clients(*one), arguments)
-
-    return jax.jit(all_seeds)
 
 
 def _public_bytes(said: Rollout, verdicts: Verdict, plan, after: Rollout) -> int:

@@ -181,6 +181,7 @@ def adapt(config, model_config: ModelConfig, tokenizer: Tokenizer) -> ModelConfi
 
 def make_algorithm(config, model) -> Algorithm:
     training, federation = config.training, config.federation
+    one_cpu = jax.default_backend() == "cpu" and config.mesh.client * config.mesh.data * config.mesh.model == 1
     advantages, normalise = _weighing(config)
     return pubswap(
         model,
@@ -192,6 +193,7 @@ def make_algorithm(config, model) -> Algorithm:
         average=federation.average,
         average_moments=federation.moments == "average",
         microbatch=training.microbatch or None,
+        clients_at_once=1 if one_cpu else None,
         inner_epochs=training.inner_epochs,
         advantages=advantages,
         normalise=normalise,

@@ -57,6 +57,7 @@ def pubswap(
     average_moments: bool = False,
     max_new_tokens: int | None = None,
     microbatch: int | None = None,
+    clients_at_once: int | None = None,
     inner_epochs: int = 1,
     advantages: Callable = group_advantages,
     normalise: Callable = per_sequence,
@@ -80,6 +81,8 @@ def pubswap(
         Reading: the default resets them, since the paper says that a reset matters and not how it is done.
       max_new_tokens: R; by default the config's.
       microbatch: prompts at a time in the update; must divide B. The result does not depend on it.
+      clients_at_once: clients whose updates run as one batch; None: all, as a mesh wants it. On a CPU one is fastest where a
+        model is small, for its activations stay in the cache. The result does not depend on it.
       inner_epochs: gradient steps on one rollout; the clip acts only from the second one on.
       advantages: rewards [B, G] -> advantages [B, G].
       normalise: mask [B, G, R] -> the weight of every token, over the whole batch and all microbatches.
@@ -150,7 +153,10 @@ def pubswap(
     def update(params, server, clients, prompts, rollouts, verdicts, plan, hparams):
         check_shapes(prompts, rollouts, verdicts, plan)
         one = partial(update_client, params, server.lora, hparams=hparams)
-        return jax.vmap(one, spmd_axis_name="client")(clients, prompts, rollouts, verdicts, plan.swapped)
+        stacked = (clients, prompts, rollouts, verdicts, plan.swapped)
+        if clients_at_once is None:
+            return jax.vmap(one, spmd_axis_name="client")(*stacked)
+        return jax.lax.map(lambda client: one(*client), stacked, batch_size=clients_at_once)
 
     def aggregate(server: ServerState, clients: ClientState, weights: Array | None = None) -> ServerState:
         # Checked before jit, inside which no weight is known.

@@ -57,10 +57,12 @@ def one_client(tree, index):
     return jax.tree.map(lambda x: x[index : index + 1], tree)
 
 
-def test_vmapped_clients_equal_a_loop_over_clients(world, step, algorithm):
+def test_clients_at_once_and_in_turn_equal_a_loop_over_clients(world, step, algorithm):
     model, params, *_ = world
     server, *stacked = step
     together, metrics = algorithm.update(params, server, *stacked, HPARAMS)
+    in_turn = ps.pubswap(model, TX, num_clients=CLIENTS, group=GROUP, clients_at_once=2)  # two, and the third one
+    close(in_turn.update(params, server, *stacked, HPARAMS), (together, metrics))
     for index in range(CLIENTS):
         alone, alone_metrics = algorithm.update(params, server, *(one_client(part, index) for part in stacked), HPARAMS)
         close(alone, one_client(together, index))
