@@ -43,7 +43,8 @@ def paired(mine: Seeds, theirs: Seeds, at: int = -1) -> str:
 
 
 def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows)).replace("| --- |", "|---|")
+    first, *others = (f"| {' | '.join(row)} |" for row in (heads, *rows))
+    return "\n".join([first, "|---" * len(heads) + "|", *others])
 
 
 def panels(count: int, width: float = 4.8, height: float = 3.8, **options):

@@ -5,9 +5,12 @@ import json
 import numpy as np
 import pytest
 
+from experiments import cells
 from experiments.figures import interval, paired
 from experiments.laboratory import KEPT, config_of, train
 from experiments.methods import picture, study
+from experiments.sweeps import study as sweeps
+from experiments.tau import study as tau
 from pubswap_jax.train import train_and_evaluate
 
 SMALL = {
@@ -41,11 +44,50 @@ def test_a_seed_beside_another_fares_as_in_the_product(tmp_path):
     assert after["bytes"] == sent
 
 
-def test_every_method_is_a_config():
-    for method in study.METHODS:
-        changes = study.changes_of(method, "configs/math.py:hard", {})
+def test_every_cell_of_the_studies_is_a_config_of_as_many_responses():
+    asked = {method: study.changes_of(method, "configs/math.py:hard", {}) for method in study.METHODS}
+    swept = sweeps.cells(list(sweeps.GROUPS), {})
+    for changes in (*asked.values(), *tau.cells({}).values(), *swept.values()):
         built = config_of("configs/math.py:hard", 3, changes)
-        assert built.training.prompts * built.federation.num_clients == 32
+        assert built.training.prompts * built.training.group * built.federation.num_clients == 256
+    assert {
+        config_of("configs/math.py:hard", 1, c).federation.steps * c["federation.rounds"] for c in tau.cells({}).values()
+    } == {360}
+
+
+def test_a_study_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    asked, out = {"one": {}, "two": {"federation.swap": "no_swap"}}, tmp_path / "results.json"
+    trained = []
+
+    def train_one(missing, spec, changes, processes, keep):
+        for name, seed in missing:
+            if len(trained) == 3:
+                raise KeyboardInterrupt
+            trained.append((name, seed))
+            keep(name, seed, [{"round": 0, "global": seed / 10}])
+
+    monkeypatch.setattr(cells, "_one_a_core", train_one)
+    with pytest.raises(KeyboardInterrupt):
+        cells.fill(out, "configs/math.py:hard", asked, [1, 2])
+    trained.clear()
+    results = cells.fill(out, "configs/math.py:hard", asked, [1, 2])
+    assert trained == [("two", 2)] and results == json.loads(out.read_text())
+    assert results["one"]["2"] == [{"round": 0, "global": 0.2}]
+    with pytest.raises(ValueError, match="federation.swap"):
+        cells.fill(out, "configs/math.py:hard", {"bad": {"federation.swap": "never"}}, [1])
+
+
+def test_the_studies_say_what_was_not_run(tmp_path):
+    rows = [{"global": s, "clients": s, "zero_variance_before": 0.5} for s in (0.1, 0.3)]
+    seeds = {"1": rows, "2": rows}
+    assert (
+        sweeps.table({sweeps.BASE: seeds, "K: 4 (twice the questions)": seeds}).count("not run")
+        == len(sweeps.cells(list(sweeps.GROUPS), {})) - 2
+    )
+    assert tau.table({tau.name_of("PubSwap", 10): seeds}).count("not run") == 18
+    sweeps.draw({sweeps.BASE: seeds}, tmp_path / "sweeps.png")
+    tau.draw({tau.name_of("PubSwap", 10): seeds}, tmp_path / "tau.png")
+    assert (tmp_path / "sweeps.svg").exists() and (tmp_path / "tau.png").exists()
 
 
 def test_the_table_pairs_seeds(tmp_path):
