@@ -51,7 +51,8 @@ def draw(results: dict, path: pathlib.Path) -> None:
                 values = curve(seeds, "global")
                 lines(axis, np.arange(values.shape[1]) * tau, values, COLOURS[tau], f"τ = {tau}")
         axis.set(title=method, xlabel="steps", xlim=(0, STEPS), ylim=(0, 1))
-        axis.legend(frameon=False, fontsize=9, loc="upper left", title="averaging every")
+        if axis.lines:
+            axis.legend(frameon=False, fontsize=9, loc="upper left", title="averaging every")
     axes[0].set_ylabel("accuracy on held-out questions")
     figure.suptitle("the averaged model: mean of the seeds, and each of them thin", fontsize=11)
     save(figure, path)
