@@ -9,9 +9,11 @@ import re
 from typing import Protocol
 
 from pubswap_jax import units
+from pubswap_jax.names import is_name
 from pubswap_jax.notation import squeezed, thousands
 from pubswap_jax.numerals import close, readings
-from pubswap_jax.shapes import Shape, Undecided, Unreadable, expressions, is_name, plain, read
+from pubswap_jax.shapes import Shape, Undecided, Unreadable, expressions, read
+from pubswap_jax.words import plain
 
 _ZERO_ITEM = re.compile(r"(?<=[0-9]),0[0-9]")
 _BRACKET = re.compile(r"[(\[{]")
@@ -83,6 +85,8 @@ def equal(gold: Shape, answer: Shape, oracle: Oracle) -> bool:
         return _texts(gold, answer)
     if gold.kind == answer.kind == "expr" or {gold.kind, answer.kind} == {"expr", "matrix"}:  # 2A is an expr, A a matrix
         return oracle.expr(gold.text, answer.text)
+    if {gold.kind, answer.kind} == {"matrix", "tuple"}:
+        return _is_vector(gold) and _is_vector(answer) and _ordered(gold, answer, oracle)
     if gold.kind == answer.kind == "matrix":
         return gold.marks == answer.marks and _ordered(gold, answer, oracle)
     if {gold.kind, answer.kind} <= {"list", "set"} or gold.kind == answer.kind == "union":
@@ -109,6 +113,11 @@ def _unordered(golds: tuple[Shape, ...], answers: tuple[Shape, ...], oracle: Ora
     if not all(any(equal(g, a, oracle) for a in answers) for g in lonely_golds):
         return False
     return all(any(equal(g, a, oracle) for g in golds) for a in lonely_answers)
+
+
+def _is_vector(shape: Shape) -> bool:
+    """A tuple in round brackets, or a matrix of one column."""
+    return shape.marks == "()" if shape.kind == "tuple" else set(shape.marks) == {"1"}
 
 
 def _unwrap(shape: Shape) -> Shape:

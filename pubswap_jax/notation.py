@@ -10,7 +10,8 @@ import re
 _CHARACTERS = r"""
 × \times ⋅ \cdot · \cdot ÷ / ∕ / ⁄ / π \pi ∞ \infty √ \sqrt ≤ \le ≥ \ge ≠ \neq ± \pm ∓ \mp ∪ \cup ∩ \cap
 ∅ \emptyset ∈ \in ° ^{\circ} θ \theta α \alpha β \beta ½ \frac{1}{2} ¼ \frac{1}{4} ¾ \frac{3}{4} ⅓ \frac{1}{3} ⅔ \frac{2}{3}
-⁰ ^{0} ¹ ^{1} ² ^{2} ³ ^{3} ⁴ ^{4} ⁵ ^{5} ⁶ ^{6} ℝ \mathbb{R} “ " ” " ’ ' ⟨ ( ⟩ ) £ \$ € \$ ¥ \$ ₹ \$ … \ldots
+⅕ \frac{1}{5} ⅖ \frac{2}{5} ⅗ \frac{3}{5} ⅘ \frac{4}{5} ⅙ \frac{1}{6} ⅚ \frac{5}{6} ⅛ \frac{1}{8} ⅜ \frac{3}{8} ⅝ \frac{5}{8}
+⅞ \frac{7}{8} ∛ \cbrt ℝ \mathbb{R} “ " ” " ’ ' ⟨ ( ⟩ ) £ \$ € \$ ¥ \$ ₹ \$ … \ldots
 ⇒ \Rightarrow ≈ \approx ≡ \equiv
 """.split()  # noqa: SIM905  a list would be ten times as long
 _SYMBOLS = str.maketrans(
@@ -24,6 +25,8 @@ _FOLDS = str.maketrans(
     | dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff")
     | {"\u3000": " ", "。": ".", "、": ",", "〈": "(", "〉": ")"}
 )
+_RAISED, _LOWERED = re.compile("[⁻⁺]?[⁰¹²³⁴-⁹]+"), re.compile("[₀-₉]+")
+_LEVEL = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺₀₁₂₃₄₅₆₇₈₉", "0123456789-+0123456789")
 # Rewritten in this order; a command's name ends where no letter follows.
 _REWRITES = [
     (re.compile(pattern.replace("$E", "(?![A-Za-z])")), spelling)
@@ -31,7 +34,10 @@ _REWRITES = [
         (r"(?<=[0-9]) ?(?:\{\s*,\s*\}|,\s*\\!)\s*(?=[0-9]{3}(?![0-9]))", ""),
         (r"\\!\s*", ""),
         (r"\{\s*,\s*\}", ","),
-        (r"\\?\$", " "),
+        (r"\\?\$|\\[\[\]()]", " "),
+        (r"\\(?:text)?color\s*\{[A-Za-z0-9!]*\}|\\underline$E|\\(?:tiny|small|large|Large|LARGE|huge|Huge|normalsize)$E", ""),
+        (r"\\(?:checkmark|blacksquare|square|qed)$E(?=[\s.}]*\Z)", ""),
+        (r"\\[ns](?:ice)?frac$E", r"\\frac"),
         (r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|(?:no)?limits|hfill|rm|bf|it|mathstrut|boxed)$E", ""),
         (r"\\(?:[,;:> ]|(?:q?quad|enspace|thinspace)$E|hspace\*?\{[^{}]*\}|phantom\s*(?:\{[^{}]*\}|-))|~", " "),
         (r"(?<![0-9.,])[0-9]{1,3}(?: [0-9]{3})+(?![0-9])", lambda match: match[0].replace(" ", "")),
@@ -46,7 +52,7 @@ _REWRITES = [
         (r"(?<=[0-9]) ?x ?(?=10\^)", r"\\times "),
         (r"\\leq(?:slant)?$E|<=", r"\\le "),
         (r"\\geq(?:slant)?$E|>=", r"\\ge "),
-        (r"\\ne$E|\\not\s*=|!=|/=", r"\\neq "),
+        (r"\\ne$E|\\not\s*=|(?<![0-9)])!=|/=", r"\\neq "),
         (r"\\lt$E", "<"),
         (r"\\gt$E", ">"),
         (r"\\(?:varnothing|O)$E|\\\{\s*\\\}", r"\\emptyset "),
@@ -73,13 +79,29 @@ _REWRITES = [
     ]
 ]
 _ALIGNED = re.compile(r"\\(?:begin|end)\{(?:align(?:ed)?|split|gather(?:ed)?|equation)\*?\}")
-_DEGREE = r"(?:\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\}|\\degree)|\\(?:text)?degrees?(?![A-Za-z]))"
+_DEGREE = r"(?:(?<=[0-9])\^\s*(?:o|\{o\})(?![A-Za-z])"
+_DEGREE += r"|\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\}|\\degree)|\\(?:text)?degrees?(?![A-Za-z]))"
 _DEGREES, _ANGLE = re.compile(_DEGREE), re.compile(rf"([0-9.]+)\s*{_DEGREE}")
 _TRIG = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _ZEROS = {"hundred": "2", "thousand": "3", "million": "6", "billion": "9", "trillion": "12"}
 _MULTIPLE = re.compile(
     r"(?<=[0-9]) ?(?:\\text\{ *)?(hundred|thousand|million|billion|trillion)(?: *\}|(?![a-z]))", re.IGNORECASE
 )
+_LABEL = re.compile(
+    r"(?:the\s+)?(?:(?:final|correct|total|whole|exact)\s+)*(?:answer|solution|result|total|value|sum|area|volume|probability|length)"
+    r"\s*(?::|=|\bis\b:?|\bequals\b)\s*",
+    re.IGNORECASE,
+)
+_NEGATIVE = re.compile(r"(?:\\text\{\s*)?\b(?:negative|minus)\s*\}?\s*(?=[0-9.\\])", re.IGNORECASE)
+_CURRENCY = re.compile(r"(?:\\text\{\s*)?\b(?:USD|EUR|GBP|INR|CNY|RMB|US|Rs)\b\.?\s*\}?\s*(?=[0-9.\\$])")
+_ONES = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_WORDS = {word: str(number) for number, word in enumerate(["zero", *_ONES.split(), "seventeen", "eighteen", "nineteen"])} | {
+    ten + (joint + one if one else ""): str(10 * tens + ones)
+    for tens, ten in enumerate(_TENS.split(), 2)
+    for ones, one in enumerate(["", *_ONES.split()[:9]])
+    for joint in "- "
+}
 _PLAIN = re.compile(r"-?[0-9]+", re.ASCII)
 _THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9]|,[0-9])")
 _HEADS = re.compile(r"\^\s*(?=\\(?:frac|sqrt))|\\frac(?![A-Za-z])|\\(?:sqrt|cbrt)(?![A-Za-z])|\^\s*\(")
@@ -91,10 +113,11 @@ def canonical(text: str) -> str:
     """Rewrites an answer to one spelling. Text stays in `\\text{}`; sizes, thin spaces, degrees and currency go."""
     if _PLAIN.fullmatch(text):
         return text
-    text = _rows(folded(text).translate(_SYMBOLS))
+    text = _rows(_levels(folded(text)).translate(_SYMBOLS))
+    text = _unwrapped(text.strip())
     for pattern, spelling in _REWRITES:
         text = pattern.sub(spelling, text)
-    text = _ANGLE.sub(r"(\\frac{\1\\pi}{180})", text) if _TRIG.search(text) else _DEGREES.sub("", text)
+    text = _ANGLE.sub(r"(\\frac{\1\\pi}{180})", text) if _TRIG.search(text) else _DEGREES.sub(" ", text)
     text = _MULTIPLE.sub(lambda match: r"\times 10^{" + _ZEROS[match[1].lower()] + "}", text)
     if "\\" not in text:  # in plain text a power is all its digits, in TeX the first one
         text = re.sub(r"\^(-?[0-9]+(?:\.[0-9]+)?)", r"^{\1}", text)
@@ -114,6 +137,32 @@ def _rows(text: str) -> str:
 def folded(text: str) -> str:
     """Full-width letters, digits and signs, dashes and invisible characters as plain text has them."""
     return text if text.isascii() else text.translate(_FOLDS)
+
+
+def _levels(text: str) -> str:
+    """`x¹⁰` -> `x^{10}`, `a₁` -> `a_{1}`."""
+    if text.isascii():
+        return text
+    text = _RAISED.sub(lambda match: "^{" + match[0].translate(_LEVEL) + "}", text)
+    return _LOWERED.sub(lambda match: "_{" + match[0].translate(_LEVEL) + "}", text)
+
+
+def _unwrapped(text: str) -> str:
+    """Without the quotes, stars and labels around an answer: `**15**`, `"15"`, `\\text{Answer: }15`."""
+    for mark in ("**", '"', "`", "'"):
+        if len(text) > 2 * len(mark) and text.startswith(mark) and text.endswith(mark) and text.count(mark) == 2:
+            text = text[len(mark) : -len(mark)].strip()
+    if text.startswith(r"\text{") and (end := closing(text, 5)) > 0:
+        inside, rest = text[6:end].strip(), text[end + 1 :].strip()
+        if rest and _LABEL.fullmatch(inside):
+            return rest
+        if not rest and (label := _LABEL.match(inside)) and label.end() < len(inside):
+            return inside[label.end() :].strip()
+    elif (label := _LABEL.match(text)) and "=" not in label[0]:
+        return text[label.end() :].strip() or text
+    if _NEGATIVE.match(text) or _CURRENCY.match(text):
+        return _NEGATIVE.sub("-", _CURRENCY.sub("", text, count=1), count=1)
+    return _WORDS.get(text.removeprefix(r"\text{").removesuffix("}").strip().lower(), text)
 
 
 def thousands(text: str) -> str:

@@ -8,55 +8,28 @@ import dataclasses
 import itertools
 import re
 
+from pubswap_jax.names import is_name, point
+from pubswap_jax.numerals import readings
 from pubswap_jax.units import split_unit
+from pubswap_jax.words import is_prose
 
 MAX_ITEMS = 64
 
 _SEMICOLON, _INNER, _EQUALS, _CUP = re.compile(";"), re.compile("[,;]"), re.compile("="), re.compile(r"\\cup(?![A-Za-z])")
+_WITHOUT = re.compile(r"\\(?:setminus|backslash)(?![A-Za-z])")
 _COMMA = re.compile(
     r",|\\text\{[\s,]*(?:and|or)[\s,]*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|\\(?:land|lor|wedge|vee)(?![A-Za-z])"
 )
 _OPEN, _CLOSE, _OPEN_ESCAPED, _CLOSE_ESCAPED = tuple("([{"), tuple(")]}"), ("{",), ("}",)
 _ARROW = re.compile(r"\\(?:Rightarrow|implies|Longrightarrow|therefore)(?![A-Za-z])|=>")
+_INTEGER = re.compile(
+    r"(?<=[^\s(,;])\s*[,;(]\s*(?:\\text\{\s*(?:for|where|with)?\s*\}\s*)?[a-z]\s*\\in\s*\\mathbb\s*\{?\s*Z\s*\}?\s*\)?$"
+)
 _WRAPPED = re.compile(r"\\text\{([^{}]*)\}")
+_NO_SOLUTION = re.compile(r"\\emptyset|(?:there\s+(?:is|are)\s+)?no\s+solutions?(?:\s+exists?)?", re.IGNORECASE)
 _BUILDER = re.compile(r"\||(?<!\\):")
 _RELATION = re.compile(r"\\(?:le|ge|neq)(?![A-Za-z])|[<>=]|\\in(?![A-Za-z])|\\approx(?![A-Za-z])")
 _MATRIX = re.compile(r"\\begin\{([pbBv]?matrix|array)\}(?:\{[clr| ]*\})?(.*)\\end\{\1\}", re.DOTALL)
-_LETTER = (
-    r"(?:[A-Za-z]|\\(?:alpha|beta|gamma|delta|Delta|epsilon|theta|lambda|mu|rho|sigma|tau|phi|varphi|omega|ell"
-    r"|angle|triangle|overline|vec|hat|mathbf|mathbb))"
-)
-_NAME = re.compile(
-    rf"(?:\\text\{{[^{{}}0-9]*\}}|{_LETTER}|_(?:[A-Za-z0-9]|\{{[A-Za-z0-9, ]*\}})|[/:'{{}} ]|\\frac"
-    r"|\([A-Za-z0-9, ]*\)|\^\{?(?:\\prime|-1)\}?)+"
-)
-_WORD = re.compile(r"[A-Za-z]{2,}")
-_FIGURES = re.compile(r"[0-9+^=\\]")
-_SMALL_WORDS = frozenset(
-    (
-        "is",
-        "of",
-        "to",
-        "no",
-        "it",
-        "we",
-        "if",
-        "so",
-        "as",
-        "at",
-        "by",
-        "on",
-        "be",
-        "in",
-        "not",
-        "and",
-        "the",
-        "all",
-        "any",
-        "are",
-    )
-)
-_COMMAND = re.compile(r"\\(?:begin|end)\{[A-Za-z]*\}|\\[A-Za-z]+")
 
 
 class Undecided(Exception):
@@ -99,8 +72,11 @@ def divide(text: str, pattern: re.Pattern) -> tuple[list[str], list[str]]:
 def read(text: str) -> Shape:
     """The shape of a canonical string."""
     text = _ARROW.split(text)[-1].strip()
+    text = _INTEGER.sub("", text) or text
     if wrapped := _WRAPPED.fullmatch(text):
         text = wrapped[1].strip()
+    if _NO_SOLUTION.fullmatch(text):
+        return Shape("set", r"\emptyset")
     groups = [group for group in divide(text, _SEMICOLON)[0] if group]
     if len(groups) > 1:
         shapes = [read(group) for group in groups]
@@ -143,16 +119,37 @@ def _single(text: str) -> Shape:
         return _relation(text, parts, operators)
     parts, operators = divide(text, _CUP)
     if operators:
-        return Shape("union", text, tuple(_single(part) for part in parts))
+        return _union(text, tuple(_single(part) for part in parts))
+    parts, operators = divide(text, _WITHOUT)
+    if len(parts) == 2 and all(parts) and (holes := _without(text, *map(_single, parts))):
+        return holes
     if r"\pm" in text or r"\mp" in text:
         return _plus_minus(text)
-    if bracketed := _bracketed(text):
+    if bracketed := _bracketed(point(text)):
         return bracketed
+    if text.endswith("'") and readings(text.rstrip("'")):  # 5' is no 5
+        return Shape("text", text)
     core, unit = split_unit(text)
     if unit:
         inner = _single(core)
         return dataclasses.replace(inner, unit=unit)
-    return Shape("text" if _is_prose(text) else "expr", text)
+    return Shape("text" if is_prose(text) else "expr", text)
+
+
+def _union(text: str, parts: tuple[Shape, ...]) -> Shape:
+    if all(part.kind == "set" for part in parts):
+        return Shape("set", text, tuple(item for part in parts for item in part.items))
+    return Shape("union", text, parts)
+
+
+def _without(text: str, whole: Shape, points: Shape) -> Shape | None:
+    """`(-oo,oo) \\setminus \\{0\\}` as the union of the open intervals between the points."""
+    values = {item.text: found[0][0] for item in points.items if (found := readings(item.text))}
+    if points.kind != "set" or whole.text != r"(-\infty,\infty)" or not points.items or len(values) != len(points.items):
+        return None
+    ends = [r"-\infty", *sorted(values, key=values.get), r"\infty"]
+    pieces = zip(ends, ends[1:], strict=False)
+    return Shape("union", text, tuple(_single(f"({low},{high})") for low, high in pieces))
 
 
 def _unwrapped_matrix(text: str) -> str:
@@ -172,6 +169,8 @@ def _matrix(text: str, body: str) -> Shape:
 def _relation(text: str, parts: list[str], operators: list[str]) -> Shape:
     if r"\approx" in operators:
         cut = operators.index(r"\approx")
+        if cut == 0 and not parts[0] and len(parts) == 2:
+            return _single(parts[1])
         head = parts[: cut + 1]
         parts, operators = (parts[cut : cut + 2], ["="]) if cut == 0 and is_name(parts[0]) else (head, operators[:cut])
     if not operators:
@@ -250,27 +249,6 @@ def _balanced(inside: str) -> bool:
 def result(text: str) -> str:
     """What stands behind the last equals sign: `1` of `\\lim_{x \\to 0} \\frac{\\sin x}{x} = 1`."""
     return divide(text, _EQUALS)[0][-1]
-
-
-def is_name(text: str) -> bool:
-    """What an answer may stand behind: `x`, `f(x)`, `\\text{Area}`, `V_1:V_2`."""
-    return len(text) <= 80 and bool(_NAME.fullmatch(text)) and bool(re.search(r"[A-Za-z]", text))
-
-
-def _is_prose(text: str) -> bool:
-    r"""Words rather than mathematics: a \text left over, or a word that is no command and no product of letters."""
-    if r"\text" in text:
-        return True
-    words = _WORD.findall(_COMMAND.sub(" ", text))
-    letters = 3 if _FIGURES.search(text) else 2  # abc+1 is a product, abc alone a word
-    return any(len(word) > letters or word.lower() in _SMALL_WORDS for word in words)
-
-
-def plain(text: str) -> str:
-    """Text for comparison: no fonts, spaces, stops or case (a single letter keeps its case)."""
-    text = re.sub(r"^\s*(?:an?|the)\s", "", _WRAPPED.sub(r"\1", text), flags=re.IGNORECASE)
-    text = re.sub(r"[\s.,;:!?\"'`*{}$\\]|^\(|\)$", "", text)
-    return text if len(text) == 1 else text.lower()
 
 
 def expressions(shape: Shape) -> list[str]:

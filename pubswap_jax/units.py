@@ -2,7 +2,17 @@
 
 import re
 
-_TEXT_UNIT = re.compile(r"\\text\s*\{([^{}]*)\}\s*(?:/\s*\\text\s*\{[^{}]*\}\s*)*(?:\^\{?-?[0-9]\}?)?$")
+_TEXT = r"\\text\s*\{[^{}]*\}(?:\s*\^\{?-?[0-9]\}?)?"
+_TEXT_UNIT = re.compile(rf"{_TEXT}(?:\s*(?:/|\\cdot)?\s*{_TEXT})*$")
+_COUNTED = re.compile(r"\{[^{}]*(?:^|[\s(,{])[0-9]")  # `\text{ hours 30 minutes}` is more than a unit
+_TOP, _BELOW = (
+    r"(?:[cmk]?m|km|mi|miles?|ft|feet|in|k?g|mg|m?[lL]|dollars?|J|N|C)",
+    r"(?:s|sec|seconds?|min|minutes?|h|hr|hours?|days?|m|[ck]m|m?L)",
+)
+_FRACTION_UNIT = re.compile(
+    rf"(?<=[0-9}}])\s*\\frac\{{\s*(?:\\text\{{\s*)?({_TOP})\s*\}}?\s*\}}"
+    rf"\{{\s*(?:\\text\{{\s*)?({_BELOW})\s*\}}?\s*(\^\{{?[23]\}}?)?\s*\}}$"
+)
 _LENGTHS = ("m", "cm", "mm", "km", "ft", "in", "sq")
 _SHORT = r"(?:[cmkd]?m|k?g|mg|sq|s|h|hr|ft|in|mi|lb|oz|m?[lL]|[JNWVCFK]|mph|yd|Hz|by|of)"
 _WORD = rf"(?:[A-Za-z]{{3,}}|{_SHORT}(?![A-Za-z]))\.?"
@@ -10,9 +20,27 @@ _BARE_UNIT = re.compile(
     rf"(?<=[0-9}})i])(?:\s*[AaPp]\.?\s?[Mm]\.?$|(?:\s+{_WORD}|\s*(?:[cmk]m|kg|mph|ft|lbs?|hrs?|mins?|secs?))"
     rf"(?:(?:\s+|/){_WORD}){{0,3}}(?:\s*\^\{{?[23]\}}?)?$)"
 )
-_BASE = re.compile(r"(-?[0-9A-F]+)_(?:([0-9])|\{(?:\\text\{)?([a-z0-9]+)\}?\})", re.ASCII)
+_BASE = re.compile(
+    r"\(?(-?[0-9A-F]+)\)?(?:_(?:([0-9])|\{(?:\\text\{)?([a-z0-9]+)\}?\})|\s*\\text\{\s*\(?base\s*([a-z0-9]+)\)?\s*\}"
+    r"|\s*\\text\{\s*\(?base\s*\}\s*([0-9]+)|\s+\(?base\s+([a-z0-9]+)\)?)",
+    re.ASCII,
+)
+_BASES = {
+    "two": "2",
+    "three": "3",
+    "four": "4",
+    "five": "5",
+    "six": "6",
+    "seven": "7",
+    "eight": "8",
+    "nine": "9",
+    "ten": "10",
+} | {
+    "twelve": "12",
+    "sixteen": "16",
+}
 _QUANTITY = re.compile(
-    r"[+-]?(?:[0-9][0-9.,:]*)?\s*(?:\\frac\{[0-9]+\}\{[0-9]+\})?(?<=[0-9}])\s*(?:\\sqrt\{[0-9]+\}|\\pi(?![A-Za-z]))*\s*[A-Za-z]"
+    r"[+-]?(?:[0-9][0-9.,:]*(?:\s?/\s?[0-9]+)?)?\s*(?:\\frac\{[0-9]+\}\{[0-9]+\})?(?<=[0-9}])\s*(?:\\sqrt\{[0-9]+\}|\\pi(?![A-Za-z]))*\s*[A-Za-z]"
 )
 _ORDINAL = re.compile(r"(?<=[0-9])(?:\s*\\text\{\s*(?:st|nd|rd|th)\s*\}|\^\{?\\text\{\s*(?:st|nd|rd|th)\s*\}\}?|st|nd|rd|th)$")
 # Words that turn what stands before them into something other than a quantity.
@@ -22,6 +50,9 @@ _NOT_UNITS = frozenset(
     neither plus minus times divided over choose mod modulo base maybe perhaps possibly approximately about more less greater
     fewer million billion thousand hundred trillion dozen half quarter dozens i e x y z n pi for some any all integer integers
     even odd both none unknown undefined also actually instead thus hence because since let so
+    squared cubed factorial halves third thirds fourth fourths fifth fifths sixth sixths tenth tenths hundredth hundredths
+    thousandth thousandths power double twice triple multiplied exponent reciprocal inverse below above under negative rejected
+    fails fail extraneous cannot impossible invalid excluded discarded ruled doesn does isn don won never error mistake untrue
     """.split()  # noqa: SIM905  a list would be ten times as long
 )
 _SAME = {
@@ -56,16 +87,26 @@ _SAME = {
 def split_unit(text: str) -> tuple[str, str]:
     """(`15`, `cm`) of `15\\text{ cm}^2`; an empty unit where there is none. A base is a unit: 1210_5 may be written 1210."""
     if base := _BASE.fullmatch(text):
-        return base[1], f"base {base[2] or base[3]}"
+        name = next(group for group in base.groups()[1:] if group)
+        return base[1], f"base {_BASES.get(name, name)}"
     if ordinal := _ORDINAL.search(text):
         return text[: ordinal.start()].strip(), "th"
+    quotient = _FRACTION_UNIT.search(text)
+    if quotient and not _FRACTION_UNIT.search(text, 0, quotient.start()):
+        return text[: quotient.start()].strip(), f"{quotient[1]}/{quotient[2]}{quotient[3] or ''}"
     match = _TEXT_UNIT.search(text) or (_BARE_UNIT.search(text) if _number_before(text) else None)
     if not match or not (core := text[: match.start()].strip().rstrip(" \\")):
         return text, ""
-    words = re.findall(r"[A-Za-z]+", re.sub(r"\\text", "", match[0]))
+    words = re.findall(r"[A-Za-z]+", re.sub(r"\\(?:text|cdot)", "", match[0]))
     if words and core.endswith(r"\pi") and len(words[0]) < 3 and words[0] not in _LENGTHS:
         return text, ""  # 2 pi hr is a product
-    if not words or len(words) > 5 or any(word.lower() in _NOT_UNITS for word in words) or core[-1] in "+-*/^_=<>(,":
+    if (
+        not words
+        or len(words) > 5
+        or _COUNTED.search(match[0])
+        or any(word.lower() in _NOT_UNITS for word in words)
+        or core[-1] in "+-*/^_=<>(,"
+    ):
         return text, ""
     power = re.search(r"\^\{?(-?[0-9])\}?$", match[0])
     return core, " ".join(words) + (f"^{power[1]}" if power else "")
