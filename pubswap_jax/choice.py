@@ -50,7 +50,16 @@ _DENIED = re.compile(
 )
 _NEXT = re.compile(r"[\s)\]}*_\"'.,]*[A-J](?=[\s.,)]*$|\s+[A-J]\b)")
 _TOO = re.compile(r"[\s,]*(?:\b(?:or|and|but)\b(?:\s+so\s+is)?|[/&])\s*\(?[A-J](?![A-Za-z0-9'’])")
-_LABEL = re.compile(r"^\s*\(?[A-J]\s*(?:[):]|$)", re.MULTILINE)
+_LABEL = re.compile(r"^\s*(?:(?:Option|Choice)\s+)?\(?[A-J]\s*(?:[):]|\.\s+(?=[A-Z0-9(])|$)", re.MULTILINE)
+_NOUN_BEFORE = r"(?i:vitamin|hepatitis|type|group|class|stage|factor|protein|influenza|schedule|grade)"
+_SECOND = re.compile(rf"(?P<noun>\b{_NOUN_BEFORE}\s+)?(?<![A-Za-z0-9'’])[A-J][.)]\s+[A-Z0-9]")
+_DENIED_LATER = re.compile(
+    r"(?<![\s(][A-J])\s(?:is|are|was)\s+(?:\w+ly\s+)?(?:incorrect|wrong|not\s+(?:correct|right|the\s+(?:answer|best|correct|right)))\b"
+)
+_SPEAKER = re.compile(
+    r"(?i)(?:^|[^A-Za-z\s]\s*|\b(?:option|choice|answer|letter|so|therefore|thus|hence|that|and|but|think|believe|say|then|is|clearly|conclude"
+    r"|because|since|as|only|statement|see|now)\s+)[\"'(*]*$"
+)
 _LISTED = re.compile(r"(?:^|[\s(])([A-J])[.):](?=\s|$)")
 _CLAUSE = re.compile(
     r"(?i)\b(?:not(?!\s+(?:sure|certain))|can't|cannot|isn't|aren't|rather|instead|because|since|(?<!well\s)as(?!\s+well)|while|whereas|which"
@@ -59,6 +68,10 @@ _CLAUSE = re.compile(
 _END = re.compile(
     r"[.!]\s+(?!(?:No|Wait|Actually|Or|But|Maybe|Perhaps|However|Hmm|Correction|Sorry|Rather|Option|Choice)\b)"
     r"(?=[A-Z][a-z]|[A-J]\s+(?:is|was)\s|I\s+[a-z])|\n\s*\n?(?=[A-Z][a-z])|[.!]\s+(?=(?:Option|Choice)\s)"
+)
+_ANOTHER = re.compile(
+    r"[\s)\]}*_\"']*[.!]\s+(?:(?:Explanation|Reason|Rationale|Note|This|It|Because|Since|Here|Option|Choice|The\s+(?:other|rest)|I)\b"
+    r"|[A-J]\s+(?:is|was)\s)"
 )
 _BETWEEN = (
     r"(?:\b(?:or|and|vs\.?|versus|to|plus|no|nope|wait|maybe|possibly|perhaps|actually|then|however|also|both|even|either|be|is"
@@ -74,7 +87,7 @@ _UNSURE = re.compile(
     r"|(?i:\b(?:could|might|may|can)\s+(?:also\s+)?be\b)[^.\n]{0,40}?(?<![A-Za-z0-9'’])\(?[A-J](?![A-Za-z0-9'’])"
 )
 _RETRACTED = re.compile(
-    r"(?:[.\n!?]\s*|^)(?i:no,?\s+wait|wait|actually|correction|scratch\s+that|hmm|sorry|alternatively)\b[^.\n]{0,60}?(?<![A-Za-z0-9'’])\(?[B-J]\)?(?=[\s.,;!)*]|$)"
+    r"(?:[.\n!?]\s*|^)(?i:no,?\s+wait|wait|actually|correction|scratch\s+that|hmm|sorry|alternatively)\b[^.\n]{0,60}?(?<![A-Za-z0-9'’])\(?(?:[B-J](?=[\s.,;:!)*]|$)|A(?=[.,;:!)*]|$))"
 )
 _BEFORE = re.compile(
     r"(?i:\b(?:not|never|nor|neither|cannot|avoid|unlikely|doubt|hardly|wrong|incorrect|reject|exclude|eliminate|discard|rule\s+out)\b|n['’]t\b)[^.\n]*$"
@@ -82,6 +95,10 @@ _BEFORE = re.compile(
 _NONE = re.compile(
     r"[\s\"'`({\[*_]*(?:\\text\{)?(?i:none|neither|either|both|cannot|can't|can not|could not|unable|unknown|anything|other|"
     r"(?:\w+ly\s+)?not\b|no\b|nor\b|unclear|undetermined|impossible|insufficient|all of|all but|any of|I don|I do not|I am)"
+)
+_LIKELY = re.compile(r"(?i)\b(?:most|best|correct|right|answer)\b.*\s(?:is|are|be)\s")
+_RIGHT = re.compile(
+    r"[\s.\"')*]*\s(?:is|would\s+be|seems)\s+(?:the\s+)?(?:correct|right|best|most\s+likely)\b[^.\n]{0,30}[.!*\s]*$"
 )
 _TAKES_BACK = re.compile(r"(?i)\b(?:no|wait|actually|correction|sorry|hmm|scratch that)\b[^\n]{0,40}$")
 _NAMED = re.compile(r"\(([A-J])\)[\s.*]*$")
@@ -108,6 +125,10 @@ def _commitment(text: str, options: dict[str, str]) -> tuple[str, str]:
         value = next((group for group in fields[-1].groups() if group is not None), "")
         return _letter(value, options), value
     short = text.strip()
+    if len(short) <= SHORT and (start := _LETTER.match(short)) and start[2] in options:
+        behind = _after_option(short[start.end() :], options[start[2]])
+        if behind != short[start.end() :] and _RIGHT.fullmatch(behind):  # "A. Vitamin B is the correct answer"
+            return start[2], text
     alone = len(short) <= SHORT and not _REVERSED.search(short) and all(mark["weak"] for mark in _MARK.finditer(short))
     if alone and (letter := _letter(short, options)):
         return letter, text
@@ -138,7 +159,8 @@ def _stated(text: str, mark: re.Match, options: dict[str, str]) -> tuple[str, st
         question = re.match(r"[^.\n!]*\?", rest)
         if denied and re.search(r"(?i)\b(?:so|hence|thus|therefore|but)\b|[,;:]", denied[0]):
             denied = None  # A and C are not; B is correct
-        if re.search(r"(?i)\bnot?\b|neither|nor|n['’]t|hardly", mark[0]) or denied or question:
+        spoken = _SPEAKER.search(text[max(0, mark.start() - 24) : mark.start()])
+        if re.search(r"(?i)\bnot?\b|neither|nor|n['’]t|hardly", mark[0]) or denied or question or not spoken:
             return None
         bare = not mark[1] and not mark[3]
         if bare and mark[2] in "AI" and _is_article(text[mark.end(3) :], mark[2], options):
@@ -161,11 +183,15 @@ def _named_last(text: str, options: dict[str, str]) -> tuple[str, str]:
     """`The best drug is a beta blocker (B).`: the last line ends with an option's text and its letter."""
     line = text.strip().rpartition("\n")[2]
     named = _NAMED.search(line[-16:])
-    before = line[: line.rindex("(")][-2 * SHORT :] if named else ""
-    wanted = _plain(options.get(named[1], "")) if named else ""
-    if not wanted or _BEFORE.search(before):
+    if not named:
         return "", line
-    return (named[1] if _plain(before).endswith(wanted) else ""), line
+    before = line[: line.rindex("(")][-2 * SHORT :]
+    option = options.get(named[1], "")
+    if not option:
+        sure = not options and _LIKELY.search(before) and not re.search(r"\([A-J]\)", before)
+        return (named[1] if sure and not _BEFORE.search(before) else ""), line
+    own = _plain(option) and _plain(before).endswith(_plain(option))
+    return (named[1] if own and not _BEFORE.search(before[: -len(option) - 2]) else ""), line
 
 
 def _is_article(rest: str, letter: str, options: dict[str, str]) -> bool:
@@ -198,20 +224,27 @@ def _hedged(rest: str) -> bool:
     if _DENIED.match(rest) or _UNSURE.search(_sentence(rest[:REACH])):
         return True
     if (
-        re.match(r"[^.\n]*\?", rest)
+        re.match(r"[\s)\]}*]*[.:]?[^.\n]*\?", rest)
         or _RETRACTED.search(rest)
         or _LABEL.search(rest.partition("\n")[2])
         or len(set(_LISTED.findall(rest[:REACH]))) > 1
     ):
         return True
-    region = _CLAUSE.split(_sentence(rest[:REACH]))[0]
-    return bool(_OTHER.search(region) or _NEXT.match(region))
+    sentence = _sentence(rest[:REACH])
+    region = _CLAUSE.split(sentence)[0]
+    denied = _DENIED_LATER.search(re.split(r"[,;]|\b(?:because|since)\b", sentence)[0])
+    return bool(_OTHER.search(region) or _NEXT.match(region) or denied or _second(rest[: len(sentence) + 6]))
+
+
+def _second(region: str) -> bool:
+    """A second labelled option, `B. Paris`, behind the first; `vitamin C. The` is none."""
+    return any(not found["noun"] for found in _SECOND.finditer(region))
 
 
 def _sentence(rest: str) -> str:
     """The sentence that goes on behind a letter, its own full stop (`B. Paris`) included."""
     first = re.match(r"[\s)\]}*_\"']*[.:]\s*", rest)
-    skip = first.end() if first and not _END.match(rest, first.start()) else 0
+    skip = first.end() if first and not _ANOTHER.match(rest) else 0
     end = _END.search(rest, skip)
     return rest[: end.start()] if end else rest
 
