@@ -24,7 +24,7 @@ Changes = Mapping[str, object]
 def fill(out: pathlib.Path, spec: str, cells: Mapping[str, Changes], seeds: Sequence[int], processes: int = 0) -> dict:
     """{cell: {seed: rows}} of the file, with all that was missing; `processes` of 0 is one a core, on a CPU."""
     results = json.loads(out.read_text()) if out.is_file() else {}
-    missing = [(name, seed) for name in cells for seed in seeds if str(seed) not in results.get(name, {})]
+    missing = [(name, seed) for seed in seeds for name in cells if str(seed) not in results.get(name, {})]
     for name, seed in missing:
         config_of(spec, seed, cells[name])  # a mistake in the last cell shall not show after an hour
 
