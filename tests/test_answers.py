@@ -33,6 +33,9 @@ def test_completions_are_judged_right():
         ("The final answer is: $1$ and $2$.", "1, 2"),
         ("He pays $5 + $6 = $11\n#### 11", "11"),
         ("So he has 12 apples.", "12"),
+        ("x = 13 because 25 = 13 + 12.", "x = 13"),
+        ("12 is not the answer.", ""),
+        ("which gives negative 3.", "-3"),
         ("", ""),
     ],
 )
@@ -49,7 +52,28 @@ def test_golds_may_be_bare_or_in_dollars_or_whole_solutions():
 
 @pytest.mark.parametrize(
     "flood",
-    ["}", "{", "$", r"\boxed", r"\boxed{", "$x$ and ", r"\[", r"\(", "Answer: ", "\n", "1 ", "1,", r"\$", "$$", "is ", "(" * 9],
+    [
+        "}",
+        "{",
+        "$",
+        r"\boxed",
+        r"\boxed{",
+        "$x$ and ",
+        r"\[",
+        r"\(",
+        "Answer: ",
+        "\n",
+        "1 ",
+        "1,",
+        r"\$",
+        "$$",
+        "is ",
+        "(" * 9,
+        "not ",
+        "minus ",
+        "1 because ",
+        "１",
+    ],
 )
 def test_a_flood_takes_no_time(flood):
     start = time.process_time()

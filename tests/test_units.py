@@ -17,6 +17,11 @@ from pubswap_jax.units import conflict, split_unit
         ("1210_5", "1210", "base 5"),
         (r"3\text{rd}", "3", "th"),
         ("12:30 p.m.", "12:30", "p m"),
+        ("1/2 hour", "1/2", "hour"),
+        (r"15\frac{m}{s}", "15", "m/s"),
+        (r"15 \text{m}\cdot\text{s}^{-1}", "15", "m s^-1"),
+        (r"(1010)_2", "1010", "base 2"),
+        (r"1010_{\text{two}}", "1010", "base 2"),
     ],
 )
 def test_units(text, core, unit):
@@ -24,7 +29,21 @@ def test_units(text, core, unit):
 
 
 @pytest.mark.parametrize(
-    "text", ["5m", "5 x", "x apples", r"42 \text{ is wrong}", r"41 \text{ or }", r"\text{cm}", "42 not", "5+", r"x_5+1"]
+    "text",
+    [
+        "5m",
+        "5 x",
+        "x apples",
+        r"42 \text{ is wrong}",
+        r"41 \text{ or }",
+        r"\text{cm}",
+        "42 not",
+        "5+",
+        r"x_5+1",
+        "15 squared",
+        r"2\text{ hours 30 minutes}",
+        r"15\frac{x}{y}",
+    ],
 )
 def test_what_is_no_unit(text):
     assert split_unit(text) == (text, "")
