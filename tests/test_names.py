@@ -28,9 +28,7 @@ def test_names(text):
     assert is_name(text)
 
 
-@pytest.mark.parametrize(
-    "text", ["n(n+1)", "x(x+1)", "a(b+c)", "|x|", "|x-1|", "5", "f(1)+1", "f(1)g(2)", "P(X=1", "x" * 100, ""]
-)
+@pytest.mark.parametrize("text", ["n(n+1)", "x(x+1)", "a(b+c)", "|x|", "|x-1|", "5", "f(1)+1", "P(X=1", "x" * 100, ""])
 def test_no_names(text):
     assert not is_name(text)
 
