@@ -41,7 +41,7 @@ def cost(seeds: dict) -> tuple[str, str]:
     for row, sent, spent in zip(*(curve(seeds, name) for name in ("global", "bytes", "cpu_seconds")), strict=True):
         if (row > LEVEL).any():
             last = int(np.argmax(row > LEVEL))
-            reached.append((np.nansum(sent[: last + 1]) / 1e6, np.nansum(spent[: last + 1])))
+            reached.append((sent[1 : last + 1].sum() / 1e6, spent[1 : last + 1].sum()))  # nan where it was not measured
     if not reached:
         return "not reached", "not reached"
     part = f" ({len(reached)} of {len(seeds)})" if len(reached) < len(seeds) else ""
@@ -77,7 +77,7 @@ def draw(results: dict, path: pathlib.Path, title: str) -> None:
     last = min(len(rows) for seeds in results.values() for rows in seeds.values()) - 1
     for name, offset, filled in (("global", -0.15, "full"), ("clients", 0.15, "none")):
         dots(in_the_end, list(results), [curve(s, name)[:, last] for s in results.values()], colours, offset, fillstyle=filled)
-    in_the_end.set(title=f"after round {last}: averaged ●, clients' own before ○", xlim=(0, 1), xlabel="accuracy")
+    in_the_end.set(title=f"after round {last}; ○ clients' own", xlim=(0, 1), xlabel="accuracy")
     figure.suptitle(title, fontsize=11)
     save(figure, path)
 
