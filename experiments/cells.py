@@ -62,6 +62,13 @@ def arguments(description: str, **defaults) -> argparse.ArgumentParser:
     return parser
 
 
+def kept(out: pathlib.Path) -> dict:
+    """What an earlier call of a study has left."""
+    if not out.is_file():
+        raise SystemExit(f"{out}: nothing is there yet; train first, without --draw")
+    return json.loads(out.read_text())
+
+
 def settings_of(pairs: Sequence[str]) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)
 

@@ -6,10 +6,9 @@
 Six rounds of 40 steps. Questions a step are the same in all cells: fewer clients answer more of them each.
 """
 
-import json
 import pathlib
 
-from experiments.cells import arguments, fill, settings_of
+from experiments.cells import arguments, fill, kept, settings_of
 from experiments.figures import curve, dots, markdown, mean_and_half, paired, panels, save
 from experiments.methods.picture import CONTROL
 
@@ -103,7 +102,7 @@ def main():
         if group not in GROUPS:
             parser.error(f"--groups {group}: none of {', '.join(GROUPS)}")
     asked = cells(groups, settings_of(a.set))
-    results = json.loads(a.out.read_text()) if a.draw else fill(a.out, a.config, asked, a.seeds, a.processes)
+    results = kept(a.out) if a.draw else fill(a.out, a.config, asked, a.seeds, a.processes)
     print(table(results))
     draw(results, a.out.with_name("sweeps.png"))
 

@@ -6,12 +6,11 @@
 The paper's one public table has the same shape: it is printed beside ours.
 """
 
-import json
 import pathlib
 
 import numpy as np
 
-from experiments.cells import arguments, fill, settings_of
+from experiments.cells import arguments, fill, kept, settings_of
 from experiments.figures import curve, lines, markdown, mean_and_half, paired, panels, save
 
 HERE = pathlib.Path(__file__).parent
@@ -62,9 +61,7 @@ def main():
     parser = arguments(__doc__, out=HERE / "results.json")
     parser.add_argument("--draw", action="store_true", help="train nothing")
     a = parser.parse_args()
-    results = (
-        json.loads(a.out.read_text()) if a.draw else fill(a.out, a.config, cells(settings_of(a.set)), a.seeds, a.processes)
-    )
+    results = kept(a.out) if a.draw else fill(a.out, a.config, cells(settings_of(a.set)), a.seeds, a.processes)
     print(table(results))
     draw(results, a.out.with_name("tau.png"))
 
