@@ -55,8 +55,8 @@ def draw(probes: list[dict], history: list[dict], path: pathlib.Path) -> None:
         values, errors = ([one[key] for one in found] for key in ("cosine", "cosine_error"))
         cosines.errorbar(rounds, values, errors, color=colour, lw=1.6, elinewidth=0.8, label=name)
         norms.plot(rounds, [one["norm"] for one in found], color=colour, lw=1.6, label=name)
-    cosines.plot(rounds, [probe["halves"] for probe in probes], color="#777777", lw=1, ls=":", label="private half to half")
-    cosines.set(title="cosine with the private gradient", xlabel="before round")
+    cosines.plot(rounds, [probe["halves"] for probe in probes], color="#777777", lw=1, ls=":")
+    cosines.set(title="cosine with the private gradient (dotted: its halves)", xlabel="before round")
     norms.set(title="length of the public update", xlabel="before round", ylim=(0, None))
     for i, probe in enumerate(probes):
         one = {key: np.array(value) for key, value in probe["M beta"].items()}
@@ -65,7 +65,7 @@ def draw(probes: list[dict], history: list[dict], path: pathlib.Path) -> None:
     edge = max(theory.get_xlim()[1], 1e-3)
     theory.plot([0, edge], [0, edge], color="#bbbbbb", lw=0.8, ls="--")
     theory.set(title="M·β against the distance it bounds", xlabel="distance (dark: later rounds)", ylabel="M·β")
-    cosines.legend(frameon=False, fontsize=7)
+    norms.legend(frameon=False, fontsize=8, loc="upper left")
     scores = ", ".join(f"{row['global']:.2f}" for row in history[: len(probes)])
     figure.suptitle(f"the same rollouts, swapped by each planner; accuracy before each round: {scores}", fontsize=10)
     save(figure, path)
