@@ -25,9 +25,9 @@ def name_of(method: str, tau: int) -> str:
     return f"{method}, τ = {tau}"
 
 
-def cells(common: dict) -> dict[str, dict]:
-    period = {tau: {"federation.steps": tau, "federation.rounds": STEPS // tau} for tau in TAUS}
-    return {name_of(method, tau): {**common, **METHODS[method], **period[tau]} for method in METHODS for tau in TAUS}
+def cells(common: dict, taus: tuple[int, ...] = TAUS) -> dict[str, dict]:
+    period = {tau: {"federation.steps": tau, "federation.rounds": STEPS // tau} for tau in taus}
+    return {name_of(method, tau): {**common, **METHODS[method], **period[tau]} for method in METHODS for tau in taus}
 
 
 def table(results: dict) -> str:
@@ -59,9 +59,10 @@ def draw(results: dict, path: pathlib.Path) -> None:
 
 def main():
     parser = arguments(__doc__, out=HERE / "results.json")
+    parser.add_argument("--taus", nargs="+", type=int, default=TAUS, choices=TAUS)
     parser.add_argument("--draw", action="store_true", help="train nothing")
     a = parser.parse_args()
-    results = kept(a.out) if a.draw else fill(a.out, a.config, cells(settings_of(a.set)), a.seeds, a.processes)
+    results = kept(a.out) if a.draw else fill(a.out, a.config, cells(settings_of(a.set), a.taus), a.seeds, a.processes)
     print(table(results))
     draw(results, a.out.with_name("tau.png"))
 
