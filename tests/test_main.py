@@ -106,6 +106,7 @@ def test_flags_are_read_before_anything_heavy():
 
 def test_report_mode(capsys, tmp_path):
     _, workdir = finished()
+    capsys.readouterr()  # where this test is the first to need that run, it has said something
     assert main.main([f"--config={MATH}", "--mode=report", f"--workdir={workdir}"]) == 0
     assert capsys.readouterr().out.strip() == str(workdir / "report.html")
 
