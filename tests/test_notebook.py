@@ -11,7 +11,7 @@ import pytest
 
 FOLDER = pathlib.Path(__file__).parent.parent / "experiments" / "differentiable_ablations"
 NOTEBOOK = FOLDER / "differentiable_ablations.ipynb"
-LIMIT = 180  # seconds of CPU: a busy machine is no fault of the notebook's
+LIMIT = 480  # seconds of CPU: three minutes are for idle cores; slow or busy ones have needed 221
 PATIENCE = 1200  # seconds by the clock, after which it hangs
 
 
