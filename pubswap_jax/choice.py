@@ -40,6 +40,10 @@ _LETTER = re.compile(
     rf"(?:(?i:so|hence|thus|therefore|then)\b,?\s*)?{_WRAP}((?i:option|choice|answer|letter)\s*:?\s*{_WRAP})?"
     r"([A-J])(?![A-Za-z0-9'’%+^]|-[A-Z]?(?![A-Z][a-z])[a-z]|-[A-Z](?![a-z]))(?!\s+(?:am|do|don|would|have|think)\b)"
 )
+# A small letter alone, or before a bracket: `(b)`, `b) beta blocker`. Then the others beside it count too: `(a) or b`
+_SMALL = re.compile(rf"{_WRAP}(?:(?i:option|choice|answer|letter)\s*:?\s*{_WRAP})?[a-j](?=\)|[\s\]}}*_.\"'`$]*$)")
+_SMALLS = re.compile(r"(?<![A-Za-z0-9'’])(?:[b-j]|a(?=\)|\W*$))(?![A-Za-z0-9'’])")
+_LEADING = re.compile(r"(?i)^\s*(?:an?|the)\s+")
 _ARTICLE = re.compile(
     r"\s+(?:[0-9]+-[a-z]|(?!(?:is|was|because|since|as|for|and|or|but|would|seems|over|not|nor|vs|versus|to|plus|with|then|however)\b)[a-z])"
 )
@@ -204,9 +208,12 @@ def _is_article(rest: str, letter: str, options: dict[str, str]) -> bool:
 
 def _letter(statement: str, options: dict[str, str]) -> str:
     """The one option that a statement commits to; empty where there is none or several."""
-    named = [letter for letter, option in options.items() if _plain(option) and _plain(option) == _plain(statement)]
+    said = {_plain(statement), _plain(_LEADING.sub("", statement))}
+    named = [letter for letter, option in options.items() if _plain(option) and _plain(option) in said]
     if len(named) == 1:
         return named[0]
+    if _SMALL.match(statement):
+        statement = _SMALLS.sub(lambda found: found[0].upper(), statement)
     match = _LETTER.match(statement)
     if not match or _NONE.match(statement):
         return ""
