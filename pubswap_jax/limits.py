@@ -59,6 +59,8 @@ def _computation(text: str) -> str:
         return "a large power of a matrix"
     for match in _NUMERIC_POWER.finditer(text):
         exponent = match[2] or match[3]
+        if not exponent.strip("."):
+            continue  # 2^. is no power
         base_digits = len(match[1]) if match[1][0] not in ")}" else 8
         if exponent.count(".") > 1 or float(exponent) * base_digits > MAX_POWER_DIGITS:
             return "a large power"

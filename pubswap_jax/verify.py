@@ -6,8 +6,9 @@ because of what a model wrote, and an answer takes `timeout` seconds at most. Im
 
 import argparse
 import json
+import warnings
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -58,14 +59,14 @@ def verify(
     _check(texts, answers, kind, options, timeout)
     if kind == "choice":
         rows = [
-            choice.judge(text, gold, row)
+            _guarded(("unparsed", ""), choice.judge, text, gold, row)
             for text, gold, row in zip(texts, answers, options or [None] * len(texts), strict=True)
         ]
         status, extracted = [row[0] for row in rows], [row[1] for row in rows]
     else:
         # a completion that is the gold word for word needs no search for its last formula
         extracted = [
-            gold_answer(gold) if text.strip() == gold.strip() else extract(text)
+            _guarded("", gold_answer, gold) if text.strip() == gold.strip() else _guarded("", extract, text)
             for text, gold in zip(texts, answers, strict=True)
         ]
         status = _math(list(answers), extracted, timeout)
@@ -109,7 +110,7 @@ def _math(golds: list[str], extracted: list[str], timeout: float) -> list[str]:
     def left_open() -> Iterator[tuple[str, str]]:
         for pair in dict.fromkeys(pairs):
             gold, answer = pair
-            status = _verdicts.get(pair) or _fast(_canonical_gold(gold), answer)
+            status = _verdicts.get(pair) or _guarded("unparsed", _quickly, gold, answer)
             if isinstance(status, str):
                 found[pair] = status
             else:
@@ -122,6 +123,20 @@ def _math(golds: list[str], extracted: list[str], timeout: float) -> list[str]:
     while len(_verdicts) > CACHE:
         _verdicts.popitem(last=False)
     return [found[pair] for pair in pairs]
+
+
+def _guarded(otherwise, function: Callable, *arguments):
+    """function(*arguments), or `otherwise` and a warning: a fault of ours on one odd answer must not end a long run."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        shown = " beside ".join(repr(one[-200:]) for one in arguments if isinstance(one, str))
+        warnings.warn(f"the verifier failed on {shown}, which counts as not right: {error!r}", stacklevel=2)
+        return otherwise
+
+
+def _quickly(gold: str, answer: str) -> str | tuple[str, str]:
+    return _fast(_canonical_gold(gold), answer)
 
 
 def _canonical_gold(gold: str) -> str:

@@ -48,6 +48,7 @@ def test_refused(text, why):
         "2^{n^2}",
         "x^{2^n}",
         r"\sqrt{\sqrt{2}}",
+        "x2^{.}",
     ],
 )
 def test_let_through(text):

@@ -12,7 +12,8 @@ import time
 import numpy as np
 import pytest
 
-from pubswap_jax import pool
+from pubswap_jax import choice, pool
+from pubswap_jax import verify as verify_module
 from pubswap_jax.verify import main, readable, score, verify
 from pubswap_jax.worker import MEMORY
 
@@ -29,6 +30,21 @@ def test_scores_are_numpy_bools_of_the_rows():
     found = score([r"so \boxed{\frac{1}{2}}", r"\boxed{3}"], ["0.5", "4"])
     assert found.dtype == np.bool_
     assert found.tolist() == [True, False]
+
+
+@pytest.mark.parametrize("kind, broken", [("math", "extract"), ("math", "_fast"), ("choice", "choice.judge")])
+def test_a_fault_on_one_answer_ends_no_run(monkeypatch, kind, broken):
+    whole = choice.judge if kind == "choice" else getattr(verify_module, broken)
+
+    def judge(*arguments):
+        if any("odd" in str(argument) for argument in arguments):
+            raise IndexError("of ours")
+        return whole(*arguments)
+
+    monkeypatch.setattr(f"pubswap_jax.{broken}" if kind == "choice" else f"pubswap_jax.verify.{broken}", judge)
+    with pytest.warns(UserWarning, match="the verifier failed on .*odd.* counts as not right: IndexError"):
+        found = verify([r"\boxed{B odd}", r"\boxed{B}"], ["B", "B"], kind=kind)
+    assert found.correct.tolist() == [False, True]
 
 
 def test_importing_it_loads_no_jax():

@@ -12,6 +12,7 @@ import json
 import pathlib
 import random
 import time
+import warnings
 from collections.abc import Callable
 
 from pubswap_jax import choice, pool, verify
@@ -121,6 +122,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", type=pathlib.Path, help="a folder with verifier/open.jsonl and so on")
     flags = parser.parse_args()
+    warnings.simplefilter("error")  # what `verify` would only warn of ends the fuzz
     rng, rows = random.Random(flags.seed), seeds(flags.data)
     grade([("1", "x", "math", None)])
     clock = Clock()
