@@ -1,7 +1,7 @@
 """Who attends to whom: functions (q, k, v, cache) -> (out, cache) that the blocks of the model are handed.
 
 A prompt is encoded once per group: response g attends to the prompt and, causally, to itself. Keys and values are not repeated,
-neither over the query heads that share them nor over the G responses that share a prompt (but by cuDNN, see `choose`).
+neither over the query heads that share them nor over the G responses that share a prompt (but by cuDNN, see `kernel.choose`).
 
 Axes: B prompts, T queries, S keys, G samples per prompt, P prompt length, R response length, k key-value heads, q queries per
 key-value head, h head size. An `Attend` is a `jax.tree_util.Partial`, so that its masks pass through remat and scan as arrays.
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jax.tree_util import Partial
 
+from pubswap_jax.kernel import own_attention
 from pubswap_jax.types import Array, PyTree
 
 # q [B, T, heads, h], k and v [B, T, kv heads, h], this layer's cache -> out [B, T, heads, h], the cache to keep (or None)
@@ -44,33 +45,9 @@ def prefill(mask: Array, group: int, length: int) -> Attend:
     return Partial(functools.partial(_prefill, group=group, length=length), mask)
 
 
-def decode(prompt_mask: Array, step: Array) -> Attend:
+def decode(prompt_mask: Array, step: Array, kernel: str = "xla") -> Attend:
     """Token `step` of each of the G responses, [B, G]: attends to the prompt and to its own cache, which it extends."""
-    return Partial(_decode, prompt_mask, step)
-
-
-def choose(dtype, *lengths: int) -> str:
-    """'cudnn' for half precision on a GPU whose cuDNN passed the probe, and even lengths (it takes no others); else 'xla'.
-
-    cuDNN's kernel has no second derivative: hypergradients belong in float32 or wider, which always take 'xla'.
-    """
-    half = jnp.dtype(dtype).itemsize == 2
-    return "cudnn" if half and all(n % 2 == 0 for n in lengths) and _cudnn_works() else "xla"
-
-
-@functools.cache
-def _cudnn_works() -> bool:
-    """One small forward and backward pass, once a process."""
-    if jax.default_backend() != "gpu":
-        return False
-    q = jnp.ones((2, 8, 2, 64), jnp.bfloat16)
-    mask = jnp.ones((2, 1, 8, 8), bool)
-    attend = functools.partial(jax.nn.dot_product_attention, mask=mask, implementation="cudnn")
-    try:
-        jax.block_until_ready(jax.grad(lambda q: attend(q, q[:, :, :1], q[:, :, :1]).astype(float).sum())(q))
-    except (RuntimeError, NotImplementedError, ValueError):  # what JAX raises without cuDNN, or with one that is too old
-        return False
-    return True
+    return Partial(functools.partial(_decode, kernel=kernel), prompt_mask, step)
 
 
 def _scores(equation: str, q: Array, k: Array, mask: Array) -> Array:
@@ -186,18 +163,33 @@ def _write_all(_, batched, cache, row, step):
     return jax.vmap(_one_write, axes)(cache, row, step), True
 
 
-def _decode(prompt_mask, step, q, k, v, cache):
+def _decode(prompt_mask, step, q, k, v, cache, *, kernel):
     """`_two_part` of one query: prefix [B, k, P, h], own [B, G, k, R, h]. A softmax in two halves: nothing is joined."""
     own_k, own_v = (_write(cache[name], row[..., None, :], step) for name, row in (("k", k), ("v", v)))
-    seen = (jnp.arange(own_k.shape[3]) <= step)[None, None, None, None]
     grouped = _grouped(q, k.shape[-2])
     prefix = _scores("bgkqh,bkph->bkgqp", grouped, cache["prefix_k"], prompt_mask[:, None, None, None])
+    halves = _halves if kernel == "xla" else _halves_by_triton
+    out = halves(grouped, prefix, cache["prefix_v"], own_k, own_v, step)
+    return out.astype(q.dtype).reshape(q.shape), {**cache, "k": own_k, "v": own_v}
+
+
+def _halves(grouped, prefix, prefix_v, own_k, own_v, step):
+    seen = (jnp.arange(own_k.shape[3]) <= step)[None, None, None, None]
     own = jnp.swapaxes(_scores("bgkqh,bgksh->bgkqs", grouped, own_k, seen), 1, 2)
     top = jnp.maximum(jnp.max(prefix, axis=-1), jnp.max(own, axis=-1))[..., None]
     prefix, own = jnp.exp(prefix - top), jnp.exp(own - top)
     total = jnp.sum(prefix, axis=-1) + jnp.sum(own, axis=-1)
-    to_prefix, to_own = prefix.astype(v.dtype), jnp.swapaxes(own, 1, 2).astype(v.dtype)
-    out = jnp.einsum("bkgqp,bkph->bgkqh", to_prefix, cache["prefix_v"], preferred_element_type=total.dtype)
+    to_prefix, to_own = prefix.astype(own_v.dtype), jnp.swapaxes(own, 1, 2).astype(own_v.dtype)
+    out = jnp.einsum("bkgqp,bkph->bgkqh", to_prefix, prefix_v, preferred_element_type=total.dtype)
     out = out + jnp.einsum("bgkqs,bgksh->bgkqh", to_own, own_v, preferred_element_type=total.dtype)
-    out = out / jnp.swapaxes(total, 1, 2)[..., None]
-    return out.astype(q.dtype).reshape(q.shape), {**cache, "k": own_k, "v": own_v}
+    return out / jnp.swapaxes(total, 1, 2)[..., None]
+
+
+def _halves_by_triton(grouped, prefix, prefix_v, own_k, own_v, step):
+    own, own_total, own_top = own_attention(grouped, own_k, own_v, step)
+    prefix = jnp.moveaxis(prefix, 2, 1)  # [B, G, k, q, P], as the other half
+    top = jnp.maximum(jnp.max(prefix, axis=-1), own_top)
+    prefix, fade = jnp.exp(prefix - top[..., None]), jnp.exp(own_top - top)
+    out = jnp.einsum("bgkqp,bkph->bgkqh", prefix.astype(own_v.dtype), prefix_v, preferred_element_type=own.dtype)
+    total = jnp.sum(prefix, axis=-1) + fade * own_total
+    return (out + fade[..., None] * own) / total[..., None]

@@ -12,7 +12,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from pubswap_jax import attention, draw
+from pubswap_jax import attention, draw, kernel
 from pubswap_jax.logps import check_temperature, variables
 from pubswap_jax.products import prefers_transposed, transposed_kernels
 from pubswap_jax.types import Array, Prompts, PyTree, Rollout
@@ -151,11 +151,12 @@ def _start(model, params, loras, prompts: Prompts, how: How) -> SamplingState:
 
 def _decode(model, base: PyTree, loras, cache: PyTree, tokens: Array, prompt_mask: Array, step: Array) -> tuple[Array, PyTree]:
     """The states after one more token of each response, and the caches with it."""
+    cache_dtype = jax.tree.leaves(cache)[0].dtype
 
     def decode(lora, cache, tokens, mask):
         places = jnp.broadcast_to(jnp.sum(mask, axis=-1)[:, None] + step, tokens.shape)
         collections = base | ({} if lora is None else {"lora": lora}) | {"cache": cache}
-        attend = attention.decode(mask, step)
+        attend = attention.decode(mask, step, kernel.choose_decode(cache_dtype, model.config.head_dim))
         states, new = model.apply(collections, tokens, places, attend, method="hidden", mutable=["cache"])
         return states, new["cache"]
 

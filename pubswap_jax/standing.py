@@ -11,11 +11,12 @@ from typing import NamedTuple
 import jax
 
 from pubswap_jax import bubbles, checkpoint, drift, processes, settings
+from pubswap_jax._version import __version__
 from pubswap_jax.assembly import Run, base_digest
 from pubswap_jax.types import ClientState, ServerState
 
 RUN = "run.json"
-PACKAGES = ("pubswap_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 # What may change between two starts of a run: it says how long and how loud, not what happens.
 FREE = ("federation.rounds", "checkpoint.", "log.", "verifier.")
 
@@ -145,7 +146,8 @@ def describe(run: Run) -> dict:
         "modules": drift.modules(run.server.lora),
         "notes": run.notes,
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version(), "pubswap_jax": __version__}  # the source tree needs no install
+        | {name: importlib.metadata.version(name) for name in PACKAGES},
     }
 
 

@@ -1,11 +1,14 @@
 """Attention by blocks of queries and by the fused kernel's form: the same values and gradients as in one piece."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from small_models import SHALLOW, batch, world
 
-from pubswap_jax import attention, response_logps
+from pubswap_jax import attention, kernel, response_logps
 
 
 def test_blocks_of_queries_and_the_fused_kernels_form_agree(monkeypatch):
@@ -20,7 +23,62 @@ def test_blocks_of_queries_and_the_fused_kernels_form_agree(monkeypatch):
     whole = value_and_grad()
     monkeypatch.setattr(attention, "SCORES_AT_ONCE", 1500)
     blocks = value_and_grad()
-    monkeypatch.setattr(attention, "choose", lambda *_: None)  # None lets jax.nn.dot_product_attention choose
+    monkeypatch.setattr(kernel, "choose", lambda *_: None)  # None lets jax.nn.dot_product_attention choose
     repeated = value_and_grad()
     for other in (blocks, repeated):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), whole, other)
+
+
+@pytest.mark.parametrize("step", [0, 63, 64, 89])
+def test_the_triton_kernels_form_of_a_decode_step_agrees(monkeypatch, step):
+    monkeypatch.setattr(attention, "own_attention", functools.partial(kernel.own_attention, interpret=True))
+    rng = np.random.default_rng(step)
+    clients, prompts, group, heads, shared, length, size = 2, 3, 4, 6, 2, 90, 16
+
+    def normal(*shape):
+        return jnp.asarray(rng.normal(size=(clients, prompts, *shape)), jnp.float32)
+
+    q, k, v = normal(group, heads, size), normal(group, shared, size), normal(group, shared, size)
+    cache = {"prefix_k": normal(shared, 5, size), "prefix_v": normal(shared, 5, size)}
+    cache |= {"k": normal(group, shared, length, size), "v": normal(group, shared, length, size)}
+    mask = jnp.arange(5)[None, None] >= jnp.asarray(rng.integers(0, 5, (clients, prompts, 1)))
+
+    def decode(form):
+        one = lambda mask, q, k, v, cache: attention.decode(mask, jnp.int32(step), form)(q, k, v, cache)  # noqa: E731
+        return jax.jit(jax.vmap(one))(mask, q, k, v, cache)
+
+    (plain, written), (fused, also) = decode("xla"), decode("triton")
+    np.testing.assert_allclose(fused, plain, rtol=1e-5, atol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, also, written)
+
+
+def test_what_lies_behind_the_step_is_not_read():
+    q, k, v = (jnp.ones((1, rows, 16)) for rows in (2, 200, 200))
+    behind = jnp.arange(200)[:, None] > 70
+    found = kernel.own_attention(q, jnp.where(behind, jnp.nan, k), jnp.where(behind, jnp.nan, v), jnp.int32(70), interpret=True)
+    assert all(jnp.isfinite(x).all() for x in found) and float(found[1].max()) == 71
+
+
+@pytest.mark.parametrize("dtype, size", [(jnp.float32, 64), (jnp.bfloat16, 80), (jnp.bfloat16, 8)])
+def test_kernels_are_for_half_precision_and_sizes_that_fit(monkeypatch, dtype, size):
+    monkeypatch.setattr(kernel, "_triton_works", lambda: True)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert kernel.choose_decode(jnp.bfloat16, 64) == "triton" and kernel.choose_decode(dtype, size) == "xla"
+    monkeypatch.setattr(jax, "device_count", lambda: 2)
+    assert kernel.choose_decode(jnp.bfloat16, 64) == "xla"
+
+
+def test_a_probe_runs_at_once_and_a_kernel_that_cannot_be_built_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    seen = []
+
+    def works():
+        seen.append(isinstance(jnp.ones(2) + 1, jax.core.Tracer))
+        return True
+
+    def breaks():
+        raise NotImplementedError("too old\nand more")
+
+    assert jax.jit(lambda x: x + kernel._probed(works))(1.0) == 2.0 and seen == [False]
+    assert not kernel._probed(breaks)
+    assert capsys.readouterr().err == "breaks: not here, plain products instead: too old\n"
