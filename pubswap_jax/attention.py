@@ -1,7 +1,7 @@
 """Who attends to whom: functions (q, k, v, cache) -> (out, cache) that the blocks of the model are handed.
 
 A prompt is encoded once per group: response g attends to the prompt and, causally, to itself. Keys and values are not repeated,
-neither over the query heads that share them nor over the G responses that share a prompt (but by cuDNN, see `kernel.choose`).
+neither over the query heads that share them nor over the G responses that share a prompt (but by cuDNN, see `probe.py`).
 
 Axes: B prompts, T queries, S keys, G samples per prompt, P prompt length, R response length, k key-value heads, q queries per
 key-value head, h head size. An `Attend` is a `jax.tree_util.Partial`, so that its masks pass through remat and scan as arrays.
@@ -50,9 +50,17 @@ def decode(prompt_mask: Array, step: Array, kernel: str = "xla") -> Attend:
     return Partial(functools.partial(_decode, kernel=kernel), prompt_mask, step)
 
 
+def _product(equation: str, x: Array, y: Array) -> Array:
+    """An einsum that accumulates in f32 or wider, and stays there."""
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    if jax.default_backend() == "cpu":
+        x, y = x.astype(wide), y.astype(wide)  # XLA's CPU backend lacks some batched products of halves into f32
+    return jnp.einsum(equation, x, y, preferred_element_type=wide)
+
+
 def _scores(equation: str, q: Array, k: Array, mask: Array) -> Array:
     wide = jnp.promote_types(q.dtype, jnp.float32)
-    scores = jnp.einsum(equation, q, k, preferred_element_type=wide) * q.shape[-1] ** -0.5
+    scores = _product(equation, q, k) * q.shape[-1] ** -0.5
     # A finite floor: a row of padding sees nothing, and its softmax must not be 0 / 0.
     return jnp.where(jnp.broadcast_to(mask, scores.shape), scores, jnp.finfo(wide).min)
 
@@ -130,7 +138,9 @@ def _repeated(own_q, own_k, own_v, prefix_k, prefix_v, prompt_mask, kernel):
 
     prompt = jnp.broadcast_to(prompt_mask[:, None, None], (batch, group, length, prompt_mask.shape[-1]))
     own = jnp.broadcast_to(_tril(length)[None, None], (batch, group, length, length))
-    mask = rows(jnp.concatenate([prompt, own], axis=-1))[:, None]
+    mask = rows(jnp.concatenate([prompt, own], axis=-1))
+    # One mask for every head: JAX's rule for a batch of cuDNN's kernel takes no other.
+    mask = jnp.broadcast_to(mask[:, None], (batch * group, own_q.shape[3], *mask.shape[1:]))
     keys, values = whole(prefix_k, own_k), whole(prefix_v, own_v)
     out = jax.nn.dot_product_attention(rows(own_q), keys, values, mask=mask, implementation=kernel)
     return out.reshape(own_q.shape)
@@ -180,8 +190,8 @@ def _halves(grouped, prefix, prefix_v, own_k, own_v, step):
     prefix, own = jnp.exp(prefix - top), jnp.exp(own - top)
     total = jnp.sum(prefix, axis=-1) + jnp.sum(own, axis=-1)
     to_prefix, to_own = prefix.astype(own_v.dtype), jnp.swapaxes(own, 1, 2).astype(own_v.dtype)
-    out = jnp.einsum("bkgqp,bkph->bgkqh", to_prefix, prefix_v, preferred_element_type=total.dtype)
-    out = out + jnp.einsum("bgkqs,bgksh->bgkqh", to_own, own_v, preferred_element_type=total.dtype)
+    out = _product("bkgqp,bkph->bgkqh", to_prefix, prefix_v)
+    out = out + _product("bgkqs,bgksh->bgkqh", to_own, own_v)
     return out / jnp.swapaxes(total, 1, 2)[..., None]
 
 
@@ -190,6 +200,6 @@ def _halves_by_triton(grouped, prefix, prefix_v, own_k, own_v, step):
     prefix = jnp.moveaxis(prefix, 2, 1)  # [B, G, k, q, P], as the other half
     top = jnp.maximum(jnp.max(prefix, axis=-1), own_top)
     prefix, fade = jnp.exp(prefix - top[..., None]), jnp.exp(own_top - top)
-    out = jnp.einsum("bgkqp,bkph->bgkqh", prefix.astype(own_v.dtype), prefix_v, preferred_element_type=own.dtype)
+    out = _product("bgkqp,bkph->bgkqh", prefix.astype(own_v.dtype), prefix_v)
     total = jnp.sum(prefix, axis=-1) + fade * own_total
     return (out + fade[..., None] * own) / total[..., None]

@@ -1,11 +1,6 @@
-"""Fused attention on a GPU: which kernels are used, and the one of our own.
-
-A kernel is probed once a process, on a small case, before a model is trusted to it; plain einsums ('xla') stand in for all.
-"""
+"""One token's attention to its own response on a GPU, as one Triton kernel (Pallas)."""
 
 import functools
-import sys
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -16,63 +11,6 @@ from pubswap_jax.types import Array
 
 KEYS = 64  # at a time
 FEWEST = 16  # rows of a tensor core's product: so many query heads at least, padded
-
-
-def choose(dtype, *lengths: int) -> str:
-    """'cudnn' for half precision on a GPU whose cuDNN passed the probe, and even lengths (it takes no others); else 'xla'.
-
-    cuDNN's kernel has no second derivative: hypergradients belong in float32 or wider, which always take 'xla'.
-    """
-    half = jnp.dtype(dtype).itemsize == 2
-    return "cudnn" if half and all(n % 2 == 0 for n in lengths) and _cudnn_works() else "xla"
-
-
-def choose_decode(dtype, head_size: int) -> str:
-    """'triton' for half precision on one GPU where `own_attention` passed the probe, and heads of 2ⁿ entries; else 'xla'.
-
-    On several devices XLA would gather the caches around a kernel that it cannot divide.
-    """
-    fits = jnp.dtype(dtype).itemsize == 2 and head_size >= FEWEST and head_size & (head_size - 1) == 0
-    return "triton" if fits and jax.device_count() == 1 and _triton_works() else "xla"
-
-
-def _probed(probe: Callable[[], bool]) -> bool:
-    """What a probe finds, run at once even while a program is traced; False where the kernel cannot be built."""
-    if jax.default_backend() != "gpu":
-        return False
-    try:
-        with jax.ensure_compile_time_eval(), jax.transfer_guard("allow"):
-            return probe()
-    except (RuntimeError, NotImplementedError, ValueError) as error:  # what JAX raises where a kernel does not build
-        print(f"{probe.__name__}: not here, plain products instead: {str(error).splitlines()[0]}", file=sys.stderr)
-        return False
-
-
-@functools.cache
-def _cudnn_works() -> bool:
-    """One small forward and backward pass."""
-
-    def cudnn_attention() -> bool:
-        q = jnp.ones((2, 8, 2, 64), jnp.bfloat16)
-        mask = jnp.ones((2, 1, 8, 8), bool)
-        attend = functools.partial(jax.nn.dot_product_attention, mask=mask, implementation="cudnn")
-        slope = jax.grad(lambda q: attend(q, q[:, :, :1], q[:, :, :1]).astype(float).sum())(q)
-        return bool(jnp.isfinite(slope).all())
-
-    return _probed(cudnn_attention)
-
-
-@functools.cache
-def _triton_works() -> bool:
-    """One small case beside plain products."""
-
-    def triton_attention() -> bool:
-        q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 80, 64), jnp.bfloat16)
-        out, total, _ = own_attention(q[:, :2], k, v, jnp.int32(70))
-        weights = jax.nn.softmax(jnp.einsum("nqh,nsh->nqs", q[:, :2], k[:, :71]).astype(float) / 8)
-        return bool(jnp.allclose(out / total[..., None], jnp.einsum("nqs,nsh->nqh", weights, v[:, :71]), atol=0.05))
-
-    return _probed(triton_attention)
 
 
 def own_attention(q: Array, k: Array, v: Array, step: Array, *, interpret: bool = False) -> tuple[Array, Array, Array]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from pubswap_jax import attention, kernel
+from pubswap_jax import attention, probe
 from pubswap_jax.types import Array, Prompts, PyTree
 
 # Logits alive at once, per client: 2^25 of them are 128 MB in f32.
@@ -47,7 +47,7 @@ def response_logps(
     after = jnp.tile(real[:, None] + jnp.arange(length)[None], (1, group))
     positions = jnp.concatenate([attention.positions(prompts.mask), after], axis=1)
     dtype = model.config.dtype or params["embed_tokens"]["embedding"].dtype
-    attend = attention.packed(prompts.mask, group, kernel.choose(dtype, width, length))
+    attend = attention.packed(prompts.mask, group, probe.training_kernel(dtype, width, length))
     hidden = model.apply(variables(params, lora), sequence, positions, attend, method="hidden")
     # The shift by one: the prompt's last state predicts the first token of all its responses.
     first = jnp.broadcast_to(hidden[:, None, width - 1 : width], (batch, group, 1, hidden.shape[-1]))

@@ -12,7 +12,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from pubswap_jax import attention, draw, kernel
+from pubswap_jax import attention, draw, probe
 from pubswap_jax.logps import check_temperature, variables
 from pubswap_jax.products import prefers_transposed, transposed_kernels
 from pubswap_jax.types import Array, Prompts, PyTree, Rollout
@@ -156,7 +156,7 @@ def _decode(model, base: PyTree, loras, cache: PyTree, tokens: Array, prompt_mas
     def decode(lora, cache, tokens, mask):
         places = jnp.broadcast_to(jnp.sum(mask, axis=-1)[:, None] + step, tokens.shape)
         collections = base | ({} if lora is None else {"lora": lora}) | {"cache": cache}
-        attend = attention.decode(mask, step, kernel.choose_decode(cache_dtype, model.config.head_dim))
+        attend = attention.decode(mask, step, probe.decode_kernel(cache_dtype, model.config))
         states, new = model.apply(collections, tokens, places, attend, method="hidden", mutable=["cache"])
         return states, new["cache"]
 

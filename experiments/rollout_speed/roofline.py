@@ -19,6 +19,7 @@ import time
 import jax
 import jax.numpy as jnp
 
+from pubswap_jax import probe
 from pubswap_jax.hf_config import read_config
 from pubswap_jax.model import Transformer, init_lora
 from pubswap_jax.sampling import sample
@@ -120,12 +121,15 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=0, help="of each client's adapter; 0: the bare base")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--peer", choices=("dynamic", "static"), help="the cache of transformers.generate")
+    parser.add_argument("--plain", action="store_true", help="attention by plain products, without the Triton kernel")
     parser.add_argument("--alone", action="store_true", help="only the peer's side, as JSON")
     a = parser.parse_args()
     fields = json.loads(pathlib.Path(a.config).read_text()) | {"eos_token_id": None, "bos_token_id": None}
     if a.alone:
         print(json.dumps(peer(a, fields)))
         return
+    if a.plain:
+        probe.decode_kernel = lambda *_: "xla"
     tokens = a.prompts * a.group * a.length
     if a.peer:
         child = subprocess.run([sys.executable, *sys.argv, "--alone"], stdout=subprocess.PIPE, text=True, check=True)
