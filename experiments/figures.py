@@ -39,7 +39,11 @@ def paired(mine: Seeds, theirs: Seeds, at: int = -1) -> str:
     mean, half = interval(differences)
     if len(shared) < 2 or (differences == 0).all():
         return f"{mean:+.3f}"
-    return f"{mean:+.3f} ± {half:.3f} ({stats.ttest_1samp(differences, 0).pvalue:.3f})"
+    return f"{mean:+.3f} ± {half:.3f} ({_p(stats.ttest_1samp(differences, 0).pvalue)})"
+
+
+def _p(value: float) -> str:
+    return "<0.001" if value < 0.0005 else f"{value:.3f}"
 
 
 def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
