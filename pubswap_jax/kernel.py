@@ -1,4 +1,7 @@
-"""One token's attention to its own response on a GPU, as one Triton kernel (Pallas)."""
+"""One token's attention to its own response on a GPU, as one Triton kernel.
+
+By Pallas, whose Triton backend is there in both supported versions of JAX; 0.11 announces its end in a later one.
+"""
 
 import functools
 

@@ -72,6 +72,7 @@ def test_a_probe_runs_at_once_also_inside_of_a_trace(gpu, monkeypatch, capsys):
     assert capsys.readouterr().err == "cuDNN's attention is not used: too old\n"
 
 
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
 @pytest.mark.parametrize("queries, size, length", [(7, 64, 512), (3, 128, 500), (1, 16, 33)])
 def test_the_kernel_is_written_in_what_triton_has(queries, size, length):
     """Lowered for CUDA without one: every operation of the kernel has its counterpart in Triton's language."""
