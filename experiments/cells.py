@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import pathlib
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -97,11 +98,19 @@ def _cores() -> list[int]:
 
 
 def _settle(free, compiled: str) -> None:
-    """A worker's first act: it takes a core for itself, and shares what was compiled with the others."""
+    """A worker's first act: it takes a core for itself, shares what was compiled with the others, and ends with its parent."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     cores = _cores()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {cores[free.get() % len(cores)]})
     jax.config.update("jax_compilation_cache_dir", compiled)
+
+
+def _end_with(parent: int) -> None:
+    """A study that is killed leaves no cell behind, which would compute for nobody."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _train(spec: str, name: str, changes: dict, seed: int) -> list[dict]:

@@ -1,6 +1,5 @@
 """Fused attention is used where it was seen to agree, and nowhere else."""
 
-import contextlib
 import functools
 
 import jax
@@ -70,22 +69,3 @@ def test_a_probe_runs_at_once_also_inside_of_a_trace(gpu, monkeypatch, capsys):
     jax.jit(lambda x: used.append(probe.training_kernel(jnp.bfloat16, 8)) or x)(1.0)
     assert seen == [False] and used == ["xla"]
     assert capsys.readouterr().err == "cuDNN's attention is not used: too old\n"
-
-
-@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
-@pytest.mark.parametrize("queries, size, length", [(7, 64, 512), (3, 128, 500), (1, 16, 33)])
-def test_the_kernel_is_written_in_what_triton_has(queries, size, length):
-    """Lowered for CUDA without one: every operation of the kernel has its counterpart in Triton's language."""
-    shapes = [(2, queries, size), (2, length, size), (2, length, size)]
-    arguments = [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in shapes] + [jax.ShapeDtypeStruct((), jnp.int32)]
-    with h100():
-        text = jax.jit(kernel.own_attention).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
-    assert "triton" in text and "own_attention" in text
-
-
-def h100():
-    """JAX 0.11 asks which GPU a kernel is for."""
-    if jax.__version_info__ < (0, 11):
-        return contextlib.nullcontext()
-    device = jax.sharding.AbstractDevice("NVIDIA H100 80GB HBM3", 132, "cuda")
-    return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((1,), ("x",), abstract_device=device))
