@@ -88,7 +88,7 @@ def draw(results: dict, path: pathlib.Path) -> None:
     ends = [curve(seeds, "global")[:, -1] for _, seeds in rows]
     dots(axis, [name for name, _ in rows], ends, [marked.get(name, "#4c4c4c") for name, _ in rows])
     axis.axvline(ends[0].mean(), color=marked[BASE], lw=0.8, ls="--")
-    axis.set(xlim=(0, 1), xlabel=f"accuracy of the averaged model after {ROUNDS} rounds; ticks: seeds, bars: 95 % intervals")
+    axis.set(xlim=(0, 1), xlabel=f"accuracy of the averaged model after {ROUNDS} rounds\nticks: seeds, bars: 95 % intervals")
     save(figure, path)
 
 
