@@ -9,6 +9,7 @@ device and shapes, in a process of its own and before ours: each side has the de
 """
 
 import argparse
+import collections
 import json
 import pathlib
 import subprocess
@@ -59,6 +60,25 @@ def roof(config, weight_bytes: int, parameters: int, shape, rates) -> float:
     return length * max(traffic / bandwidth, 2 * parameters * rows / rate)
 
 
+def busiest(function, count: int = 20) -> list[str]:
+    """The device's time in one call of a compiled function, by kernel: lines of milliseconds, calls and name."""
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0
+    spent: collections.Counter = collections.Counter()
+    calls: collections.Counter = collections.Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder, profiler_options=options):
+            jax.block_until_ready(function())
+        file = next(pathlib.Path(folder).rglob("*.xplane.pb"))
+        for plane in jax.profiler.ProfileData.from_file(str(file)).planes:
+            for line in plane.lines if plane.name.startswith("/device:") else ():
+                for event in line.events if line.name.startswith("Stream") else ():
+                    spent[event.name] += event.duration_ns / 1e6
+                    calls[event.name] += 1
+    total = f"{spent.total():10.1f} {calls.total():8d}  all kernels"
+    return [total] + [f"{ms:10.1f} {calls[name]:8d}  {name[:100]}" for name, ms in spent.most_common(count)]
+
+
 def peer(a, fields: dict) -> dict:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -100,6 +120,8 @@ def ours(a, folder: pathlib.Path) -> dict:
         return sample(model, params, loras, prompts, jax.random.key(2), **shape).tokens
 
     first, seconds = timed(rollout, a.repeats)
+    if a.kernels:
+        print(*busiest(rollout), sep="\n", flush=True)
     peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
     rates = limits(a.dtype, a.square)
     size, count = (sum(f(x) for x in jax.tree.leaves(params)) for f in (lambda x: x.nbytes, lambda x: x.size))
@@ -122,6 +144,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--peer", choices=("dynamic", "static"), help="the cache of transformers.generate")
     parser.add_argument("--plain", action="store_true", help="attention by plain products, without the Triton kernel")
+    parser.add_argument("--kernels", action="store_true", help="where a GPU's time goes, kernel by kernel")
     parser.add_argument("--alone", action="store_true", help="only the peer's side, as JSON")
     a = parser.parse_args()
     fields = json.loads(pathlib.Path(a.config).read_text()) | {"eos_token_id": None, "bos_token_id": None}

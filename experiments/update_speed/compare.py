@@ -4,10 +4,12 @@
 
 SIDE is ours:shared, ours:checkpointed, ours:repeated, peer:plain, peer:checkpointed or peer:compiled, each with an optional
 :bfloat16. CONFIG.json is Qwen2.5-0.5B's. All weights are random, from one seed, and both sides load the same safetensors.
+Where there is a GPU both sides use it, and the peak is its memory: --size=0.5b-gpu.
 """
 
 import argparse
 import json
+import os
 import pathlib
 import statistics
 import subprocess
@@ -40,7 +42,8 @@ class Side:
         script, form, *dtype = name.split(":")
         command = [sys.executable, str(HERE / f"{script}.py"), folder, form, str(prompts), str(rows), *dtype]
         self.name, self.seconds, self.cpu = name, [], []
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        shared = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # all sides are on one GPU
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=shared)
         self.answer()
 
     def answer(self) -> dict:
@@ -87,10 +90,10 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for side in sides:
         median = statistics.median(side.seconds)
-        runs = " ".join(f"{s:.2f}" for s in side.seconds)
+        runs = " ".join(f"{s:.3f}" for s in side.seconds)
         begin, end = first[side.name], last[side.name]
         norms = f"{begin['grad_norm']:.6g}, {end['grad_norm']:.6g}"
-        times = (f"{median:.2f} ({runs})", f"{statistics.median(side.cpu):.2f}", f"{tokens / median:,.0f}")
+        times = (f"{median:.3f} ({runs})", f"{statistics.median(side.cpu):.2f}", f"{tokens / median:,.0f}")
         print("|", " | ".join((side.name, *times, f"{end['peak'] / 1e9:.2f}", f"{begin['seconds']:.1f}", norms)), "|")
     peers = [side for side in sides if side.name.startswith("peer")]
     best = min(peers, key=lambda side: statistics.median(side.seconds), default=None)

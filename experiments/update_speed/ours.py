@@ -52,7 +52,8 @@ def main(folder: str, form: str, prompts: str, rows: str, dtype: str = "float32"
         nonlocal clients
         clients, metrics = algorithm.update(params, server, clients, asked, rollout, verdict, plan, Hparams.create(lr=1e-5))
         jax.block_until_ready(clients.lora)
-        return {"grad_norm": float(metrics["grad_norm"][0])}
+        on_device = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+        return {"grad_norm": float(metrics["grad_norm"][0])} | ({"peak": on_device} if on_device else {})
 
     serve(update)
 

@@ -23,7 +23,7 @@ def main(folder: str, form: str, prompts: str, rows_at_a_time: str, dtype: str =
     with tempfile.TemporaryDirectory() as outputs:
         arguments = GRPOConfig(
             output_dir=outputs,
-            use_cpu=True,
+            use_cpu=not torch.cuda.is_available(),
             report_to=[],
             num_generations=GROUP,
             per_device_train_batch_size=rows,
@@ -44,6 +44,7 @@ def main(folder: str, form: str, prompts: str, rows_at_a_time: str, dtype: str =
             model, lambda completions, **_: [0.0] * len(completions), arguments, questions, processing_class=tokenizer
         )
     given = {name: torch.tensor(value) for name, value in token_matrix(int(prompts), base.config.vocab_size).items()}
+    given = {name: value.to(trainer.accelerator.device) for name, value in given.items()}
     responses = given["responses"].flatten(0, 1).long()
     asked = given["prompts"].repeat_interleave(GROUP, dim=0).long()
     inputs = {
@@ -52,7 +53,7 @@ def main(folder: str, form: str, prompts: str, rows_at_a_time: str, dtype: str =
         "completion_ids": responses,
         "completion_mask": torch.ones_like(responses),
         "advantages": given["advantages"].flatten(),
-        "num_items_in_batch": torch.tensor(float(responses.numel())),
+        "num_items_in_batch": torch.tensor(float(responses.numel()), device=responses.device),
     }
     size = int(rows_at_a_time)
     parts = [{name: x[start : start + size] if x.ndim else x for name, x in inputs.items()} for start in range(0, rows, size)]
@@ -70,7 +71,10 @@ def main(folder: str, form: str, prompts: str, rows_at_a_time: str, dtype: str =
         norm = torch.nn.utils.clip_grad_norm_(trained, float("inf"))
         optimizer.step()
         optimizer.zero_grad()
-        return {"grad_norm": norm.item()}
+        if not torch.cuda.is_available():
+            return {"grad_norm": norm.item()}
+        torch.cuda.synchronize()
+        return {"grad_norm": norm.item(), "peak": torch.cuda.max_memory_allocated()}
 
     serve(update)
 
