@@ -156,7 +156,7 @@ class Transformer(nn.Module):
             raise ValueError(f"config.remat is {c.remat!r}; it must be 'none' or 'block'")
         block = nn.remat(Block, prevent_cse=not c.scan_layers) if c.remat == "block" else Block
         if c.scan_layers:
-            axes = {"params": 0, "lora": 0, "cache": 0, "transposed": 0}
+            axes = {"params": 0, "lora": 0, "cache": 0, "transposed": 0, "joined": 0}
             stack = nn.scan(block, axes, split_rngs={"params": True}, in_axes=nn.broadcast, length=c.num_layers)
             self.layers = stack(c)
         else:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from pubswap_jax import attention, draw, probe
 from pubswap_jax.logps import check_temperature, variables
-from pubswap_jax.products import prefers_transposed, transposed_kernels
+from pubswap_jax.products import copies
 from pubswap_jax.types import Array, Prompts, PyTree, Rollout
 
 # Tokens between two tests of whether all responses have ended: on an accelerator each test waits for the device.
@@ -89,8 +89,7 @@ def sample(
 def _sample(model, params, loras, prompts: Prompts, key: Array, temperature: Array, how: How) -> Rollout:
     clients, batch, _ = prompts.tokens.shape
     uniforms = _uniforms(row_keys(key, clients, batch, how.group), how.length)
-    few = prefers_transposed(clients * batch * how.group)
-    base = {"params": params} | ({"transposed": transposed_kernels(params)} if few else {})
+    base = {"params": params} | copies(params, clients * batch * how.group)
     unembed = functools.partial(model.apply, base, method="unembed")
 
     def one_token(_, state: SamplingState) -> SamplingState:
