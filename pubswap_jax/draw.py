@@ -12,12 +12,19 @@ from pubswap_jax.types import Array
 CHUNK = 512
 
 
-def draw(logits: Array, uniforms: Array, top_k: int, top_p: float, min_p: float, greedy: bool) -> tuple[Array, Array]:
-    """token ~ truncated softmax(logits), and its log-prob, not truncated: [..., V], [..., 2] -> int32[...], f32[...]."""
+def draw(
+    logits: Array, uniforms: Array, top_k: int, top_p: float, min_p: float, greedy: bool, temperature=1.0
+) -> tuple[Array, Array]:
+    """A token ~ truncated softmax(logits / temperature), and its log-prob, not truncated.
+
+    [..., V], [..., 2] -> int32[...], f32[...]. A GPU reads all of the logits twice, for their largest and for the masses of
+    their chunks, and writes nothing of their size: hence the temperature here, in the second of these passes.
+    """
     top = jnp.max(logits, axis=-1)
-    shifted = logits - top[..., None]
+    shifted = (logits - top[..., None]) / jnp.asarray(temperature, logits.dtype)
     chunks = _chunks(shifted)
-    mass = jnp.sum(jnp.exp(chunks), axis=-1)
+    # Behind the barrier XLA does not see that the sum of the sums is one sum: of all logits, a third time.
+    mass = jax.lax.optimization_barrier(jnp.sum(jnp.exp(chunks), axis=-1))
     if greedy:
         token = jnp.argmax(logits, axis=-1)
     elif top_k or top_p < 1 or min_p > 0:

@@ -15,7 +15,7 @@ import os
 import pathlib
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from pubswap_jax import settings
@@ -125,39 +125,20 @@ def _run(flags: Flags) -> int:
 
 def _train(flags: Flags) -> int:
     from pubswap_jax import processes
-    from pubswap_jax.train import Stopped, train_and_evaluate
+    from pubswap_jax.stopping import Stop, Stopped
+    from pubswap_jax.train import train_and_evaluate
 
     processes.start()
-    stop = _Stop(Stopped, processes.gathered)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+    farewell = f"stopped and saved; the same command with --workdir={flags.workdir} goes on from here"
+    stop = Stop(farewell, processes.gathered if processes.several() else None)
     say = print if processes.first() else lambda line: None
     say(f"writing to {flags.workdir}")
-    with processes.ending():
+    with processes.ending(), stop.listening(signal.SIGTERM, signal.SIGINT):
         try:
-            train_and_evaluate(flags.config, flags.workdir, fork=flags.fork, check=stop.check)
+            train_and_evaluate(flags.config, flags.workdir, fork=flags.fork, check=stop.check, offer=stop.offer)
         except Stopped:
-            say(f"stopped and saved; the same command with --workdir={flags.workdir} goes on from here")
+            say(farewell)
     return 0
-
-
-class _Stop:
-    """The first signal asks for an end in good order; a second one ends at once.
-
-    `gathered` gives every process's value: they stop at the same place, whichever of them was asked.
-    """
-
-    def __init__(self, exception: type[Exception], gathered: Callable = lambda value: [value]):
-        self.exception, self.gathered, self.asked = exception, gathered, False
-
-    def __call__(self, number: int, frame: object) -> None:
-        if self.asked:
-            os._exit(128 + number)
-        self.asked = True
-
-    def check(self) -> None:
-        if any(self.gathered(self.asked)):
-            raise self.exception
 
 
 def _one_line(error: BaseException) -> str:

@@ -36,12 +36,16 @@ class Journal:
     def write(self, name: str, row: Mapping[str, object]) -> None:
         self._files[name].write(json.dumps(row).encode() + b"\n")
 
+    def told(self) -> dict[str, int]:
+        """Bytes of each file, whether or not they are on the disk."""
+        return {name: file.tell() for name, file in self._files.items()}
+
     def position(self) -> dict[str, int]:
-        """Bytes of each file, once they are on the disk."""
+        """The same, once they are."""
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
-        return {name: file.tell() for name, file in self._files.items()}
+        return self.told()
 
     def close(self) -> None:
         for file in self._files.values():
@@ -54,8 +58,10 @@ class Nowhere:
     def write(self, name: str, row: Mapping[str, object]) -> None:
         pass
 
-    def position(self) -> dict[str, int]:
+    def told(self) -> dict[str, int]:
         return {}
+
+    position = told
 
     def close(self) -> None:
         pass
@@ -156,6 +162,7 @@ class Clock:
 
     def __init__(self):
         self.seconds: dict[str, float] = {}
+        self._split: dict[str, float] = {}
         self._started = time.perf_counter()
 
     def timed(self, phase: str, function: Callable, wait: Callable = lambda result: result) -> Callable:
@@ -170,9 +177,15 @@ class Clock:
 
         return run
 
+    def split(self) -> dict[str, float]:
+        """The seconds of each phase since the last split or lap."""
+        spent = {phase: seconds - self._split.get(phase, 0.0) for phase, seconds in self.seconds.items()}
+        self._split = dict(self.seconds)
+        return {phase: seconds for phase, seconds in spent.items() if seconds}
+
     def lap(self) -> dict[str, float]:
         """The seconds of each phase since the last lap, what no phase claims as `other`, and the `total`."""
         now = time.perf_counter()
         seconds, total = self.seconds, now - self._started
-        self.seconds, self._started = {}, now
+        self.seconds, self._split, self._started = {}, {}, now
         return seconds | {"other": total - sum(seconds.values()), "total": total}

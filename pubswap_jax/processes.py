@@ -74,6 +74,11 @@ def launched(environment: Mapping[str, str]) -> dict | None:
     return None
 
 
+def several() -> bool:
+    """Whether the run has more processes than this one."""
+    return jax.process_count() > 1
+
+
 def first() -> bool:
     """Whether this is the process that writes files and prints."""
     return jax.process_index() == 0

@@ -44,6 +44,7 @@ class Recorder:
         if batch.public:
             row["public/donors"] = processes.fetch(_donors(record.plan)).tolist()
             row |= metrics.row(round, step, "swap", self._distortion(round, step, batch, record, loras, hparams), present)
+        row |= {f"time/{name}": spent for name, spent in self.clock.split().items()}
         self._write(row, round * self.run.schedule.length + step)
         for shown in range(self.run.config.log.transcripts):
             self.journal.write("rollouts", _transcript(self.run, round, step, batch, record, shown))

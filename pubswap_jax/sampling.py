@@ -89,13 +89,16 @@ def sample(
 def _sample(model, params, loras, prompts: Prompts, key: Array, temperature: Array, how: How) -> Rollout:
     clients, batch, _ = prompts.tokens.shape
     uniforms = _uniforms(row_keys(key, clients, batch, how.group), how.length)
+    start = _start(model, params, loras, prompts, how)
+    if model.config.scan_layers:
+        model, params, loras, cache = _unrolled(model, params, loras, start.cache)
+        start = start.replace(cache=cache)
     base = {"params": params} | copies(params, clients * batch * how.group)
     unembed = functools.partial(model.apply, base, method="unembed")
 
     def one_token(_, state: SamplingState) -> SamplingState:
         logits = unembed(state.states)
-        logits = logits / temperature.astype(logits.dtype)
-        token, logp = draw.draw(logits, uniforms[state.step], how.top_k, how.top_p, how.min_p, how.greedy)
+        token, logp = draw.draw(logits, uniforms[state.step], how.top_k, how.top_p, how.min_p, how.greedy, temperature)
         token = jnp.where(state.done, how.pad_id, token)
         ends = functools.reduce(jnp.logical_or, [token == i for i in how.eos_ids], state.done)
         cache = jax.tree.map(lambda x, whole: x.reshape(whole.shape), state.cache, whole)
@@ -114,7 +117,6 @@ def _sample(model, params, loras, prompts: Prompts, key: Array, temperature: Arr
             cache=jax.tree.map(jnp.squeeze, cache),
         )
 
-    start = _start(model, params, loras, prompts, how)
     whole = jax.eval_shape(lambda: start.cache)
     start = start.replace(cache=jax.tree.map(jnp.squeeze, start.cache))
     stride = max(n for n in range(1, TOKENS_PER_TEST + 1) if how.length % n == 0)
@@ -146,6 +148,25 @@ def _start(model, params, loras, prompts: Prompts, how: How) -> SamplingState:
         logps=jnp.zeros((*rows, how.length), jnp.promote_types(states.dtype, jnp.float32)),
         cache=cache,
     )
+
+
+def _unrolled(model, params: PyTree, loras: PyTree | None, cache: PyTree) -> tuple:
+    """A scanned model and what belongs to it with a module a layer, cut out of the stacks once a rollout.
+
+    A scan in the loop would copy every layer's matrices and caches out of their stacks and back, token after token.
+    """
+    config = model.config
+
+    def cut(tree, axis):
+        if tree is None:
+            return None
+        layers = {
+            f"layers_{i}": jax.tree.map(lambda x, i=i: jax.lax.index_in_dim(x, i, axis, keepdims=False), tree["layers"])
+            for i in range(config.num_layers)
+        }
+        return {name: x for name, x in tree.items() if name != "layers"} | jax.lax.optimization_barrier(layers)
+
+    return type(model)(config.replace(scan_layers=False)), cut(params, 0), cut(loras, 1), cut(cache, 1)
 
 
 def _decode(model, base: PyTree, loras, cache: PyTree, tokens: Array, prompt_mask: Array, step: Array) -> tuple[Array, PyTree]:

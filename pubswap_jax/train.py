@@ -1,6 +1,7 @@
 """The training loop: steps, rounds and starts. `train_and_evaluate` goes on where an earlier start of the same run stopped."""
 
 import pathlib
+import threading
 import time
 from collections.abc import Callable
 
@@ -18,55 +19,78 @@ from pubswap_jax.metrics import Clock
 from pubswap_jax.recorder import Recorder, read_evaluations
 from pubswap_jax.standing import Best, Standing
 from pubswap_jax.steps import Algorithm, client_step
+from pubswap_jax.stopping import Stopped as Stopped
 from pubswap_jax.types import Array, ClientState, ServerState
 
+Check = Callable[[], None]
+Offer = Callable[[Callable[[], None]], None]
 
-class Stopped(Exception):
-    """Raised by `check` to end a run in good order."""
 
-
-def train_and_evaluate(config, workdir, *, fork: bool = False, check: Callable[[], None] = lambda: None) -> ServerState:
+def train_and_evaluate(
+    config, workdir, *, fork: bool = False, check: Check = lambda: None, offer: Offer = lambda save: None
+) -> ServerState:
     """Trains to the last round, writes everything under `workdir`, and returns the server's last state.
 
-    `check` is called often and may raise Stopped: the step under way is discarded and a checkpoint written. `fork` lets a run
-    go on under a changed config.
+    `check` is called often and may raise Stopped: the step under way is discarded and a checkpoint written. `offer` is handed,
+    after each step, a function that saves what has been reached, for who cannot wait for the next `check` and calls it from
+    another thread. `fork` lets a run go on under a changed config.
     """
     settings.check(config)
     processes.agree(settings.flatten(config))
     workdir = pathlib.Path(workdir)
     if processes.first():
         workdir.mkdir(parents=True, exist_ok=True)
-    return train(assemble(config), workdir, fork=fork, check=check)
+    return train(assemble(config), workdir, fork=fork, check=check, offer=offer)
 
 
-def train(run: Run, workdir: pathlib.Path, *, fork: bool = False, check: Callable[[], None] = lambda: None) -> ServerState:
+def train(
+    run: Run,
+    workdir: pathlib.Path,
+    *,
+    fork: bool = False,
+    check: Check = lambda: None,
+    offer: Offer = lambda save: None,
+) -> ServerState:
     """`train_and_evaluate` of a run that is assembled already."""
     standing.agree(workdir, run, fork)
     folder = workdir / "checkpoints"
     at, position = standing.resume(folder, run, print) or (None, None)
     recorder = Recorder(run, workdir, position, at.round * run.schedule.length + at.step if at else 0)
     try:
-        return _train(run, at, recorder, workdir, folder, check)
+        return _train(run, at, recorder, workdir, folder, check, offer)
     finally:
         recorder.close()
 
 
-def _train(run: Run, at: Standing | None, recorder: Recorder, workdir, folder, check) -> ServerState:
+def _train(run: Run, at: Standing | None, recorder: Recorder, workdir, folder, check: Check, offer: Offer) -> ServerState:
     clock, say = recorder.clock, recorder.progress.say
     examine = examination.make_examine(run, check)
-    keep = clock.timed("save", lambda at: standing.save(folder, run, at, recorder.journal.position()))
+    saving = threading.Lock()
+
+    def save(at: Standing, position: dict[str, int] | None = None) -> None:
+        with saving:
+            here = recorder.journal.position()
+            standing.save(folder, run, at, here if position is None else position)
+
+    def reached(at: Standing) -> Standing:
+        position = recorder.journal.told()
+        offer(lambda: save(at, position))
+        return at
+
+    keep = clock.timed("save", save)
     if at is None:
         for line in run.notes:
             say(line)
         score = clock.timed("evaluate", examination.base)(run, examine, recorder)
         at = standing.beginning(run)._replace(best=Best(0, score))
         recorder.round(0, {"eval/pass@1": score})
-        keep(at)
+        keep(reached(at))
         say(f"base model saved: validation pass@1 {score:.3f}")
     else:
         say(f"going on after round {at.round}" + (f", step {at.step}" if at.step else ""))
+        reached(at)
     while at.round < run.config.federation.rounds:
-        at = train_round(run, at, recorder, examine, keep, check)
+        at = train_round(run, at, recorder, examine, keep, check, reached)
     last = at
     if at.best.round != at.round:
         at = standing.load_best(folder, at, run)
@@ -81,7 +105,7 @@ def _train(run: Run, at: Standing | None, recorder: Recorder, workdir, folder, c
     return last.server
 
 
-def train_round(run: Run, at: Standing, recorder: Recorder, examine, keep, check) -> Standing:
+def train_round(run: Run, at: Standing, recorder: Recorder, examine, keep, check: Check, reached=lambda at: at) -> Standing:
     """The steps of one round, the averaging, its evaluation and a checkpoint; then the round is announced."""
     config, round, length = run.config, at.round, run.schedule.length
     gate = Gate((run.train.problems[i].id for i in run.split.public), crossing(config, at.clients))
@@ -105,7 +129,7 @@ def train_round(run: Run, at: Standing, recorder: Recorder, examine, keep, check
             gate.admit(Counters(record.metrics), run.present(round))
             seconds = time.perf_counter() - started
             recorder.step(round, step, batch, record, seconds, at.clients.lora, hparams)
-            at = at._replace(clients=clients, step=step + 1, account=dict(gate.bytes))
+            at = reached(at._replace(clients=clients, step=step + 1, account=dict(gate.bytes)))
             if config.checkpoint.steps and at.step % config.checkpoint.steps == 0 and at.step < length:
                 healthy(run, at)
                 keep(at)
@@ -126,7 +150,7 @@ def train_round(run: Run, at: Standing, recorder: Recorder, examine, keep, check
     values |= {f"ledger/{name}": sizes for name, sizes in gate.close_round().items()}
     at = Standing(server, at.clients, 0, best, {})
     recorder.round(round + 1, values)
-    keep(at)
+    keep(reached(at))
     recorder.progress.say(announcement(round + 1, config.federation.rounds, figures, best))
     return at
 

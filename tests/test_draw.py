@@ -22,6 +22,15 @@ def test_draws_are_exactly_distributed(cut, getkey):
     np.testing.assert_allclose(logps, jax.nn.log_softmax(logits)[tokens], atol=1e-4)
 
 
+def test_the_temperature_divides_the_logits(getkey):
+    logits, uniforms = 2 * jax.random.normal(getkey(), (40, 600)), jax.random.uniform(getkey(), (40, 2))
+    how = {"top_k": 0, "top_p": 0.9, "min_p": 0.0, "greedy": False}
+    token, logp = draw.draw(logits, uniforms, **how, temperature=0.7)
+    expected, expected_logp = draw.draw(logits / 0.7, uniforms, **how)
+    np.testing.assert_array_equal(token, expected)
+    np.testing.assert_allclose(logp, expected_logp, rtol=1e-5)
+
+
 def test_the_ends_of_the_unit_interval_draw_possible_tokens():
     logits = jnp.full((1100,), -jnp.inf).at[jnp.array([5, 700])].set(jnp.array([0.0, 1.0]))
     below_one = np.nextafter(np.float32(1), np.float32(0))

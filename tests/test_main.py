@@ -111,31 +111,24 @@ def test_report_mode(capsys, tmp_path):
     assert capsys.readouterr().out.strip() == str(workdir / "report.html")
 
 
-def test_the_second_signal_ends_at_once_and_the_first_in_good_order():
-    code = (
-        "import os, signal\n"
-        "from pubswap_jax import main\n"
-        "stop = main._Stop(KeyError)\n"
-        "signal.signal(signal.SIGTERM, stop)\n"
-        "stop.check()\n"
-        "os.kill(os.getpid(), signal.SIGTERM)\n"
-        "try:\n    stop.check()\nexcept KeyError:\n    print('first', flush=True)\n"
-        "os.kill(os.getpid(), signal.SIGTERM)\n"
-        "print('never')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout == "first\n" and done.returncode == 128 + signal.SIGTERM
-
-
 def test_sigterm_ends_in_a_checkpoint_and_the_same_command_goes_on(tmp_path):
-    """The real thing: another process, the smoke preset, a signal amid training."""
+    """The real thing: another process, the smoke preset, a signal while the first step compiles, and one amid training."""
     flags = smoke(tmp_path, "--config.federation.steps=3000", "--config.evaluation.every=9", "--config.data.validation=6")
+    metrics, checkpoints = tmp_path / "run" / "metrics.jsonl", tmp_path / "run" / "checkpoints"
+    _terminated(flags, lambda: (checkpoints / "round-000000").exists())
+    assert [path.name for path in checkpoints.iterdir()] == ["round-000000"] and not _steps(metrics)
+    _terminated(flags, lambda: _steps(metrics))
+    saved = [path.name for path in checkpoints.glob("round-000000-step-*")]
+    assert len(saved) == 1 and len(_steps(metrics)) == int(saved[0].split("-")[-1])
+
+
+def _terminated(flags, now):
+    """Runs the program until `now()`, asks it to end, and sees that it does so in time."""
     command = [sys.executable, "-m", "pubswap_jax.main", *flags]
     environment = os.environ | {"XLA_FLAGS": ""}
     run = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
-    rollouts = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 240
-    while run.poll() is None and not _steps(rollouts) and time.monotonic() < deadline:
+    while run.poll() is None and not now() and time.monotonic() < deadline:
         time.sleep(0.2)
     asked, spent = time.monotonic(), _cpu_seconds(run.pid)
     run.send_signal(signal.SIGTERM)
@@ -147,8 +140,6 @@ def test_sigterm_ends_in_a_checkpoint_and_the_same_command_goes_on(tmp_path):
     assert run.returncode == 0 and "stopped and saved" in output, output
     # Five seconds, of the machine's or of its own: that a busy machine gives it few is no fault of the run's.
     assert min(waited, worked) < 5, f"{waited:.1f} s after the signal, {worked:.1f} of them its own"
-    saved = [path.name for path in (tmp_path / "run" / "checkpoints").glob("round-000000-step-*")]
-    assert len(saved) == 1 and len(_steps(rollouts)) == int(saved[0].split("-")[-1])
 
 
 def _cpu_seconds(pid):

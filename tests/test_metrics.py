@@ -107,8 +107,10 @@ def test_the_clock_books_each_phase_and_the_rest(monkeypatch):
         return seconds
 
     assert clock.timed("rollout", work)(2.0) == 2.0
+    assert clock.split() == {"rollout": 2.0}
     clock.timed("rollout", work, wait=work)(1.0)
     now[0] += 0.5
+    assert clock.split() == {"rollout": 2.0} and clock.split() == {}
     assert clock.lap() == {"rollout": 4.0, "other": 0.5, "total": 4.5}
     with pytest.raises(ZeroDivisionError):
         clock.timed("update", lambda: 1 / 0)()

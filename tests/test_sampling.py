@@ -193,12 +193,13 @@ def test_nothing_compiles_after_the_first_call(getkey):
         jax.monitoring.unregister_event_duration_listener(listener)
 
 
-def test_the_loop_copies_no_cache_of_a_single_prompt():
-    model, params, loras = world()
+@pytest.mark.parametrize("config", [SHALLOW, FAMILIES["qwen3"]], ids=["one layer", "scanned layers"])
+def test_the_loop_copies_no_cache_of_a_single_prompt(config):
+    model, params, loras = world(config)
     run = functools.partial(sample, model, params, group=4, max_new_tokens=9, eos_ids=())
     arguments = pick(loras, slice(1)), jax.tree.map(lambda x: x[:1, :1], prompts_of()), jax.random.key(0)
     loops, _ = jax.jit(run).lower(*arguments).compile().as_text().split("\nENTRY")
-    assert "4,2,9,8]" in loops and not re.search(r"9,8\]\S* copy\(", loops)
+    assert "[4,2,9,8]" in loops and "[2,4,2,9,8]" not in loops and not re.search(r"9,8\]\S* copy\(", loops)
 
 
 def test_prompts_without_a_client_axis_are_refused(getkey):

@@ -1,0 +1,80 @@
+"""Ending a run on a signal: in good order where it can be, and within seconds in any case, with what it has reached saved."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+PATIENCE = 2.0  # seconds that a run has to come to a place where it can end
+
+
+class Stopped(Exception):
+    """Raised by `check` to end a run in good order."""
+
+
+class Stop:
+    """`check` raises Stopped once a signal has asked for it. A second signal ends at once.
+
+    Python hears no signal inside of a compilation or a long program. Where the run does not come to its next `check` in time,
+    a thread of ours saves what was last offered, which leaves out the step under way, and ends the process with `farewell`.
+    """
+
+    def __init__(self, farewell: str, gathered: Callable | None = None, patience: float = PATIENCE):
+        """`gathered` gives every process's value: several stop at the same place, whichever was asked, and wait for it."""
+        self._farewell, self._gathered, self._patience = farewell, gathered, patience
+        self._asked, self._save = False, None
+        self._ending = threading.RLock()  # taken for good by who ends the run: the main thread, or ours
+
+    @contextlib.contextmanager
+    def listening(self, *signals: signal.Signals) -> Iterator[None]:
+        """Meanwhile these signals ask for the end; only the main thread may call this."""
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        before = {number: signal.signal(number, lambda *_: None) for number in signals}
+        outer = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)  # told at once, whatever the main thread is at
+        threading.Thread(target=self._wait, args=(reading, set(signals)), daemon=True).start()
+        try:
+            yield
+        finally:
+            self._ending.acquire()
+            signal.set_wakeup_fd(outer)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            os.close(writing)
+
+    def check(self) -> None:
+        if any(self._gathered(self._asked) if self._gathered else [self._asked]):
+            self._ending.acquire()
+            raise Stopped
+
+    def offer(self, save: Callable[[], None]) -> None:
+        """What has been reached: `save` may be called at any time from now on, and from another thread."""
+        self._save = save
+
+    def _wait(self, reading: int, signals: set[int]) -> None:
+        with open(reading, "rb", buffering=0) as pipe:
+            for number in iter(lambda: pipe.read(1), b""):
+                if number[0] not in signals:
+                    continue
+                if self._asked:
+                    os._exit(128 + number[0])
+                self._asked = True
+                if not self._gathered:
+                    timer = threading.Timer(self._patience, self._end)
+                    timer.daemon = True
+                    timer.start()
+
+    def _end(self) -> None:
+        if not self._ending.acquire(blocking=False):
+            return
+        status = 0
+        try:
+            if self._save:
+                self._save()
+            print(self._farewell, flush=True)
+        except Exception as error:  # whatever it is, the main thread cannot end any more
+            print(f"pubswap_jax: {error}", file=sys.stderr, flush=True)
+            status = 2
+        os._exit(status)
