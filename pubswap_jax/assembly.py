@@ -98,7 +98,7 @@ def assemble(config) -> Run:
         params=params,
         server=place(ServerState.create(lora)),
         algorithm=placed(make_algorithm(config, model), devices, config.federation.num_clients),
-        measure=make_measure(partial(response_logps, model), *_weighing(config), compiler_options=_quickly()),
+        measure=make_measure(partial(response_logps, model), *_weighing(config)),
         judge=make_judge(tokenizer, config.verifier.timeout),
         schedule=schedule,
         train=asked.train,
@@ -205,11 +205,6 @@ def _weighing(config) -> tuple[Callable, Callable]:
     """How much a response and its tokens weigh: advantages and normaliser."""
     training = config.training
     return ADVANTAGES[training.advantages], NORMALISE[training.normalise](training.max_new_tokens)
-
-
-def _quickly() -> dict | None:
-    """For what runs once a round: on a CPU XLA takes longer to optimise such a program than it ever runs."""
-    return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
 
 
 def make_optimizer(config) -> optax.GradientTransformation:

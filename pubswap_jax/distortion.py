@@ -7,7 +7,6 @@ multiplications and can watch a whole run: `make_measure` does.
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import flax.struct
 import jax
@@ -65,9 +64,7 @@ def distortion_bound(
     return Distortion(distance=_norm_of_difference(final, start), replacements=count, beta=beta, bound=count * beta)
 
 
-def make_measure(
-    logps: Callable, advantages: Callable, normalise: Callable, compiler_options: dict | None = None
-) -> Callable[..., Distortion]:
+def make_measure(logps: Callable, advantages: Callable, normalise: Callable) -> Callable[..., Distortion]:
     """M·β of a public step as it happened: (params, loras, prompts, record, hparams) -> Distortion, f32[C] each.
 
     It looks at one group of each client, that with the most replacements, by the adapters that answered. `logps` is
@@ -75,7 +72,7 @@ def make_measure(
     backward pass a response, one response at a time, so that activations never count; 2G gradients of an adapter do.
     """
 
-    @partial(jax.jit, compiler_options=compiler_options)
+    @jax.jit
     def measure(params: PyTree, loras: PyTree, prompts: Prompts, record, hparams: Hparams) -> Distortion:
         def of_client(client):
             lora, *stacked = client

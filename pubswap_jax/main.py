@@ -138,6 +138,9 @@ def _train(flags: Flags) -> int:
             train_and_evaluate(flags.config, flags.workdir, fork=flags.fork, check=stop.check, offer=stop.offer)
         except Stopped:
             say(farewell)
+            if not processes.several():
+                sys.stdout.flush()
+                os._exit(0)  # all is saved; what another thread may be compiling still is not waited for
     return 0
 
 

@@ -3,6 +3,7 @@
 import resource
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -30,6 +31,7 @@ class Recorder:
         total = run.config.federation.rounds * run.schedule.length
         self.progress = metrics.Progress(total, done, quiet=not writes)
         self.sinks = _sinks(run.config, workdir, done) if writes else []
+        self._measure: Future | None = None
         jax.monitoring.register_event_duration_secs_listener(self._count_compilation)
 
     def step(
@@ -58,11 +60,15 @@ class Recorder:
         found = {"replacements": processes.fetch(record.plan.swapped).sum((1, 2))}
         config, schedule = self.run.config, self.run.schedule
         when = config.log.distortion
-        last = not any(schedule.public(round, later) for later in range(step + 1, schedule.length))
-        if config.federation.swap == "no_swap" or not (when == "step" or (when == "round" and last)):
+        if config.federation.swap == "no_swap" or when == "off":
             return found
-        measure = self.clock.timed("distortion", self.run.measure, processes.fetch)
-        one = measure(self.run.params, loras, batch.prompts, record, hparams)
+        arguments = self.run.params, loras, batch.prompts, record, hparams
+        if self._measure is None:  # compiled while the run goes on, from its first public step to the first that is measured
+            self._measure = _aside(lambda: self.run.measure.lower(*arguments).compile())
+        last = not any(schedule.public(round, later) for later in range(step + 1, schedule.length))
+        if when == "round" and not last:
+            return found
+        one = self.clock.timed("distortion", lambda: self._measure.result()(*arguments), processes.fetch)()
         return found | {"group": one.replacements, "beta": one.beta, "bound": one.bound, "distance": one.distance}
 
     def evaluation(self, round: int, split: str, model: str, evaluation: Evaluation) -> dict[str, float]:
@@ -109,6 +115,15 @@ def read_evaluations(workdir, problems: Mapping[str, Sequence]) -> dict[tuple[in
         asked = problems[row["split"]]
         found[row["round"], row["split"], row["model"]] = Evaluation(asked, correct, nothing, np.zeros(correct.shape, int))
     return found
+
+
+def _aside(work) -> Future:
+    """What `work` returns, done in a thread of its own."""
+    thread = ThreadPoolExecutor(1)
+    try:
+        return thread.submit(work)
+    finally:
+        thread.shutdown(wait=False)
 
 
 def _transcript(run: Run, round: int, step: int, batch: Batch, record: StepRecord, shown: int) -> dict:

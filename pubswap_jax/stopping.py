@@ -23,8 +23,10 @@ class Stop:
 
     def __init__(self, farewell: str, gathered: Callable | None = None, patience: float = PATIENCE):
         """`gathered` gives every process's value: several stop at the same place, whichever was asked, and wait for it."""
-        self._farewell, self._gathered, self._patience = farewell, gathered, patience
+        self._farewell, self._gathered = farewell, gathered
         self._asked, self._save = False, None
+        self._timer = threading.Timer(patience, self._end)
+        self._timer.daemon = True
         self._ending = threading.RLock()  # taken for good by who ends the run: the main thread, or ours
 
     @contextlib.contextmanager
@@ -34,7 +36,8 @@ class Stop:
         os.set_blocking(writing, False)
         before = {number: signal.signal(number, lambda *_: None) for number in signals}
         outer = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)  # told at once, whatever the main thread is at
-        threading.Thread(target=self._wait, args=(reading, set(signals)), daemon=True).start()
+        thread = threading.Thread(target=self._wait, args=(reading, set(signals)), daemon=True)
+        thread.start()
         try:
             yield
         finally:
@@ -43,6 +46,9 @@ class Stop:
             for number, handler in before.items():
                 signal.signal(number, handler)
             os.close(writing)
+            self._timer.cancel()
+            thread.join()  # else it might free the arrays of what was offered while the interpreter ends, which aborts
+            self._save = None
 
     def check(self) -> None:
         if any(self._gathered(self._asked) if self._gathered else [self._asked]):
@@ -62,9 +68,7 @@ class Stop:
                     os._exit(128 + number[0])
                 self._asked = True
                 if not self._gathered:
-                    timer = threading.Timer(self._patience, self._end)
-                    timer.daemon = True
-                    timer.start()
+                    self._timer.start()
 
     def _end(self) -> None:
         if not self._ending.acquire(blocking=False):

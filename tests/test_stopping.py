@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
@@ -84,8 +85,15 @@ def test_several_processes_wait_for_each_other():
     assert ended(body) == (["stopped", "after"], 0)
 
 
-def test_handlers_are_as_before_after_the_run():
-    before = signal.getsignal(signal.SIGTERM)
+def _counted(expected):
+    deadline = time.monotonic() + 10
+    while threading.active_count() > expected and time.monotonic() < deadline:  # a cancelled timer takes a moment
+        time.sleep(0.01)
+    return threading.active_count()
+
+
+def test_handlers_and_threads_are_as_before_after_the_run():
+    before, threads = signal.getsignal(signal.SIGTERM), threading.active_count()
     outer = signal.set_wakeup_fd(-1)
     signal.set_wakeup_fd(outer)
     stop = Stop("farewell")
@@ -95,4 +103,4 @@ def test_handlers_are_as_before_after_the_run():
         while time.monotonic() < deadline:
             stop.check()
     assert signal.getsignal(signal.SIGTERM) is before
-    assert signal.set_wakeup_fd(outer) == outer
+    assert signal.set_wakeup_fd(outer) == outer and threads == _counted(threads)
