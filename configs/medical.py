@@ -1,6 +1,6 @@
 """Medical multiple choice: the embedded world, and the paper's settings for MedQA and MedMCQA.
 
-python -m pubswap_jax.main --config=configs/medical.py                 # tiny: pass@1 0.229 -> 0.665 in 3 rounds (of 16 tokens)
+python -m pubswap_jax.main --config=configs/medical.py                 # tiny: pass@1 0.229 -> 0.655, a minute and a half
 python -m pubswap_jax.main --config=configs/medical.py:llama-3.2-3b    # not yet run
 """
 

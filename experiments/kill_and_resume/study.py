@@ -1,7 +1,8 @@
 """Kills a run with -9 inside each phase, starts it again, and holds its end against the uninterrupted run's.
 
-    python experiments/kill_and_resume/study.py --kills 200 --out FOLDER [--seconds 280]
+    python experiments/kill_and_resume/study.py --kills 200 --out FOLDER [--seconds 280] [--signal TERM]
 
+With `--signal TERM` the run is asked to end instead, and has to within seconds and with status 0.
 The run is configs/math.py, shrunk, on a copy of the embedded base. Compiled programs are kept in a cache, so that a start takes
 seconds. `--seconds` ends the study early: the same command goes on where it stopped, with what is in FOLDER/kills.jsonl.
 """
@@ -24,7 +25,7 @@ from typing import NamedTuple
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONFIG = str(ROOT / "configs" / "math.py")
 PHASES = ("rollout", "verify", "swap", "update", "average", "evaluate", "save")
-BETWEEN = b"-"  # what the run says when a phase is over
+BETWEEN, ASKED = b"-", b"!"  # what the run says when a phase is over, and when it sends itself the signal
 LETTERS = {phase: bytes([ord("a") + i]) for i, phase in enumerate(PHASES)}
 NAMES = {letter: phase for phase, letter in LETTERS.items()}
 SHRUNK = {
@@ -47,10 +48,10 @@ CALLS = 60
 # --- the run, which says what it is at --------------------------------------------------------------------------------------
 
 
-def child(pipe: int, phase: str, occurrence: int, calls: int, arguments: list[str]) -> int:
+def child(pipe: int, phase: str, occurrence: int, calls: int, sent: int, arguments: list[str]) -> int:
     """The program as it is, but that its clock also writes into a pipe where a phase begins and ends.
 
-    With `calls`, the run kills itself that many Python calls into the n-th time of `phase`, or where that ends.
+    With `calls`, the run sends itself the signal that many Python calls into the n-th time of `phase`, or where that ends.
     """
     from pubswap_jax import main, metrics
 
@@ -63,13 +64,15 @@ def child(pipe: int, phase: str, occurrence: int, calls: int, arguments: list[st
             os.write(pipe, LETTERS.get(name, BETWEEN))
             left[name] = left.get(name, 0) - 1
             doomed = calls and name == phase and left[name] == 0
+            kill = once(sent, pipe)
             if doomed:
-                sys.setprofile(killer(calls))
+                sys.setprofile(killer(calls, kill))
             try:
                 return run(*args)
             finally:
                 if doomed:
-                    os.kill(os.getpid(), signal.SIGKILL)
+                    sys.setprofile(None)
+                    kill()
                 os.write(pipe, BETWEEN)
 
         return told
@@ -78,13 +81,25 @@ def child(pipe: int, phase: str, occurrence: int, calls: int, arguments: list[st
     return main.main(arguments)
 
 
-def killer(calls: int):
-    """A profiling hook that is the end at the given call."""
+def once(sent: int, pipe: int):
+    """Sends the signal to this process when it is first called, and says so."""
+    left = [sent]
+
+    def kill():
+        if left:
+            os.write(pipe, ASKED)
+            os.kill(os.getpid(), left.pop())
+
+    return kill
+
+
+def killer(calls: int, kill):
+    """A profiling hook that kills at the given call."""
     events = iter(range(calls))
 
     def hook(frame, event, argument):
         if event in ("call", "c_call") and next(events, None) is None:
-            os.kill(os.getpid(), signal.SIGKILL)
+            kill()
 
     return hook
 
@@ -94,7 +109,7 @@ class Started(NamedTuple):
     pipe: int
 
 
-def start(workdir: pathlib.Path, phase: str = "", occurrence: int = 0, calls: int = 0) -> Started:
+def start(workdir: pathlib.Path, phase: str = "", occurrence: int = 0, calls: int = 0, sent: int = 0) -> Started:
     out = workdir.parent
     flags = [f"--config={CONFIG}", f"--workdir={workdir}", f"--config.model.path={out / 'base'}"]
     flags += [f"--config.{name}={value}" for name, value in SHRUNK.items()]
@@ -105,7 +120,7 @@ def start(workdir: pathlib.Path, phase: str = "", occurrence: int = 0, calls: in
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
     reading, writing = os.pipe()
-    command = [sys.executable, __file__, "--child", str(writing), phase, str(occurrence), str(calls), *flags]
+    command = [sys.executable, __file__, "--child", str(writing), phase, str(occurrence), str(calls), str(sent), *flags]
     with (out / "said").open("wb") as said:
         process = subprocess.Popen(
             command, env=environment, stdout=said, stderr=subprocess.STDOUT, pass_fds=(writing,), start_new_session=True
@@ -124,20 +139,29 @@ def finish(run: Started) -> list[tuple[bytes, float]]:
     return events
 
 
-def kill_in(run: Started, phase: str, occurrence: int, delay: float | None) -> str:
-    """Kills the run `delay` seconds into the n-th time of a phase, or waits until it has done so; where it really was."""
-    last = BETWEEN
+def kill_in(run: Started, phase: str, occurrence: int, delay: float | None, sent: int) -> tuple[str, float]:
+    """Signals the run `delay` seconds into the n-th time of a phase, or waits until it has done so itself.
+
+    Where it really was, as its last words tell, and the seconds that it then took to end.
+    """
+    last, asked = BETWEEN, 0.0
     while letter := os.read(run.pipe, 1):
-        last = letter
         occurrence -= letter == LETTERS[phase]
+        if letter == ASKED:
+            asked = time.perf_counter()
+            break
+        last = letter
         if delay is not None and not occurrence:
             time.sleep(delay)
-            os.kill(run.process.pid, signal.SIGKILL)
+            asked = time.perf_counter()
+            os.kill(run.process.pid, sent)
             break
-    rest = finish(run)
-    if run.process.returncode != -signal.SIGKILL:
-        raise SystemExit(f"not killed: {run.process.returncode}")
-    return NAMES.get(rest[-1][0] if rest else last, "between")
+    heard = [letter for letter, when in finish(run) if sent == signal.SIGKILL or when < asked]
+    seconds = time.perf_counter() - asked
+    expected = 0 if sent == signal.SIGTERM else -sent
+    if run.process.returncode != expected:
+        raise SystemExit(f"ended with {run.process.returncode} and not {expected}")
+    return NAMES.get(heard[-1] if heard else last, "between"), seconds
 
 
 # --- what must be equal -----------------------------------------------------------------------------------------------------
@@ -202,7 +226,7 @@ def reference(out: pathlib.Path) -> dict:
     return json.loads(path.read_text())
 
 
-def one(number: int, expected: dict, out: pathlib.Path, seed: int) -> dict:
+def one(number: int, expected: dict, out: pathlib.Path, seed: int, sent: int) -> dict:
     """The kill of that number: drawn, carried out, resumed and compared."""
     from pubswap_jax import checkpoint
 
@@ -214,7 +238,7 @@ def one(number: int, expected: dict, out: pathlib.Path, seed: int) -> dict:
     calls, delay = (1 + int(share * CALLS), None) if length < SHORT else (0, share * length)
     workdir = out / f"run-{number}"
     shutil.rmtree(workdir, ignore_errors=True)
-    killed_in = kill_in(start(workdir, phase, occurrence, calls), phase, occurrence, delay)
+    killed_in, seconds = kill_in(start(workdir, phase, occurrence, calls, sent), phase, occurrence, delay, sent)
     said = announced((out / "said").read_text())
     newest = checkpoint.newest(workdir / "checkpoints", print)
     saved = newest.round if newest else -1
@@ -223,6 +247,7 @@ def one(number: int, expected: dict, out: pathlib.Path, seed: int) -> dict:
     result = {"number": number, "aimed_at": phase, "occurrence": occurrence}
     result |= {"after_calls": calls} if delay is None else {"after_ms": round(1000 * delay, 1)}
     result |= {"killed_in": killed_in, "announced": said, "newest_sound": saved, "lost": max(0, said - saved)}
+    result["seconds"] = round(seconds, 2)
     result["equal"] = again.process.returncode == 0 and outcome(workdir) == expected["outcome"]
     if result["equal"]:
         shutil.rmtree(workdir)
@@ -237,15 +262,16 @@ def summary(results: list[dict]) -> dict:
         here = [result for result in results if result["killed_in"] == phase]
         table[phase] = {"kills": len(here), "equal": sum(r["equal"] for r in here), "lost": sum(r["lost"] for r in here)}
     total = {name: sum(row[name] for row in table.values()) for name in ("kills", "equal", "lost")}
+    total["slowest_end"] = max((result.get("seconds", 0.0) for result in results), default=0.0)
     return {"all": total, "killed_in": table}
 
 
-def study(kills: int, out: pathlib.Path, seed: int, seconds: float) -> int:
+def study(kills: int, out: pathlib.Path, seed: int, seconds: float, sent: int) -> int:
     ends = time.perf_counter() + seconds
     expected, path = reference(out), out / "kills.jsonl"
     results = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     while len(results) < kills and time.perf_counter() < ends:
-        results.append(one(len(results), expected, out, seed))
+        results.append(one(len(results), expected, out, seed, sent))
         with path.open("a") as file:
             file.write(json.dumps(results[-1]) + "\n")
         print(json.dumps(results[-1]), flush=True)
@@ -258,11 +284,14 @@ def study(kills: int, out: pathlib.Path, seed: int, seconds: float) -> int:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
-        sys.exit(child(int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), int(sys.argv[5]), sys.argv[6:]))
+        pipe, phase, *numbers = sys.argv[2:7]
+        sys.exit(child(int(pipe), phase, *map(int, numbers), sys.argv[7:]))
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--signal", choices=("KILL", "TERM"), default="KILL")
     flags = parser.parse_args()
-    sys.exit(study(flags.kills, flags.out.resolve(), flags.seed, flags.seconds))
+    sent = signal.SIGKILL if flags.signal == "KILL" else signal.SIGTERM
+    sys.exit(study(flags.kills, flags.out.resolve(), flags.seed, flags.seconds, sent))
