@@ -26,7 +26,7 @@ FIELDS = (
     Field("model.lora_alpha", 64.0, "LoRA's alpha; the scale is alpha / rank", PAPER),
     Field("model.lora_targets", "all", "adapted layers: all, attention, or names joined by commas", READING),
     Field("model.remat", "none", "what the backward pass recomputes", OURS, ("none", "block")),
-    Field("model.scan_layers", False, "one compiled block for all layers: compiles faster", OURS),
+    Field("model.scan_layers", False, "one compiled block for all layers in the update: compiles faster", OURS),
     Field("model.system", "", "the system prompt", OURS),
     Field("model.instruction", "default", "how to answer, after each question; 'default': that of its kind", OURS),
     Field("model.thinking", "default", "Qwen3's enable_thinking", OURS, ("default", "on", "off")),

@@ -11,11 +11,17 @@ import os
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tqdm
 
-Sink = Callable[[int, Mapping[str, float]], None]  # (global step, scalars)
+
+class Sink(NamedTuple):
+    """Another place for the numbers: `write(global step, scalars)`; `close` sends what is still on its way."""
+
+    write: Callable[[int, Mapping[str, float]], None]
+    close: Callable[[], None]
 
 
 class Journal:
@@ -110,7 +116,7 @@ def tensorboard(folder: str | os.PathLike, first_step: int) -> Sink:
         for name, value in values.items():
             writer.add_scalar(name, value, step)
 
-    return write
+    return Sink(write, writer.close)
 
 
 def wandb(project: str, workdir: str | os.PathLike, config: Mapping[str, object]) -> Sink:
@@ -119,7 +125,7 @@ def wandb(project: str, workdir: str | os.PathLike, config: Mapping[str, object]
     run = _package("wandb", "log.wandb", "wandb").init(
         project=project, name=name, id=name, resume="allow", dir=str(workdir), config=dict(config)
     )
-    return lambda step, values: run.log(dict(values), step=step)
+    return Sink(lambda step, values: run.log(dict(values), step=step), run.finish)
 
 
 def has_tensorboard() -> bool:

@@ -41,14 +41,15 @@ def few_rows(x: Array, transposed: Array, preferred=None) -> Array:
     return jnp.moveaxis(jax.lax.optimization_barrier(y), 0, -1).astype(preferred or x.dtype)
 
 
-def copies(params: PyTree, rows: int) -> dict[str, PyTree]:
+def copies(params: PyTree, rows: int, dtype=None) -> dict[str, PyTree]:
     """The collections beside `params` by which so many rows are multiplied fastest, token after token, on this machine.
 
-    On several devices there is none: joining matrices that are divided among them would move them.
+    On several devices there is none: joining matrices that are divided among them would move them. Joined ones are of
+    `dtype`, by default the parameters'.
     """
     if prefers_transposed(rows):
         return {"transposed": transposed_kernels(params)}
-    return {"joined": joined_kernels(params)} if jax.default_backend() == "gpu" and jax.device_count() == 1 else {}
+    return {"joined": joined_kernels(params, dtype)} if jax.default_backend() == "gpu" and jax.device_count() == 1 else {}
 
 
 def transposed_kernels(params: PyTree) -> PyTree:
@@ -59,11 +60,13 @@ def transposed_kernels(params: PyTree) -> PyTree:
     return jax.lax.optimization_barrier(unflatten_dict(turned))
 
 
-def joined_kernels(params: PyTree) -> PyTree:
+def joined_kernels(params: PyTree, dtype=None) -> PyTree:
     """The collection `joined`: one W for all layers with the same input."""
     kernels = _kernels(params)
     joined = {
-        (*parent, "joined"): jnp.concatenate([kernels[path] for path in parts], axis=-1)
+        (*parent, "joined"): jnp.concatenate([kernels[path] for path in parts], axis=-1).astype(
+            dtype or kernels[parts[0]].dtype
+        )
         for parent, parts in _parts(kernels).items()
     }
     return jax.lax.optimization_barrier(unflatten_dict(joined))

@@ -31,7 +31,7 @@ class Recorder:
         total = run.config.federation.rounds * run.schedule.length
         self.progress = metrics.Progress(total, done, quiet=not writes)
         self.sinks = _sinks(run.config, workdir, done) if writes else []
-        self._measure: Future | None = None
+        self._compiling: Future | None = None
         jax.monitoring.register_event_duration_secs_listener(self._count_compilation)
 
     def step(
@@ -46,7 +46,7 @@ class Recorder:
         if batch.public:
             row["public/donors"] = processes.fetch(_donors(record.plan)).tolist()
             row |= metrics.row(round, step, "swap", self._distortion(round, step, batch, record, loras, hparams), present)
-        row |= {f"time/{name}": spent for name, spent in self.clock.split().items()}
+        row |= {f"time/step_{name}": spent for name, spent in self.clock.split().items()}
         self._write(row, round * self.run.schedule.length + step)
         for shown in range(self.run.config.log.transcripts):
             self.journal.write("rollouts", _transcript(self.run, round, step, batch, record, shown))
@@ -63,12 +63,19 @@ class Recorder:
         if config.federation.swap == "no_swap" or when == "off":
             return found
         arguments = self.run.params, loras, batch.prompts, record, hparams
-        if self._measure is None:  # compiled while the run goes on, from its first public step to the first that is measured
-            self._measure = _aside(lambda: self.run.measure.lower(*arguments).compile())
+        if self._compiling is None and not processes.several():
+            # From the first public step to the first that is measured the run goes on meanwhile.
+            self._compiling = _aside(lambda: self.run.measure.lower(*arguments).compile())
         last = not any(schedule.public(round, later) for later in range(step + 1, schedule.length))
         if when == "round" and not last:
             return found
-        one = self.clock.timed("distortion", lambda: self._measure.result()(*arguments), processes.fetch)()
+
+        def measured():
+            if self._compiling is not None:
+                self._compiling.result()
+            return self.run.measure(*arguments)
+
+        one = self.clock.timed("distortion", measured, processes.fetch)()
         return found | {"group": one.replacements, "beta": one.beta, "bound": one.bound, "distance": one.distance}
 
     def evaluation(self, round: int, split: str, model: str, evaluation: Evaluation) -> dict[str, float]:
@@ -91,7 +98,12 @@ class Recorder:
         self.right.clear()
         self._write(row, round * self.run.schedule.length)
 
+    def close_sinks(self) -> None:
+        for sink in self.sinks:
+            sink.close()
+
     def close(self) -> None:
+        self.close_sinks()
         self.journal.close()
         self.progress.close()
         jax.monitoring.unregister_event_duration_listener(self._count_compilation)
@@ -99,7 +111,7 @@ class Recorder:
     def _write(self, row: dict, at: int) -> None:
         self.journal.write("metrics", row)
         for sink in self.sinks:
-            sink(at, metrics.scalars(row))
+            sink.write(at, metrics.scalars(row))
 
     def _count_compilation(self, event: str, seconds: float, **details) -> None:
         if event == COMPILED:

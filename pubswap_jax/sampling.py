@@ -93,7 +93,7 @@ def _sample(model, params, loras, prompts: Prompts, key: Array, temperature: Arr
     if model.config.scan_layers:
         model, params, loras, cache = _unrolled(model, params, loras, start.cache)
         start = start.replace(cache=cache)
-    base = {"params": params} | copies(params, clients * batch * how.group)
+    base = {"params": params} | copies(params, clients * batch * how.group, model.config.dtype)
     unembed = functools.partial(model.apply, base, method="unembed")
 
     def one_token(_, state: SamplingState) -> SamplingState:

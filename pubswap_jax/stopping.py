@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 PATIENCE = 2.0  # seconds that a run has to come to a place where it can end
+OVER = b"\0"  # no signal's number
 
 
 class Stopped(Exception):
@@ -34,17 +35,18 @@ class Stop:
         """Meanwhile these signals ask for the end; only the main thread may call this."""
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
-        before = {number: signal.signal(number, lambda *_: None) for number in signals}
-        outer = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)  # told at once, whatever the main thread is at
         thread = threading.Thread(target=self._wait, args=(reading, set(signals)), daemon=True)
         thread.start()
+        outer = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)  # told at once, whatever the main thread is at
+        before = {number: signal.signal(number, lambda *_: None) for number in signals}
         try:
             yield
         finally:
             self._ending.acquire()
-            signal.set_wakeup_fd(outer)
             for number, handler in before.items():
                 signal.signal(number, handler)
+            signal.set_wakeup_fd(outer)
+            os.write(writing, OVER)
             os.close(writing)
             self._timer.cancel()
             thread.join()  # else it might free the arrays of what was offered while the interpreter ends, which aborts
@@ -61,7 +63,7 @@ class Stop:
 
     def _wait(self, reading: int, signals: set[int]) -> None:
         with open(reading, "rb", buffering=0) as pipe:
-            for number in iter(lambda: pipe.read(1), b""):
+            for number in iter(lambda: pipe.read(1), OVER):
                 if number[0] not in signals:
                     continue
                 if self._asked:
@@ -73,12 +75,14 @@ class Stop:
     def _end(self) -> None:
         if not self._ending.acquire(blocking=False):
             return
-        status = 0
+        status = 2
         try:
             if self._save:
                 self._save()
-            print(self._farewell, flush=True)
-        except Exception as error:  # whatever it is, the main thread cannot end any more
-            print(f"pubswap_jax: {error}", file=sys.stderr, flush=True)
-            status = 2
-        os._exit(status)
+            status = 0
+            print(self._farewell if self._save else "stopped before there was anything to save", flush=True)
+        except Exception as error:
+            if status:
+                print(f"pubswap_jax: {error}", file=sys.stderr, flush=True)
+        finally:  # whatever it was, the main thread cannot end any more
+            os._exit(status)

@@ -74,7 +74,12 @@ def _train(run: Run, at: Standing | None, recorder: Recorder, workdir, folder, c
 
     def reached(at: Standing) -> Standing:
         position = recorder.journal.told()
-        offer(lambda: save(at, position))
+
+        def end() -> None:
+            save(at, position)
+            recorder.close_sinks()
+
+        offer(end)
         return at
 
     keep = clock.timed("save", save)
@@ -119,6 +124,7 @@ def train_round(run: Run, at: Standing, recorder: Recorder, examine, keep, check
     try:
         for step in range(at.step, length):
             check()
+            recorder.clock.split()  # what is booked from here on is this step's
             started = time.perf_counter()
             with jax.transfer_guard("disallow"):  # only what is asked for by name crosses between host and device
                 key = step_key(run.key, run.place(np.array([round, step], np.uint32)))
@@ -133,22 +139,22 @@ def train_round(run: Run, at: Standing, recorder: Recorder, examine, keep, check
             if config.checkpoint.steps and at.step % config.checkpoint.steps == 0 and at.step < length:
                 healthy(run, at)
                 keep(at)
-        here = healthy(run, at)
+        here, ended = healthy(run, at), at
         if not here.all():
-            at, weights = without(run, at, here)
+            ended, weights = without(run, at, here)
             recorder.progress.say(exclusion(round + 1, here))
-        server = algorithm.aggregate(at.server, at.clients, weights)
-        figures = recorder.clock.timed("evaluate", examination.trained)(run, examine, recorder, server, at.clients)
+        server = algorithm.aggregate(at.server, ended.clients, weights)
+        figures = recorder.clock.timed("evaluate", examination.trained)(run, examine, recorder, server, ended.clients)
     except Stopped:
         if at.step:
             keep(at)
         raise
     best = max(at.best, Best(round + 1, figures.get("eval/pass@1", -1.0)), key=lambda one: one.score)  # ties: the earlier one
-    moved = processes.fetch(drift(at.clients.lora, at.server.lora, weights))
+    moved = processes.fetch(drift(ended.clients.lora, at.server.lora, weights))
     values = figures | {f"round/{name}": value.tolist() for name, value in moved.items()}
     values["round/excluded"] = [int(not sound) for sound in here]
     values |= {f"ledger/{name}": sizes for name, sizes in gate.close_round().items()}
-    at = Standing(server, at.clients, 0, best, {})
+    at = Standing(server, ended.clients, 0, best, {})
     recorder.round(round + 1, values)
     keep(reached(at))
     recorder.progress.say(announcement(round + 1, config.federation.rounds, figures, best))

@@ -76,19 +76,26 @@ def test_tensorboard_takes_back_what_is_written_again(tmp_path, monkeypatch):
         def add_scalar(self, name, value, step):
             calls.append((name, value, step))
 
+        def close(self):
+            calls.append("closed")
+
     monkeypatch.setitem(sys.modules, "tensorboardX", types.SimpleNamespace(SummaryWriter=SummaryWriter))
-    metrics.tensorboard(tmp_path, 7)(8, {"private/loss": 0.5})
-    assert calls == [(str(tmp_path), 7), ("private/loss", 0.5, 8)]
+    sink = metrics.tensorboard(tmp_path, 7)
+    sink.write(8, {"private/loss": 0.5})
+    sink.close()
+    assert calls == [(str(tmp_path), 7), ("private/loss", 0.5, 8), "closed"]
 
 
 def test_wandb_goes_on_under_the_same_id(tmp_path, monkeypatch):
     calls = []
-    run = types.SimpleNamespace(log=lambda values, step: calls.append((step, values)))
+    run = types.SimpleNamespace(log=lambda values, step: calls.append((step, values)), finish=lambda: calls.append("finished"))
     fake = types.SimpleNamespace(init=lambda **settings: calls.append(settings) or run)
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    metrics.wandb("swaps", tmp_path, {"seed": 1})(8, {"private/loss": 0.5})
+    sink = metrics.wandb("swaps", tmp_path, {"seed": 1})
+    sink.write(8, {"private/loss": 0.5})
+    sink.close()
     assert calls[0]["resume"] == "allow" and calls[0]["id"] == tmp_path.name and calls[0]["config"] == {"seed": 1}
-    assert calls[1] == (8, {"private/loss": 0.5})
+    assert calls[1:] == [(8, {"private/loss": 0.5}), "finished"]
 
 
 def test_a_missing_package_is_named_with_the_way_to_get_it(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pathlib
+import threading
 
 import jax
 import numpy as np
@@ -112,6 +113,23 @@ def test_stopped_in_good_order_and_resumed(run, reference, tmp_path, calls):
     with pytest.raises(train.Stopped):
         train.train(run, tmp_path, check=check)
     assert checkpoint.listed(tmp_path / "checkpoints")
+    assert outcome(train.train(run, tmp_path), tmp_path) == reference
+
+
+@pytest.mark.parametrize("calls", [7, 18, 22])
+def test_saved_by_another_thread_and_resumed(run, reference, tmp_path, calls):
+    """As a signal's thread does where the run cannot end by itself: what was last offered is saved, wherever the run stands."""
+    offered, counter = [], iter(range(10_000))
+
+    def check():
+        if next(counter) == calls:
+            thread = threading.Thread(target=offered[-1])
+            thread.start()
+            thread.join()
+            raise Killed
+
+    with pytest.raises(Killed):
+        train.train(run, tmp_path, check=check, offer=offered.append)
     assert outcome(train.train(run, tmp_path), tmp_path) == reference
 
 

@@ -54,7 +54,8 @@ def test_a_run_that_cannot_end_is_saved_by_another_thread():
 
 
 def test_it_ends_even_where_nothing_was_offered_or_saving_fails():
-    assert ended("ask(); time.sleep(60)") == (["farewell"], 0)
+    assert ended("ask(); time.sleep(60)") == (["stopped", "before", "there", "was", "anything", "to", "save"], 0)
+    assert ended("stop.offer(lambda: None); sys.stdout.close(); ask(); time.sleep(60)") == ([], 0)
     said, status = ended("stop.offer(lambda: 1 / 0); ask(); time.sleep(60)")
     assert said[:1] == ["pubswap_jax:"] and status == 2
 

@@ -7,8 +7,10 @@ import pytest
 from small_world import finished, small_config
 
 from pubswap_jax import metrics
+from pubswap_jax import train as loop
 from pubswap_jax.checkpoint import listed
 from pubswap_jax.standing import Best
+from pubswap_jax.stopping import Stopped
 from pubswap_jax.train import announcement, train, train_and_evaluate
 from pubswap_jax.types import Verdict
 
@@ -81,6 +83,27 @@ def test_a_client_whose_adapter_is_not_finite_is_left_out_and_named(tmp_path, ca
     assert all(row["round/drift"][1] == 0 < min(row["round/drift"][::2]) for row in rounds)
     assert "round 2: the adapter of client 1 is not finite; it is left out of the average" in capsys.readouterr().out
     assert "Round 2: client 1 was left out of the average" in (tmp_path / "report.html").read_text()
+
+
+def test_a_run_stopped_after_an_exclusion_makes_it_again(tmp_path, monkeypatch):
+    """What is saved then is the clients as they were before it: else the one left out would come back with its full weight."""
+    run, told = poisoned(finished()[0], [1]), []
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    whole.mkdir()
+    stopped.mkdir()
+    expected = train(run, whole)
+    monkeypatch.setattr(loop, "exclusion", lambda *_: told.append(1) or "excluded")
+
+    def check():
+        if len(told) == 1:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train(run, stopped, check=check)
+    server = train(run, stopped)
+    rounds = [row for row in metrics.read(stopped, "metrics") if "step" not in row and row["round"]]
+    assert [row["round/excluded"] for row in rounds] == [[0, 1, 0]] * 2
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, server.lora, expected.lora)))
 
 
 def test_where_nobody_is_left_the_run_stops_with_the_fix(tmp_path):

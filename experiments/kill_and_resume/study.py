@@ -9,6 +9,7 @@ seconds. `--seconds` ends the study early: the same command goes on where it sto
 
 import argparse
 import collections
+import contextlib
 import hashlib
 import json
 import os
@@ -153,10 +154,14 @@ def kill_in(run: Started, phase: str, occurrence: int, delay: float | None, sent
         last = letter
         if delay is not None and not occurrence:
             time.sleep(delay)
+            os.set_blocking(run.pipe, False)
+            with contextlib.suppress(BlockingIOError):
+                last = os.read(run.pipe, 1 << 16)[-1:] or last
+            os.set_blocking(run.pipe, True)
             asked = time.perf_counter()
             os.kill(run.process.pid, sent)
             break
-    heard = [letter for letter, when in finish(run) if sent == signal.SIGKILL or when < asked]
+    heard = [letter for letter, _ in finish(run)] if sent == signal.SIGKILL else []
     seconds = time.perf_counter() - asked
     expected = 0 if sent == signal.SIGTERM else -sent
     if run.process.returncode != expected:
