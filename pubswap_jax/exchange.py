@@ -14,7 +14,7 @@ from pubswap_jax.ledger import Adapters, Gate, Questions, Refused, Responses, Ve
 from pubswap_jax.metrics import Clock
 from pubswap_jax.processes import fetch
 from pubswap_jax.steps import Algorithm
-from pubswap_jax.types import Batch, ClientState, PyTree, Rollout, ServerState, Verdict
+from pubswap_jax.types import Array, Batch, ClientState, PyTree, Rollout, ServerState, Verdict
 
 Judge = Callable[[Rollout, Batch], Verdict]
 
@@ -48,7 +48,7 @@ def gated(
         sent = gate.open(gate.admit(Responses(ids, rollouts.tokens, rollouts.mask), here))
         bits = gate.open(gate.admit(VerdictBits(ids, verdicts.correct), here))
         # A verdict crosses as its bit: reward and status are made anew from it on the other side.
-        crossing = rollouts.replace(tokens=sent.tokens, mask=sent.mask), _from_bits(bits.correct)
+        crossing = rollouts.replace(tokens=sent.tokens, mask=sent.mask), from_bits(bits.correct)
         rollouts, verdicts, plan = algorithm.swap(*crossing, key, present)
         donated = Responses(ids, rollouts.tokens, rollouts.mask, slots=fetch(plan.swapped), direction="down")
         given = gate.open(gate.admit(donated, here))
@@ -120,5 +120,6 @@ def _joined(parts: list[PyTree]) -> PyTree:
 
 
 @jax.jit
-def _from_bits(correct) -> Verdict:
+def from_bits(correct: Array) -> Verdict:
+    """The verdict that a bit tells."""
     return Verdict.from_correct(correct)

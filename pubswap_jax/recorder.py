@@ -3,12 +3,12 @@
 import resource
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
 import numpy as np
 
 from pubswap_jax import metrics, processes
+from pubswap_jax.ahead import Ahead
 from pubswap_jax.assembly import Run
 from pubswap_jax.evaluate import Evaluation, by_topic, summary
 from pubswap_jax.steps import StepRecord
@@ -18,7 +18,6 @@ from pubswap_jax.types import STATUSES, Batch, Hparams, PyTree
 FILES = ("metrics", "evaluations", "rollouts")
 KS = (2, 4, 8, 16, 32, 64)
 COMPILED = "/jax/core/compile/backend_compile_duration"
-_donors = jax.jit(donor_matrix)
 
 
 class Recorder:
@@ -31,7 +30,7 @@ class Recorder:
         total = run.config.federation.rounds * run.schedule.length
         self.progress = metrics.Progress(total, done, quiet=not writes)
         self.sinks = _sinks(run.config, workdir, done) if writes else []
-        self._compiling: Future | None = None
+        self.ahead = Ahead()
         jax.monitoring.register_event_duration_secs_listener(self._count_compilation)
 
     def step(
@@ -44,7 +43,7 @@ class Recorder:
         tokens = float(processes.fetch(record.rollouts.mask).sum())
         row |= {f"{phase}/tokens": tokens, "time/step": seconds, "time/tokens_per_second": tokens / seconds}
         if batch.public:
-            row["public/donors"] = processes.fetch(_donors(record.plan)).tolist()
+            row["public/donors"] = processes.fetch(donor_matrix(record.plan)).tolist()
             row |= metrics.row(round, step, "swap", self._distortion(round, step, batch, record, loras, hparams), present)
         row |= {f"time/step_{name}": spent for name, spent in self.clock.split().items()}
         self._write(row, round * self.run.schedule.length + step)
@@ -63,19 +62,13 @@ class Recorder:
         if config.federation.swap == "no_swap" or when == "off":
             return found
         arguments = self.run.params, loras, batch.prompts, record, hparams
-        if self._compiling is None and not processes.several():
+        if not processes.several():
             # From the first public step to the first that is measured the run goes on meanwhile.
-            self._compiling = _aside(lambda: self.run.measure.lower(*arguments).compile())
+            self.ahead.compile(self.run.measure, *arguments)
         last = not any(schedule.public(round, later) for later in range(step + 1, schedule.length))
         if when == "round" and not last:
             return found
-
-        def measured():
-            if self._compiling is not None:
-                self._compiling.result()
-            return self.run.measure(*arguments)
-
-        one = self.clock.timed("distortion", measured, processes.fetch)()
+        one = self.clock.timed("distortion", self.ahead.awaited(self.run.measure), processes.fetch)(*arguments)
         return found | {"group": one.replacements, "beta": one.beta, "bound": one.bound, "distance": one.distance}
 
     def evaluation(self, round: int, split: str, model: str, evaluation: Evaluation) -> dict[str, float]:
@@ -103,6 +96,7 @@ class Recorder:
             sink.close()
 
     def close(self) -> None:
+        self.ahead.close()
         self.close_sinks()
         self.journal.close()
         self.progress.close()
@@ -127,15 +121,6 @@ def read_evaluations(workdir, problems: Mapping[str, Sequence]) -> dict[tuple[in
         asked = problems[row["split"]]
         found[row["round"], row["split"], row["model"]] = Evaluation(asked, correct, nothing, np.zeros(correct.shape, int))
     return found
-
-
-def _aside(work) -> Future:
-    """What `work` returns, done in a thread of its own."""
-    thread = ThreadPoolExecutor(1)
-    try:
-        return thread.submit(work)
-    finally:
-        thread.shutdown(wait=False)
 
 
 def _transcript(run: Run, round: int, step: int, batch: Batch, record: StepRecord, shown: int) -> dict:

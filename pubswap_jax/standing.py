@@ -43,7 +43,7 @@ class Standing(NamedTuple):
 
 
 def beginning(run: Run) -> Standing:
-    return Standing(run.server, run.algorithm.init_clients(run.server), 0, Best(0, -1.0), {})
+    return Standing(run.server, run.algorithm.init_clients(run.server, None), 0, Best(0, -1.0), {})
 
 
 def carries_moments(config) -> bool:

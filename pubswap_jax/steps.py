@@ -100,6 +100,7 @@ def pubswap(
     eos_ids = config.eos_ids if eos_ids is None else tuple(eos_ids)
     pad_id = config.pad_id if pad_id is None else pad_id
 
+    @jax.jit
     def init_clients(server: ServerState, clients: ClientState | None = None) -> ClientState:
         if clients is not None and not average:
             return clients
@@ -248,6 +249,12 @@ def round_step(
     if not isinstance(weights, jax.core.Tracer) and not weights.any():
         raise ValueError("no client that takes part has a finite adapter and moments after this round: lower hparams.lr")
     return algorithm.aggregate(server, clients, weights), clients, metrics
+
+
+@jax.jit
+def step_key(key: Array, at: Array) -> Array:
+    """The run's key folded with (round, step), as `round_step` does. key, uint32[2] -> key."""
+    return jax.random.fold_in(jax.random.fold_in(key, at[0]), at[1])
 
 
 def check_shapes(prompts: Prompts, rollouts: Rollout, verdicts: Verdict, plan: SwapPlan) -> None:

@@ -172,6 +172,7 @@ def swap_metrics(plan: SwapPlan, before: Verdict, after: Verdict, mask: Array) -
     }
 
 
+@jax.jit
 def donor_matrix(plan: SwapPlan) -> Array:
     """How many responses each receiver (row) took from each donor (column). int32[C, C]."""
     clients, _, group = plan.source.shape

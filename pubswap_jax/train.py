@@ -1,5 +1,6 @@
 """The training loop: steps, rounds and starts. `train_and_evaluate` goes on where an earlier start of the same run stopped."""
 
+import gc
 import pathlib
 import threading
 import time
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pubswap_jax import examination, processes, report, settings, standing
+from pubswap_jax.ahead import Ahead, compile_round
 from pubswap_jax.assembly import Run, assemble
 from pubswap_jax.drift import drift
 from pubswap_jax.exchange import gated, in_parts
@@ -18,7 +20,7 @@ from pubswap_jax.ledger import Counters, Gate
 from pubswap_jax.metrics import Clock
 from pubswap_jax.recorder import Recorder, read_evaluations
 from pubswap_jax.standing import Best, Standing
-from pubswap_jax.steps import Algorithm, client_step
+from pubswap_jax.steps import Algorithm, client_step, step_key
 from pubswap_jax.stopping import Stopped as Stopped
 from pubswap_jax.types import Array, ClientState, ServerState
 
@@ -56,9 +58,11 @@ def train(
     folder = workdir / "checkpoints"
     at, position = standing.resume(folder, run, print) or (None, None)
     recorder = Recorder(run, workdir, position, at.round * run.schedule.length + at.step if at else 0)
+    gc.freeze()  # what there is by now stays to the end: the collector need not go through it whenever something is traced
     try:
         return _train(run, at, recorder, workdir, folder, check, offer)
     finally:
+        gc.unfreeze()
         recorder.close()
 
 
@@ -83,11 +87,14 @@ def _train(run: Run, at: Standing | None, recorder: Recorder, workdir, folder, c
         return at
 
     keep = clock.timed("save", save)
+    begun = at or standing.beginning(run)
+    if begun.round < run.config.federation.rounds:
+        compile_round(recorder.ahead, run, begun.server, (begun.round, begun.step))
     if at is None:
         for line in run.notes:
             say(line)
         score = clock.timed("evaluate", examination.base)(run, examine, recorder)
-        at = standing.beginning(run)._replace(best=Best(0, score))
+        at = begun._replace(best=Best(0, score))
         recorder.round(0, {"eval/pass@1": score})
         keep(reached(at))
         say(f"base model saved: validation pass@1 {score:.3f}")
@@ -115,7 +122,7 @@ def train_round(run: Run, at: Standing, recorder: Recorder, examine, keep, check
     config, round, length = run.config, at.round, run.schedule.length
     gate = Gate((run.train.problems[i].id for i in run.split.public), crossing(config, at.clients))
     gate.bytes = dict(at.account)
-    algorithm, judge = observed(run, gate, recorder.clock, check)
+    algorithm, judge = observed(run, gate, recorder.clock, recorder.ahead, check)
     if at.step == 0:
         kept = at.clients if standing.carries_moments(config) else None
         at = at._replace(clients=algorithm.init_clients(at.server, kept))
@@ -150,7 +157,7 @@ def train_round(run: Run, at: Standing, recorder: Recorder, examine, keep, check
             keep(at)
         raise
     best = max(at.best, Best(round + 1, figures.get("eval/pass@1", -1.0)), key=lambda one: one.score)  # ties: the earlier one
-    moved = processes.fetch(drift(ended.clients.lora, at.server.lora, weights))
+    moved = processes.fetch(recorder.ahead.awaited(drift)(ended.clients.lora, at.server.lora, weights))
     values = figures | {f"round/{name}": value.tolist() for name, value in moved.items()}
     values["round/excluded"] = [int(not sound) for sound in here]
     values |= {f"ledger/{name}": sizes for name, sizes in gate.close_round().items()}
@@ -159,12 +166,6 @@ def train_round(run: Run, at: Standing, recorder: Recorder, examine, keep, check
     keep(reached(at))
     recorder.progress.say(announcement(round + 1, config.federation.rounds, figures, best))
     return at
-
-
-@jax.jit
-def step_key(key: Array, at: Array) -> Array:
-    """The run's key folded with (round, step)."""
-    return jax.random.fold_in(jax.random.fold_in(key, at[0]), at[1])
 
 
 def healthy(run: Run, at: Standing) -> np.ndarray:
@@ -194,10 +195,12 @@ def exclusion(round: int, here: np.ndarray) -> str:
     )
 
 
-def observed(run: Run, gate: Gate, clock: Clock, check: Callable[[], None]) -> tuple[Algorithm, Callable]:
+def observed(run: Run, gate: Gate, clock: Clock, ahead: Ahead, check: Callable[[], None]) -> tuple[Algorithm, Callable]:
     """The run's algorithm and judge: a few clients at a time, timed, and behind the gate."""
     size = run.config.training.client_microbatch or run.config.federation.num_clients
-    algorithm, judge = in_parts(run.algorithm, run.judge, size, clock, check)
+    coming = ("rollout", "swap", "update", "aggregate")
+    awaited = run.algorithm._replace(**{name: ahead.awaited(getattr(run.algorithm, name)) for name in coming})
+    algorithm, judge = in_parts(awaited, run.judge, size, clock, check)
     timed = algorithm._replace(
         swap=clock.timed("swap", algorithm.swap, jax.block_until_ready),
         aggregate=clock.timed("average", algorithm.aggregate, jax.block_until_ready),

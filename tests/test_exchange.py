@@ -9,6 +9,7 @@ import pytest
 from small_world import CHARACTERS, finished
 
 from pubswap_jax import ledger, metrics, train
+from pubswap_jax.ahead import Ahead
 from pubswap_jax.assembly import make_batches
 from pubswap_jax.evaluate import Questions
 from pubswap_jax.exchange import in_parts
@@ -29,7 +30,7 @@ def behind_gate(run):
     """(gate, algorithm, judge) as the training loop makes them."""
     clients = run.algorithm.init_clients(run.server)
     gate = Gate((run.train.problems[i].id for i in run.split.public), train.crossing(run.config, clients))
-    return gate, *train.observed(run, gate, Clock(), lambda: None)
+    return gate, *train.observed(run, gate, Clock(), Ahead(), lambda: None)
 
 
 def step(run, algorithm, judge, number, clients=None, batch=None):
