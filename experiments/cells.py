@@ -12,18 +12,31 @@ import pathlib
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+import types
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
 import jax
 
 from experiments.laboratory import config_of, train
+from pubswap_jax.assembly import Run
 
 Changes = Mapping[str, object]
+Alter = Callable[[Run], Run]
 
 
-def fill(out: pathlib.Path, spec: str, cells: Mapping[str, Changes], seeds: Sequence[int], processes: int = 0) -> dict:
-    """{cell: {seed: rows}} of the file, with all that was missing; `processes` of 0 is one a core, on a CPU."""
+def fill(
+    out: pathlib.Path,
+    spec: str,
+    cells: Mapping[str, Changes],
+    seeds: Sequence[int],
+    processes: int = 0,
+    alterations: Mapping[str, Alter] = types.MappingProxyType({}),
+) -> dict:
+    """{cell: {seed: rows}} of the file, with all that was missing; `processes` of 0 is one a core, on a CPU.
+
+    `alterations` of cells change what no field does: functions of modules, since they are sent to other processes.
+    """
     results = json.loads(out.read_text()) if out.is_file() else {}
     missing = [(name, seed) for seed in seeds for name in cells if str(seed) not in results.get(name, {})]
     for name, seed in missing:
@@ -38,11 +51,12 @@ def fill(out: pathlib.Path, spec: str, cells: Mapping[str, Changes], seeds: Sequ
 
     begun = time.perf_counter()
     if jax.default_backend() == "cpu":
-        _one_a_core(missing, spec, cells, processes or len(_cores()), keep)
+        _one_a_core(missing, spec, cells, processes or len(_cores()), keep, alterations)
     else:
         for name in dict.fromkeys(name for name, _ in missing):
             mine = [seed for other, seed in missing if other == name]
-            found = train([config_of(spec, seed, cells[name]) for seed in mine], say=_prefixed(name))
+            configs = [config_of(spec, seed, cells[name]) for seed in mine]
+            found = train(configs, say=_prefixed(name), alter=alterations.get(name, _as_it_is))
             for seed, rows in zip(mine, found, strict=True):
                 keep(name, seed, rows)
     if missing:
@@ -74,7 +88,7 @@ def settings_of(pairs: Sequence[str]) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)
 
 
-def _one_a_core(missing, spec: str, cells: Mapping[str, Changes], processes: int, keep) -> None:
+def _one_a_core(missing, spec: str, cells: Mapping[str, Changes], processes: int, keep, alterations) -> None:
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as compiled:
         free = spawn.SimpleQueue()
@@ -82,7 +96,10 @@ def _one_a_core(missing, spec: str, cells: Mapping[str, Changes], processes: int
             free.put(core)
         pool = ProcessPoolExecutor(processes, spawn, _settle, (free, compiled))
         try:
-            waiting = {pool.submit(_train, spec, name, dict(cells[name]), seed): (name, seed) for name, seed in missing}
+            waiting = {
+                pool.submit(_train, spec, name, dict(cells[name]), seed, alterations.get(name, _as_it_is)): (name, seed)
+                for name, seed in missing
+            }
             for done in as_completed(waiting):
                 keep(*waiting[done], done.result())
         except BaseException:  # Ctrl-C, or a cell that failed: what is done is kept, and nobody waits for the rest
@@ -113,8 +130,12 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _train(spec: str, name: str, changes: dict, seed: int) -> list[dict]:
-    return train([config_of(spec, seed, changes)], say=_prefixed(f"{name}, seed {seed}"))[0]
+def _train(spec: str, name: str, changes: dict, seed: int, alter: Alter) -> list[dict]:
+    return train([config_of(spec, seed, changes)], say=_prefixed(f"{name}, seed {seed}"), alter=alter)[0]
+
+
+def _as_it_is(run: Run) -> Run:
+    return run
 
 
 def _prefixed(name: str):

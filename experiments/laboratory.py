@@ -46,12 +46,13 @@ def train(
     configs: Sequence[ConfigDict],
     say: Callable[[str], None] = print,
     watch: Callable[[int, ServerState], None] = lambda round, servers: None,
+    alter: Callable[[Run], Run] = lambda run: run,
 ) -> list[list[dict]]:
     """Trains every config to its last round. Per config: a row before the first round and one after each.
 
-    `watch` sees the servers [S] before every round.
+    `watch` sees the servers [S] before every round; `alter` changes an assembled run, its questions for one.
     """
-    runs = [assemble(config) for config in configs]
+    runs = [alter(assemble(config)) for config in configs]
     first, config = runs[0], runs[0].config
     width = max(run.train.prompts.tokens.shape[1] for run in runs)
     asked = [table_of(run, run.train, width) for run in runs]
@@ -121,11 +122,15 @@ def table_of(run: Run, questions: Questions, width: int = 0) -> Table:
 
 
 def _right(run: Run, problems: Sequence[data.Problem]) -> np.ndarray:
-    """The right demonstrations' tokens with their end, padded as samples are. int32[n, R]."""
-    said = [homework.demonstrations(p)[homework.TOPICS[p.topic].procedure][0] for p in problems]
+    """The demonstrations that end in the questions' answers, as tokens with their end, padded as samples are. int32[n, R]."""
+    said = [_ending(p, rf"\boxed{{{p.answer}}}") for p in problems]
     ids = [[*row, run.model_config.eos_ids[0]] for row in run.tokenizer.hf(said, add_special_tokens=False).input_ids]
     length = run.config.training.max_new_tokens
     return np.array([row + [run.model_config.pad_id] * (length - len(row)) for row in ids], np.int32)
+
+
+def _ending(problem: data.Problem, end: str) -> str:
+    return next(text for text, _ in homework.demonstrations(problem).values() if text.endswith(end))
 
 
 def _batch(run: Run, table: Table, round: int, step: int) -> Table:

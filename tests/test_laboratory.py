@@ -59,7 +59,7 @@ def test_a_study_goes_on_where_it_stopped(tmp_path, monkeypatch):
     asked, out = {"one": {}, "two": {"federation.swap": "no_swap"}}, tmp_path / "results.json"
     trained = []
 
-    def train_one(missing, spec, changes, processes, keep):
+    def train_one(missing, spec, changes, processes, keep, alterations):
         for name, seed in missing:
             if len(trained) == 3:
                 raise KeyboardInterrupt
