@@ -161,8 +161,9 @@ def kill_in(run: Started, phase: str, occurrence: int, delay: float | None, sent
             asked = time.perf_counter()
             os.kill(run.process.pid, sent)
             break
-    heard = [letter for letter, _ in finish(run)] if sent == signal.SIGKILL else []
+    rest = finish(run)
     seconds = time.perf_counter() - asked
+    heard = [letter for letter, _ in rest] if sent == signal.SIGKILL else []  # a run that was asked to end goes on a little
     expected = 0 if sent == signal.SIGTERM else -sent
     if run.process.returncode != expected:
         raise SystemExit(f"ended with {run.process.returncode} and not {expected}")

@@ -1,0 +1,79 @@
+"""Poor public sets: what is altered is the public questions, and nothing else."""
+
+import dataclasses
+import functools
+
+import numpy as np
+import pytest
+
+from experiments.figures import curve
+from experiments.laboratory import config_of, table_of, train
+from experiments.public_set import alter, study
+from pubswap_jax import homework
+from pubswap_jax.assembly import assemble
+
+SMALL = {
+    "federation.num_clients": 2,
+    "federation.rounds": 1,
+    "federation.steps": 2,
+    "training.prompts": 2,
+    "training.group": 4,
+    "data.max_questions": 512,
+    "data.test": 16,
+    "data.validation": 8,
+}
+
+
+@functools.cache
+def run():
+    return assemble(config_of("configs/math.py:hard", 2, SMALL))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_so_many_public_answers_are_of_a_wrong_procedure(share):
+    public, before = run().split.public, run().train.problems
+    altered = alter.wrong_answers(run(), share)
+    changed = [i for i, (a, b) in enumerate(zip(before, altered.train.problems, strict=True)) if a != b]
+    assert set(changed) <= set(public) and len(changed) == round(share * len(public))
+    for i in changed:
+        answer = altered.train.problems[i].answer
+        follows = [name for name, (text, _) in homework.demonstrations(before[i]).items() if text.endswith(f"{{{answer}}}")]
+        assert len(follows) == 1 and follows[0] != homework.TOPICS[before[i].topic].procedure
+    # The judge reads what the problems say.
+    there, here = (table_of(run(), questions).answers for questions in (run().train, altered.train))
+    assert np.flatnonzero((there != here).any(-1)).tolist() == changed
+    assert altered.split == run().split and altered.test is run().test
+
+
+def test_two_topics_and_strangers():
+    def held(questions):
+        return {run().train.problems[i].topic for i in questions}
+
+    two, strange = alter.two_topics(run()), alter.strangers(run())
+    asked = alter.topics_of(run())
+    assert len(asked) == 2 and held(two.split.public) == held(strange.split.public) == asked
+    assert two.split.clients == run().split.clients and set(two.split.public) < set(run().split.public)
+    for mine, all_mine in zip(strange.split.clients, run().split.clients, strict=True):
+        assert mine == [i for i in all_mine if run().train.problems[i].topic not in asked]
+    other = run()._replace(config=config_of("configs/math.py:hard", 3, SMALL))
+    assert not alter.topics_of(other) & asked, "another seed has other topics"
+    poor = run()._replace(split=dataclasses.replace(run().split, clients=[two.split.public]))
+    with pytest.raises(ValueError, match="seed 2: a client would be left with fewer questions"):
+        alter.strangers(poor)
+
+
+def test_the_study_trains_what_it_altered_and_says_what_was_not_run(tmp_path):
+    seen = []
+
+    def watched(run):
+        seen.append(alter.wrong_answers(run, 1.0))
+        return seen[-1]
+
+    clean, wrong = (train([run().config], say=lambda line: None, alter=a)[0] for a in (lambda run: run, watched))
+    assert len(seen) == 1 and clean[0] == wrong[0] and clean[1]["reward"] != wrong[1]["reward"]
+    asked, altered = study.cells({}), study.alterations()
+    assert set(altered) < set(asked) and len(asked) == len(altered) + 2 == 10
+    results = {study.name_of(method, study.CLEAN): {"1": clean, "2": clean} for method in study.METHODS}
+    assert study.table(results).count("not run") == 8 and curve(results["PubSwap, as it is"], "global").shape == (2, 2)
+    study.draw(results, tmp_path / "public_set.png")
+    assert (tmp_path / "public_set.svg").exists()
