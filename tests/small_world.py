@@ -1,17 +1,21 @@
 """A run small enough for tests: a random two-layer model of eight tokens, and questions that it answers right by chance."""
 
+import contextlib
 import functools
 import json
 import pathlib
 import random
 import tempfile
+import threading
 
+import jax
 import safetensors.numpy
 from hf_files import model_files
 
 from pubswap_jax import settings, train
 from pubswap_jax.assembly import assemble
 from pubswap_jax.fields import default_config
+from pubswap_jax.recorder import COMPILED
 from pubswap_jax.tokens import save_char_tokenizer
 
 CHARACTERS = "012+="
@@ -76,11 +80,31 @@ def small_config(folder, **changes):
 
 @functools.cache
 def finished():
-    """A run that is assembled, compiled and trained once for all tests: (run, its workdir). Don't write to it."""
+    """A run that is assembled, compiled and trained once for all tests: (run, its workdir). Don't write to it.
+
+    `finished.compiled` has the programs that it compiled, and in which threads.
+    """
     folder = tempfile.TemporaryDirectory(prefix="pubswap")
     finished.folder = folder  # removed when the process ends
     run = assemble(small_config(pathlib.Path(folder.name), checkpoint__steps=2))
     workdir = pathlib.Path(folder.name) / "run"
     workdir.mkdir()
-    train.train(run, workdir)
+    with compilations() as finished.compiled:
+        train.train(run, workdir)
     return run, workdir
+
+
+@contextlib.contextmanager
+def compilations():
+    """[(name of the program, thread)] of what is compiled meanwhile."""
+    found = []
+
+    def listen(event, seconds, fun_name="", **_):
+        if event == COMPILED:
+            found.append((fun_name.removeprefix("jit(").removesuffix(")"), threading.current_thread()))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield found
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)

@@ -6,40 +6,37 @@ import time
 import jax
 import jax.numpy as jnp
 import pytest
-from small_world import small_config
+from small_world import compilations, finished, small_config
 
 from pubswap_jax import train
 from pubswap_jax.ahead import Ahead
 from pubswap_jax.assembly import assemble
-from pubswap_jax.recorder import COMPILED
 
 OF_THE_RUN = ("rollout", "update", "exchange", "average_clients", "measure")
 OF_ALL_RUNS = ("sound", "drift", "step_key", "split", "no_swap", "swap_metrics", "from_bits", "donor_matrix")
-SOME = {"training__client_microbatch": 1, "federation__participants": 2, "federation__weights": "size"}
 
 
-@pytest.mark.parametrize("changes", [{}, SOME], ids=["all at once", "some, one by one"])
-def test_a_round_calls_what_was_compiled_before(tmp_path, changes):
-    (tmp_path / "data").mkdir()
-    run = assemble(small_config(tmp_path / "data", federation__rounds=1, **changes))
-    compiled = []
-
-    def listen(event, seconds, fun_name="", **_):
-        if event == COMPILED:
-            compiled.append((fun_name.removeprefix("jit(").removesuffix(")"), threading.current_thread()))
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        train.train(run, tmp_path)
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
+def check(compiled, evaluated):
     here = threading.current_thread()
     names = [name for name, _ in compiled]
     assert {name: names.count(name) for name in OF_THE_RUN} == dict.fromkeys(OF_THE_RUN, 1)
     assert max(names.count(name) for name in OF_ALL_RUNS) <= 1, "other tests may have compiled them already"
     assert [name for name, thread in compiled if thread is here and name in OF_THE_RUN + OF_ALL_RUNS] == []
-    evaluated = [thread is here for name, thread in compiled if name == "run"]
-    assert sorted(evaluated) == ([True] if changes else [False, True])  # one model; and where they are asked together, three
+    assert sorted(thread is here for name, thread in compiled if name == "run") == evaluated
+
+
+def test_a_round_calls_what_was_compiled_before():
+    finished()
+    check(finished.compiled, evaluated=[False, True])  # the base by itself; and then the clients' own together
+
+
+def test_a_round_of_some_clients_one_by_one(tmp_path):
+    (tmp_path / "data").mkdir()
+    changes = {"training__client_microbatch": 1, "federation__participants": 2, "federation__weights": "size"}
+    run = assemble(small_config(tmp_path / "data", federation__rounds=1, **changes))
+    with compilations() as compiled:
+        train.train(run, tmp_path)
+    check(compiled, evaluated=[True])
 
 
 def test_a_call_waits_and_says_what_was_wrong():
