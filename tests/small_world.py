@@ -20,6 +20,18 @@ from pubswap_jax.tokens import save_char_tokenizer
 
 CHARACTERS = "012+="
 
+# Changes that make an embedded world quick for the laboratory.
+LABORATORY = {
+    "federation.num_clients": 2,
+    "federation.rounds": 1,
+    "federation.steps": 2,
+    "training.prompts": 2,
+    "training.group": 4,
+    "data.max_questions": 256,
+    "data.test": 16,
+    "data.validation": 8,
+}
+
 
 def write_base(folder, **changes):
     """A random model that speaks CHARACTERS, in Hugging Face layout."""

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from small_world import LABORATORY
 
 from experiments import cells
 from experiments.figures import interval, paired
@@ -14,20 +15,9 @@ from experiments.tau import study as tau
 from pubswap_jax import settings
 from pubswap_jax.train import train_and_evaluate
 
-SMALL = {
-    "federation.num_clients": 2,
-    "federation.rounds": 1,
-    "federation.steps": 2,
-    "training.prompts": 2,
-    "training.group": 4,
-    "data.max_questions": 256,
-    "data.test": 16,
-    "data.validation": 8,
-}
-
 
 def config(seed):
-    return config_of("configs/math.py:hard", seed, SMALL)
+    return config_of("configs/math.py:hard", seed, LABORATORY)
 
 
 def test_a_seed_beside_another_fares_as_in_the_product(tmp_path):

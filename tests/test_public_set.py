@@ -2,25 +2,20 @@
 
 import dataclasses
 import functools
+import pickle
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
+from small_world import LABORATORY
 
+from experiments import cells
 from experiments.laboratory import config_of, table_of, train
 from experiments.public_set import alter, study
 from pubswap_jax import homework
 from pubswap_jax.assembly import assemble
 
-SMALL = {
-    "federation.num_clients": 2,
-    "federation.rounds": 1,
-    "federation.steps": 2,
-    "training.prompts": 2,
-    "training.group": 4,
-    "data.max_questions": 512,
-    "data.test": 16,
-    "data.validation": 8,
-}
+SMALL = LABORATORY | {"data.max_questions": 512}
 
 
 @functools.cache
@@ -75,6 +70,38 @@ def test_what_is_altered_is_what_is_trained():
             train([run().config], say=said.append, watch=over, alter=change)
     clean, wrong = said
     assert clean.startswith("base") and wrong.startswith("base") and clean != wrong
+
+
+class Inline:
+    """A pool of processes that sends work as bytes, and does it here."""
+
+    def __init__(self, *_):
+        self._processes = {}
+
+    def submit(self, work, *arguments):
+        future = Future()
+        future.set_result(work(*pickle.loads(pickle.dumps(arguments))))
+        return future
+
+    def shutdown(self, **_):
+        pass
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_every_cell_is_trained_with_its_own_alteration(tmp_path, monkeypatch, backend):
+    here, trained = run(), []
+
+    def train_none(configs, say, alter):
+        trained.append(alter(here).split)
+        return [[{"round": 0}] for _ in configs]
+
+    monkeypatch.setattr(cells.jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(cells, "train", train_none)
+    monkeypatch.setattr(cells, "ProcessPoolExecutor", Inline)
+    asked, altered = dict.fromkeys(["clean", "two", "strange"], SMALL), {"two": alter.two_topics, "strange": alter.strangers}
+    cells.fill(tmp_path / "results.json", "configs/math.py:hard", asked, [2], 1, altered)
+    assert trained == [here.split, alter.two_topics(here).split, alter.strangers(here).split]
+    assert all(pickle.loads(pickle.dumps(one))(here).config is here.config for one in study.alterations().values())
 
 
 def test_the_study_says_what_was_not_run(tmp_path):
