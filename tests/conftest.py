@@ -1,5 +1,6 @@
 """Every test runs on 8 CPU devices, raises on silent rank promotion and owns its keys."""
 
+import gc
 import os
 
 # Tests compile far more than they compute, so XLA need not optimise: that halves the time of the suite.
@@ -14,6 +15,15 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _a_small_heap():
+    """What earlier files traced and compiled is let go: else the collector walks through all of it, seconds at a time."""
+    yield
+    jax.clear_caches()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
