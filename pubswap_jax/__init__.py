@@ -9,7 +9,7 @@ from pubswap_jax._version import __version__ as __version__
 
 _HOMES = {
     "types": "Prompts Rollout Verdict SwapPlan Batch ClientState ServerState Hparams ModelConfig",
-    "grpo": "masked_mean group_advantages kl_k1 kl_k2 kl_k3 grpo_loss gspo_loss cispo_loss",
+    "grpo": "masked_mean group_advantages kl_k1 kl_k2 kl_k3 grpo_loss gspo_loss cispo_loss per_sequence per_token fixed_length",
     "swap": "balanced random_swap rescue swap_all max_variance no_swap apply_swap",
     "federated": "broadcast fedavg proximal_penalty aggregation_residual",
     "distortion": "one_replacement_distortion distortion_bound",

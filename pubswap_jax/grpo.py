@@ -11,10 +11,12 @@ import jax.numpy as jnp
 
 from pubswap_jax.types import Array, Hparams, at_least_f32
 
+LARGEST_LOG_RATIO = 60.0
+
 
 def masked_mean(x: Array, mask: Array, axis=None) -> Array:
     """Σ x·m / Σ m over `axis`; 0 where the mask is empty. What stands off the mask is never read, NaN included."""
-    x, mask = at_least_f32(jnp.asarray(x)), jnp.broadcast_to(mask, jnp.shape(x))
+    x, mask = at_least_f32(jnp.asarray(x)), jnp.broadcast_to(mask, jnp.shape(x)).astype(bool)
     count = jnp.sum(mask, axis=axis, dtype=x.dtype)
     return jnp.sum(x, axis=axis, where=mask) / jnp.maximum(count, 1)
 
@@ -49,6 +51,7 @@ def zero_variance(reward: Array) -> Array:
 
 def _centred(reward: Array) -> Array:
     # The mean of eight 0.1s is not 0.1 in floating point, and dividing that dust by ε would make an advantage of it.
+    reward = at_least_f32(jnp.asarray(reward))
     flat = zero_variance(reward)[..., None]
     return jnp.where(flat, 0.0, reward - reward.mean(axis=-1, keepdims=True))
 
@@ -188,7 +191,8 @@ def _log_ratio(logps: Array, old_logps: Array, advantages: Array, mask: Array) -
         if value.shape != logps.shape:
             raise ValueError(f"{name}: the shape of logps, {logps.shape}, expected; got {value.shape}")
     # Off the mask anything may stand, so it is replaced before exp and not after: 0·inf is NaN, in the gradient too.
-    return jnp.where(mask, at_least_f32(logps) - at_least_f32(old_logps), 0.0)
+    # So is exp's own inf times an advantage of 0: far below it the ratio ends.
+    return jnp.minimum(jnp.where(mask, at_least_f32(logps) - at_least_f32(old_logps), 0.0), LARGEST_LOG_RATIO)
 
 
 def _clipped_surrogate(ratio, logps, advantages, mask, hparams, ref_logps, kl, dual_clip, token_weights, normalise):

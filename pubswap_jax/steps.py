@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pubswap_jax.federated import broadcast, check_weights, choose, fedavg, sound_weights
+from pubswap_jax.federated import broadcast, check_weights, choose, fedavg, sound
 from pubswap_jax.grpo import group_advantages, grpo_loss, keep_truncated, per_sequence
 from pubswap_jax.logps import check_temperature
 from pubswap_jax.sampling import sample
@@ -93,6 +93,8 @@ def pubswap(
     """
     if group < 2:
         raise ValueError(f"group: at least 2 responses a prompt expected, since advantages compare them; got {group}")
+    if num_clients < 1:
+        raise ValueError(f"num_clients: 1 or more expected, got {num_clients}")
     if inner_epochs < 1:
         raise ValueError(f"inner_epochs: 1 or more expected, got {inner_epochs}")
     config = model.config
@@ -161,17 +163,19 @@ def pubswap(
 
     def aggregate(server: ServerState, clients: ClientState, weights: Array | None = None) -> ServerState:
         # Checked before jit, inside which no weight is known.
-        return average_clients(server, clients, check_weights(weights, clients.id.shape[0]))
+        return average_clients(server, clients, check_weights(weights, jax.tree.leaves(clients.lora)[0].shape[0]))
 
     @jax.jit
     def average_clients(server, clients, weights):
         following = server.replace(round=server.round + 1)
         if not average:
             return following
-        somebody = weights.sum() > 0
+        moments_too = average_moments and jax.tree.leaves(clients.opt_state)
+        weights = jnp.where(sound((clients.lora, clients.opt_state) if moments_too else clients.lora), weights, 0)
+        somebody = weights.sum() > 0  # else the adapter stays what it was
         keep = partial(jax.tree.map, lambda new, old: jnp.where(somebody, new, old))
         following = following.replace(lora=keep(fedavg(clients.lora, weights), server.lora))
-        if not average_moments or not jax.tree.leaves(clients.opt_state):
+        if not moments_too:
             return following
         moments = server.opt_state if jax.tree.leaves(server.opt_state) else tx.init(server.lora)
         return following.replace(opt_state=keep(fedavg(clients.opt_state, weights), moments))
@@ -245,9 +249,6 @@ def round_step(
         clients, record = client_step(algorithm, params, server, clients, batch, judge, step_key, hparams, weights)
         records.append(record.metrics)
     metrics = jax.tree.map(lambda *steps: jnp.stack(steps), *records)
-    weights = sound_weights((clients.lora, clients.opt_state), weights)
-    if not isinstance(weights, jax.core.Tracer) and not weights.any():
-        raise ValueError("no client that takes part has a finite adapter and moments after this round: lower hparams.lr")
     return algorithm.aggregate(server, clients, weights), clients, metrics
 
 

@@ -84,7 +84,8 @@ def max_variance(key: Array, correct: Array, present: Array | None = None) -> Sw
 def no_swap(key: Array, correct: Array, present: Array | None = None) -> SwapPlan:
     """Everybody keeps its own: a private step, or the control of a public one."""
     correct, _ = _checked(correct, present)
-    source = jnp.arange(correct.size // correct.shape[1], dtype=jnp.int32).reshape(correct.shape[0], 1, correct.shape[2])
+    clients, _, group = correct.shape
+    source = jnp.arange(clients * group, dtype=jnp.int32).reshape(clients, 1, group)
     return SwapPlan(jnp.broadcast_to(source, correct.shape), jnp.zeros_like(correct))
 
 

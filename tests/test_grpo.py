@@ -213,3 +213,13 @@ def test_wrong_shapes_name_the_argument(getkey):
         grpo.grpo_loss(logps, old, advantages, mask[..., :1], HPARAMS)
     with pytest.raises(ValueError, match="old_logps: .*expected"):
         grpo.grpo_loss(logps, old[:1], advantages, mask, HPARAMS)
+
+
+@pytest.mark.parametrize("advantage", [0.0, 1.0, -1.0])
+@pytest.mark.parametrize("loss", [grpo.grpo_loss, grpo.gspo_loss, grpo.cispo_loss])
+def test_a_ratio_that_exp_cannot_hold_gives_no_nan(loss, advantage):
+    def f(x):
+        return loss(x, jnp.full((1, 1, 1), -200.0), jnp.full((1, 1), advantage), jnp.ones((1, 1, 1), bool), HPARAMS)[0]
+
+    value, gradient = jax.value_and_grad(f)(jnp.zeros((1, 1, 1)))
+    assert jnp.isfinite(value) and jnp.isfinite(gradient).all()

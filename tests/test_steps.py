@@ -360,6 +360,8 @@ def test_mistakes_name_the_argument(world, step, algorithm):
     model, params, server, _ = world
     with pytest.raises(ValueError, match="group: at least 2"):
         ps.pubswap(model, TX, num_clients=CLIENTS, group=1)
+    with pytest.raises(ValueError, match="num_clients: 1 or more"):
+        ps.pubswap(model, TX, num_clients=0, group=GROUP)
     with pytest.raises(ValueError, match="inner_epochs: 1 or more"):
         ps.pubswap(model, TX, num_clients=CLIENTS, group=GROUP, inner_epochs=0)
     with pytest.raises(ValueError, match="microbatch: a divisor of the batch's 4 prompts expected, got 3"):
@@ -380,7 +382,30 @@ def test_mistakes_name_the_argument(world, step, algorithm):
     for batches, hparams, message in (
         ([], HPARAMS, "batches: at least one"),
         ([batch], HPARAMS.replace(temperature=0.0), "temperature: more than 0"),
-        ([batch], HPARAMS.replace(lr=jnp.nan), "no client that takes part has a finite adapter"),
     ):
         with pytest.raises(ValueError, match=message):
             ps.round_step(algorithm, params, server, batches, ps.parity_judge, jax.random.key(0), hparams)
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, 1e12])
+def test_an_average_is_of_the_sound_clients_and_stays_what_it_was_where_nobody_is(world, algorithm, poison):
+    server, clients = world[2], algorithm.init_clients(world[2])
+    clients = clients.replace(lora=jax.tree.map(lambda x: x + jnp.arange(1.0, 4).reshape(3, *[1] * (x.ndim - 1)), clients.lora))
+
+    def poisoned(who):
+        return clients.replace(lora=jax.tree.map(lambda x: x.at[who].set(poison), clients.lora), opt_state=None)
+
+    found = algorithm.aggregate(server, poisoned(1))
+    honest = algorithm.aggregate(server, clients, jnp.array([1.0, 0, 1]))
+    assert all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(honest), strict=True))
+    found = algorithm.aggregate(server, poisoned(slice(None)))
+    assert found.round == server.round + 1
+    assert all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(found.lora), jax.tree.leaves(server.lora), strict=True))
+
+
+def test_a_round_that_spoils_everybody_leaves_the_adapter_as_it_was(world, algorithm):
+    _, params, server, batches = world
+    key, hparams = jax.random.key(0), HPARAMS.replace(lr=jnp.nan)
+    found, clients, _ = ps.round_step(algorithm, params, server, batches[:1], ps.parity_judge, key, hparams)
+    assert not any(np.isfinite(x).all() for x in jax.tree.leaves(clients.lora))
+    assert all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(found.lora), jax.tree.leaves(server.lora), strict=True))
