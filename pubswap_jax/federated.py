@@ -48,7 +48,7 @@ def check_weights(weights: Array | None, num_clients: int) -> Array:
 
 @jax.jit
 def sound(trees: PyTree) -> Array:
-    """Whether a client's tree has a finite norm of at most LARGEST: one NaN in an average is everybody's. [C, ...] -> bool[C]."""
+    """Whether a client's tree has a norm of at most LARGEST: one NaN in an average is everybody's. [C, ...] -> bool[C]."""
     inexact = [x for x in jax.tree.leaves(trees) if jnp.issubdtype(x.dtype, jnp.inexact)]
     square = sum(jnp.sum(jnp.square(at_least_f32(x)), axis=tuple(range(1, x.ndim))) for x in inexact)
     return square <= LARGEST**2  # NaN compares as False

@@ -32,7 +32,7 @@ FIELDS = (
     Field("model.thinking", "default", "Qwen3's enable_thinking", OURS, ("default", "on", "off")),
     Field("data.name", "homework", "homework, homework_hard, homework_choice (embedded), or hub sets joined by +", PAPER),
     Field("data.path", "", "JSONL, parquet or CSV with the questions, joined by commas; takes the place of data.name", OURS),
-    Field("data.test_path", "", "the same for the test questions; empty: drawn from the questions", OURS),
+    Field("data.test_path", "", "the same for the test questions, whatever the others are; empty: drawn from them", OURS),
     Field("data.test_name", "", "a hub set whose test split is asked; empty: that of data.name", OURS),
     Field("data.fields", ConfigDict(), "which column holds which field of a question: see pubswap_jax.sources.Fields", OURS),
     Field("data.max_prompt_tokens", 512, "longer questions are left out, and counted", OURS),

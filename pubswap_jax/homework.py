@@ -123,12 +123,13 @@ RIGHT = {"easy": 0.30, "hard": 0.12}
 SPLITS = {"train": (0.0, 0.7), "validation": (0.7, 0.8), "test": (0.8, 1.0)}
 
 
-def problems(split: str, *, seed: int, count: int, preset: str = "easy", kind: str = "math") -> list[Problem]:
-    """`count` different questions, the topics in turn; the numbers of a split are in no other one, whatever the seed."""
+def problems(split: str, *, seed: int, count: int | None, preset: str = "easy", kind: str = "math") -> list[Problem]:
+    """`count` different questions or all, the topics in turn; the numbers of a split are in no other one, whatever the seed."""
     for name, value, known in (("split", split, SPLITS), ("preset", preset, RIGHT), ("kind", kind, KINDS)):
         if value not in known:
             raise ValueError(f"homework {name} is {value!r}{nearest(value, known)}")
     each = len(_pairs(split)) * FORMS
+    count = each * len(TOPICS) if count is None else count
     if not 0 <= count <= each * len(TOPICS):
         raise ValueError(f"homework has {each * len(TOPICS)} {split} questions, not {count}")
     orders = [permutation(each, seed, topic) for topic in range(len(TOPICS))]

@@ -77,25 +77,31 @@ def load_questions(config, tokenizer: Tokenizer) -> Asked:
 def read_problems(config) -> tuple[list[Problem], list[Problem] | None, list[Problem] | None]:
     """The training, validation and test questions that the config names; None: to be drawn from the training ones."""
     wanted = config.data
+    if wanted.fields and not wanted.path and not wanted.test_path:
+        raise ValueError("config.data.fields: there is no file whose columns it could name; set config.data.path")
+    fields = sources.Fields.of(wanted.fields.to_dict())
+    test = sources.local(wanted.test_path.split(","), fields) if wanted.test_path else None
     if wanted.path:
-        fields = sources.Fields.of(wanted.fields.to_dict())
-        train = sources.local(wanted.path.split(","), fields)
-        return train, None, sources.local(wanted.test_path.split(","), fields) if wanted.test_path else None
+        return sources.local(wanted.path.split(","), fields), None, test
+    if wanted.test_name and test is None:
+        test = _of_sets(wanted.test_name, "test", "test_name")
     if wanted.name in HOMEWORK:
         preset, kind = HOMEWORK[wanted.name]
         ask = partial(homework.problems, seed=config.seed, preset=preset, kind=kind)
-        counts = {"train": wanted.max_questions, "validation": wanted.validation, "test": wanted.test}
-        return tuple(ask(split, count=count) for split, count in counts.items())
-    names, tests = wanted.name.split("+"), (wanted.test_name or wanted.name).split("+")
-    for field, name in [*(("name", name) for name in names), *(("test_name", name) for name in tests)]:
+        train, valid = ask("train", count=wanted.max_questions or None), ask("validation", count=wanted.validation)
+        return train, valid, ask("test", count=wanted.test or None) if test is None else test
+    train = _of_sets(wanted.name, "train", "name")
+    if test is None and all("test" in hub.HUB[name].splits for name in wanted.name.split("+")):
+        test = _of_sets(wanted.name, "test", "name")
+    return train, None, test
+
+
+def _of_sets(names: str, split: str, field: str) -> list[Problem]:
+    """The questions of hub sets joined by +."""
+    for name in names.split("+"):
         if name not in hub.HUB:
             raise ValueError(f"config.data.{field}={name}{nearest(name, [*HOMEWORK, *hub.HUB])}")
-    held_out = all("test" in hub.HUB[name].splits for name in tests)
-    return _of_sets(names, "train"), None, _of_sets(tests, "test") if held_out else None
-
-
-def _of_sets(names: Sequence[str], split: str) -> list[Problem]:
-    return [problem for name in names for problem in hub.hub(name, split)]
+    return [problem for name in names.split("+") for problem in hub.hub(name, split)]
 
 
 def _usable(problems, config, tokenizer, what, notes) -> tuple[list[Problem], list[np.ndarray]]:

@@ -39,6 +39,12 @@ class Fields:
         for name in names:
             if name not in known:
                 raise ValueError(f"data.fields has no {name!r}{nearest(name, known)}")
+        for name, value in names.items():
+            if not isinstance(value, int if name == "topic_depth" else str) and name != "options":
+                raise ValueError(f"data.fields.{name} is {value!r}: the name of a column expected")
+        options = names.get("options", "")
+        if not isinstance(options, str) and not (isinstance(options, Sequence) and all(isinstance(x, str) for x in options)):
+            raise ValueError(f"data.fields.options is {options!r}: the name of a column, or a list of such names, expected")
         fields = cls(**names)
         if fields.final not in FINAL:
             raise ValueError(f"data.fields.final is {fields.final!r}{nearest(fields.final, FINAL)}")

@@ -72,3 +72,32 @@ def test_an_unknown_set_is_named():
     config.data.name = "deepmth"
     with pytest.raises(ValueError, match=r"config.data.name=deepmth; did you mean deepmath\?"):
         read_problems(config)
+
+
+def test_a_file_of_test_questions_counts_beside_embedded_ones_too(tmp_path):
+    config = default_config()
+    config.data.max_questions, config.data.validation, config.data.test = 64, 16, 0
+    row = {"question": "6 x 7 = ?", "answer": "42", "id": "q", "topic": "", "level": ""}
+    (tmp_path / "test.jsonl").write_text(json.dumps(row))
+    config.data.test_path = str(tmp_path / "test.jsonl")
+    assert [problem.answer for problem in read_problems(config)[2]] == ["42"]
+
+
+def test_no_field_about_files_is_passed_over():
+    config = default_config()
+    config.data.fields.prompt = "text"
+    with pytest.raises(ValueError, match=r"config.data.fields: there is no file"):
+        read_problems(config)
+    config.data.path = "questions.jsonl"
+    for name, value in (("prompt", 5), ("options", [1, 2]), ("topic_depth", "two")):
+        config.data.fields = {name: value}
+        with pytest.raises(ValueError, match=f"data.fields.{name} is .*expected"):
+            read_problems(config)
+
+
+def test_nought_is_all_there_are():
+    config = default_config()
+    config.data.test = config.data.max_questions = 0
+    config.data.validation = 8
+    train, valid, test = read_problems(config)
+    assert len(valid) == 8 and len(test) > 1000 and len(train) > 1000
