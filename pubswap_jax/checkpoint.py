@@ -98,9 +98,13 @@ def notes(checkpoint: Checkpoint) -> dict:
     return json.loads((checkpoint.path / NOTES).read_text())
 
 
-def prune(folder: str | os.PathLike, keep: int, best: int | None = None) -> None:
-    """Removes all but the newest `keep` checkpoints and the one that ends round `best`, and what a killed process left."""
-    for checkpoint in listed(folder)[:-keep]:
+def prune(folder: str | os.PathLike, keep: int, best: int | None = None, reached: tuple[int, int] | None = None) -> None:
+    """Removes all but the newest `keep` checkpoints and the one that ends round `best`, and what a killed process left.
+
+    Those beyond (round, step) `reached` are no newer ones: they are damaged, were passed over, and will be written again.
+    """
+    found = [checkpoint for checkpoint in listed(folder) if reached is None or checkpoint[:2] <= reached]
+    for checkpoint in found[:-keep]:
         if (checkpoint.round, checkpoint.step) != (best, 0):
             shutil.rmtree(checkpoint.path)
     for left in pathlib.Path(folder).glob(".round-*"):

@@ -47,14 +47,14 @@ def trained(run: Run, examine: Examine, recorder: Recorder, server: ServerState,
         return {}
     average = config.federation.average
     common = examine(_alone(server), run.validation) if average else []
-    own = _each(run, examine, clients, run.validation) if config.evaluation.clients or not average else []
+    each = own(run, examine, clients, run.validation) if config.evaluation.clients or not average else []
     # Written only now that nothing can stop it: what is written halfway would be there twice after a resume.
     values = {}
     for evaluation in common:
         figures = recorder.evaluation(round, "validation", "global", evaluation)
         values |= {f"eval/{name}": value for name, value in figures.items()}
-    if own:
-        figures = [recorder.evaluation(round, "validation", f"client {i}", e)["pass@1"] for i, e in enumerate(own)]
+    if each:
+        figures = [recorder.evaluation(round, "validation", f"client {i}", e)["pass@1"] for i, e in enumerate(each)]
         values |= {"clients/pass@1": figures} | ({} if average else {"eval/pass@1": sum(figures) / len(figures)})
     return values
 
@@ -69,7 +69,7 @@ def best(run: Run, examine: Examine, recorder: Recorder, server: ServerState, cl
         recorder.evaluation(round, "test", "global", evaluation)
         _greedy(run, examine, recorder, round, _alone(server))
         return
-    for i, evaluation in enumerate(_each(run, examine, clients, run.test)):
+    for i, evaluation in enumerate(own(run, examine, clients, run.test)):
         recorder.evaluation(round, "test", f"client {i}", evaluation)
 
 
@@ -79,7 +79,8 @@ def _greedy(run, examine, recorder, round, loras) -> None:
         recorder.evaluation(round, "test", "global, greedy", evaluation)
 
 
-def _each(run, examine, clients: ClientState, questions) -> list[Evaluation]:
+def own(run: Run, examine: Examine, clients: ClientState, questions) -> list[Evaluation]:
+    """Each client's own model."""
     total = clients.id.shape[0]
     size = run.config.training.client_microbatch or total
     parts = (jax.tree.map(lambda x, i=i: x[i : i + size], clients.lora) for i in range(0, total, size))
@@ -88,6 +89,14 @@ def _each(run, examine, clients: ClientState, questions) -> list[Evaluation]:
 
 def _alone(server: ServerState) -> PyTree:
     return jax.tree.map(lambda x: x[None], server.lora)
+
+
+def tested(run: Run, found: dict[tuple[int, str, str], Evaluation], round: int) -> bool:
+    """Whether the test figures of a best round are all there."""
+    average = run.config.federation.average or round == 0
+    models = ["global"] if average else [f"client {i}" for i in range(run.config.federation.num_clients)]
+    models += ["global, greedy"] if average and run.config.evaluation.greedy else []
+    return all((round, "test", model) in found for model in models)
 
 
 def final_table(found: dict[tuple[int, str, str], Evaluation], best_round: int) -> str:

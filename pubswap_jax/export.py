@@ -27,7 +27,7 @@ the best one by the validation questions.
 |---|---|---|
 {cells}
 
-The figures are those of the averaged model on the run's test questions; base SHA-256 {digest}.
+The figures are those of {tested} on the run's test questions; base SHA-256 {digest}.
 """
 
 
@@ -57,13 +57,28 @@ def evaluate_adapter(config, workdir: pathlib.Path, adapter: str) -> str:
         changes = {name: getattr(found, name) for name in ("lora_rank", "lora_alpha", "lora_targets")}
         run = run if found == run.model_config else assemble(_with_adapter(config, changes))
     else:
-        lora = best_standing(run, workdir).server.lora
+        at = best_standing(run, workdir)
+        if not config.federation.average and at.round:
+            return _alone(run, at)
+        lora = at.server.lora
     examine = examination.make_examine(run, lambda: None)
     (evaluation,) = examine(jax.tree.map(lambda x: x[None], lora), run.test)
-    lines = [f"{len(run.test.problems)} test questions, {config.evaluation.samples} samples each"]
+    lines = [_asked(run)]
     lines += [f"{name:<24}{value:>8.4f}" for name, value in summary(evaluation, KS).items()]
     lines += [f"pass@1 in {name:<14}{value:>8.4f}" for name, value in by_topic(evaluation).items()]
     return "\n".join(lines)
+
+
+def _alone(run: Run, at: Standing) -> str:
+    """Without averaging there is no common model: the figures of each client's own, and their mean."""
+    found = examination.own(run, examination.make_examine(run, lambda: None), at.clients, run.test)
+    figures = [summary(evaluation, KS)["pass@1"] for evaluation in found]
+    lines = [_asked(run), f"{'pass@1, mean of clients':<24}{sum(figures) / len(figures):>8.4f}"]
+    return "\n".join(lines + [f"{f'pass@1 of client {i}':<24}{figure:>8.4f}" for i, figure in enumerate(figures)])
+
+
+def _asked(run: Run) -> str:
+    return f"{len(run.test.problems)} test questions, {run.config.evaluation.samples} samples each"
 
 
 def best_standing(run: Run, workdir: pathlib.Path) -> Standing:
@@ -86,9 +101,10 @@ def _with_adapter(config, changes: dict):
 
 def _card(run: Run, at: Standing, workdir: pathlib.Path, name: str) -> str:
     federation = run.config.federation
-    tested = [row for row in metrics.read(workdir, "evaluations") if row["split"] == "test" and row["model"] == "global"]
-    figures = {row["round"]: row["by_topic"] | {"all": row["figures"]["pass@1"]} for row in tested}
-    base, best = figures.get(0, {}), figures.get(at.round, {})
+    model = "global" if federation.average else name.replace("_", " ")
+    tested = [row for row in metrics.read(workdir, "evaluations") if row["split"] == "test"]
+    figures = {(row["round"], row["model"]): row["by_topic"] | {"all": row["figures"]["pass@1"]} for row in tested}
+    base, best = figures.get((0, "global"), {}), figures.get((at.round, model), {})
     cells = [f"| {topic} | {base[topic]:.3f} | {best[topic]:.3f} |" for topic in base if topic in best]
     return CARD.format(
         base=run.config.model.path or f"pubswap_jax/{run.base.name}",
@@ -99,6 +115,7 @@ def _card(run: Run, at: Standing, workdir: pathlib.Path, name: str) -> str:
         steps=federation.steps,
         swap=federation.swap,
         whose="the averaged adapter" if name == "global" else f"{name.replace('_', ' ')}'s own adapter, before averaging",
+        tested="the averaged model" if federation.average else "this client's model",
         round=at.round,
         rounds=federation.rounds,
         cells="\n".join(cells),

@@ -2,7 +2,7 @@
 
 --config=FILE[:PRESET]      configs/math.py:qwen3-1.7b; any field by --config.federation.swap_period=4
 --mode=train                train|eval|export|plan|report
---workdir=FOLDER            by default a dated folder under runs/; the same command goes on where it stopped
+--workdir=FOLDER            by default a dated folder under runs/; the same command goes on where it stopped, on a later day too
 --adapter=FOLDER            eval: a PEFT adapter; by default the run's best round
 --fork                      go on although the config has changed
 """
@@ -10,6 +10,7 @@
 import argparse
 import datetime
 import difflib
+import glob
 import hashlib
 import os
 import pathlib
@@ -51,6 +52,11 @@ def main(arguments: Sequence[str]) -> int:
             raise
         print(f"pubswap_jax: {_one_line(error)}", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error) or os.environ.get("PUBSWAP_TRACEBACK"):
+            raise
+        print(f"pubswap_jax: {_one_line(error)}; the same command with --mode=plan says what would fit", file=sys.stderr)
+        return 2
 
 
 def parse(arguments: Sequence[str]) -> Flags | None:
@@ -72,7 +78,8 @@ def parse(arguments: Sequence[str]) -> Flags | None:
     for name, value in overrides:
         settings.override(config, name, value)
     settings.check(config)
-    workdir = pathlib.Path(known.workdir) if known.workdir else _dated(known.config, others)
+    dated = _dated(known.config, others, None if known.mode != "train" else config.federation.rounds)
+    workdir = pathlib.Path(known.workdir).expanduser() if known.workdir else dated
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"--workdir={workdir}: there is a file of this name; name a folder")
     return Flags(config, workdir, known.mode, known.adapter, known.fork)
@@ -92,12 +99,20 @@ def _field(flag: str) -> tuple[str, str]:
     return name.removeprefix("--config."), value
 
 
-def _dated(config: str, overrides: Sequence[str]) -> pathlib.Path:
-    """runs/2026-05-01-math-tiny, with a digest of what flags change: on one day the same command has the same folder."""
+def _dated(config: str, overrides: Sequence[str], rounds: int | None) -> pathlib.Path:
+    """runs/2026-05-01-math-tiny, with a digest of what flags change: the same command has the same folder.
+
+    One of an earlier day is taken where its run has not come to the end of `rounds`; None: wherever there is one.
+    """
     path, _, preset = config.partition(":")
     changed = hashlib.sha256(" ".join(sorted(overrides)).encode()).hexdigest()[:6]
-    parts = [datetime.date.today().isoformat(), pathlib.Path(path).stem, preset or "tiny"]
-    return pathlib.Path("runs") / "-".join([*parts, changed] if overrides else parts)
+    name = "-".join([pathlib.Path(path).stem, preset or "tiny", *([changed] if overrides else [])])
+    today = pathlib.Path("runs") / f"{datetime.date.today().isoformat()}-{name}"
+    earlier = sorted(pathlib.Path("runs").glob(f"[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]-{glob.escape(name)}"))
+    if not earlier or today.exists():
+        return today
+    done = [int(folder.name[6:12]) for folder in earlier[-1].glob("checkpoints/round-[0-9]*")]
+    return earlier[-1] if rounds is None or (done and max(done) < rounds) else today
 
 
 def _run(flags: Flags) -> int:
@@ -125,7 +140,7 @@ def _run(flags: Flags) -> int:
 
 def _train(flags: Flags) -> int:
     from pubswap_jax import processes
-    from pubswap_jax.stopping import Stop, Stopped
+    from pubswap_jax.stopping import NOTHING, Stop, Stopped
     from pubswap_jax.train import train_and_evaluate
 
     processes.start()
@@ -137,7 +152,7 @@ def _train(flags: Flags) -> int:
         try:
             train_and_evaluate(flags.config, flags.workdir, fork=flags.fork, check=stop.check, offer=stop.offer)
         except Stopped:
-            say(farewell)
+            say(farewell if stop.offered else NOTHING)
             if not processes.several():
                 sys.stdout.flush()
                 os._exit(0)  # all is saved; what another thread may be compiling still is not waited for

@@ -1,5 +1,6 @@
 """`--mode=plan`: the bytes a device needs and the time a round takes, before anything of that size is allocated."""
 
+import math
 import os
 import time
 from functools import partial
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 
 from pubswap_jax import settings
 from pubswap_jax.assembly import adapt, base_folder, make_algorithm, make_tokenizer
+from pubswap_jax.data import Schedule
 from pubswap_jax.hf_config import read_config
 from pubswap_jax.model import Transformer, init_lora
 from pubswap_jax.page import bytes_text
@@ -35,7 +37,8 @@ def plan(config) -> str:
     need = needed(config, model_config)
     have, where = memory()
     rate, bandwidth = measured(config.model.dtype)
-    lines = [headline(config, model_config), "", "memory of one device"]
+    devices = config.mesh.client * config.mesh.data * config.mesh.model
+    lines = [headline(config, model_config), "", "memory of one device" + f", of {devices}" * (devices > 1)]
     lines += [f"  {name:<48}{bytes_text(count):>10}" for name, count in need.items()]
     lines += [f"  {f'there is ({where})':<48}{bytes_text(have):>10}", "", "time, without evaluation and verification"]
     seconds = round_seconds(config, model_config, rate, bandwidth)
@@ -80,8 +83,19 @@ def _flag(pair: tuple[str, object]) -> str:
     return f"--config.{pair[0]}={pair[1]}"
 
 
+def of_one_device(config):
+    """What falls to one device of the mesh: its clients, and its part of their questions."""
+    own = config.copy_and_resolve_references()
+    own.federation.num_clients = -(-config.federation.num_clients // config.mesh.client)
+    own.training.client_microbatch = -(-config.training.client_microbatch // config.mesh.client)
+    own.training.prompts = -(-config.training.prompts // config.mesh.data)
+    own.training.microbatch = math.gcd(config.training.microbatch, own.training.prompts) if config.training.microbatch else 0
+    return own
+
+
 def needed(config, model_config: ModelConfig) -> dict[str, int]:
     """Bytes on one device: from shapes, and from the memory analysis of the compiled rollout and update."""
+    config = of_one_device(config)
     model = Transformer(model_config)
     algorithm = make_algorithm(config, model)
     params = param_shapes(model_config, config.model.dtype)
@@ -103,6 +117,8 @@ def needed(config, model_config: ModelConfig) -> dict[str, int]:
         .memory_analysis()
     )
     base, adapters, moments = _bytes(params), _bytes(clients.lora) + _bytes(server.lora), _bytes(clients.opt_state)
+    elsewhere = base - base // config.mesh.model  # of the base, on the mesh's other devices
+    base -= elsewhere
     # Whatever the part under way does not hold of the clients is there all the same.
     waiting = adapters + moments - _bytes(some.lora) - _bytes(some.opt_state)
     watched = config.log.distortion != "off" and config.federation.swap_period and config.federation.swap != "no_swap"
@@ -114,15 +130,17 @@ def needed(config, model_config: ModelConfig) -> dict[str, int]:
         "while answering: caches and the rest": rollout.temp_size_in_bytes + rollout.output_size_in_bytes,
         "while updating: activations and the rest": update.temp_size_in_bytes + update.output_size_in_bytes,
         "while measuring M·β: gradients": gradients,
-        PEAK: max(waiting + _total(rollout), waiting + _total(update), base + adapters + moments + gradients),
+        PEAK: max(waiting + max(_total(rollout), _total(update)) - elsewhere, base + adapters + moments + gradients),
     }
 
 
 def round_seconds(config, model_config: ModelConfig, rate: float, bandwidth: float) -> dict[str, float]:
     """The roofs of PERFORMANCE.md: a decode step reads the weights or multiplies; training costs 4 FLOP a token and weight."""
-    training, steps = config.training, config.federation.steps
-    weights = _bytes(param_shapes(model_config, config.model.dtype))
-    parameters = sum(x.size for x in jax.tree.leaves(param_shapes(model_config)))
+    config = of_one_device(config)
+    training, federation = config.training, config.federation
+    steps = Schedule(federation.steps, federation.swap_period, federation.swap_unit).length
+    weights = _bytes(param_shapes(model_config, config.model.dtype)) / config.mesh.model
+    parameters = sum(x.size for x in jax.tree.leaves(param_shapes(model_config))) / config.mesh.model
     part = training.client_microbatch or config.federation.num_clients
     passes = config.federation.num_clients // part
     sequences = part * training.prompts * training.group
@@ -132,7 +150,7 @@ def round_seconds(config, model_config: ModelConfig, rate: float, bandwidth: flo
     tokens *= config.data.max_prompt_tokens + training.group * training.max_new_tokens
     update = (6 if config.model.remat == "block" else 4) * parameters * tokens / rate
     rollout = passes * (prefill + training.max_new_tokens * one_token)
-    return {"rollouts of a round": steps * rollout, "updates of a round": steps * update}
+    return {"rollouts of a round": steps * rollout, "updates of a round": steps * training.inner_epochs * update}
 
 
 def measured(dtype: str, size: int = 1024, repeats: int = 4) -> tuple[float, float]:

@@ -24,12 +24,13 @@ class Recorder:
     """Writes what happened; `position()` and a checkpoint make it durable."""
 
     def __init__(self, run: Run, workdir, position: Mapping[str, int] | None, done: int):
-        self.run, self.clock, self.compiled, self.right = run, metrics.Clock(), [], []
+        self.run, self.clock, self.compiled = run, metrics.Clock(), []
         writes = processes.first()  # the others take part where arrays are gathered, and keep quiet
+        self.sinks = _sinks(run.config, workdir, done) if writes else []
         self.journal = metrics.Journal(workdir, FILES, position) if writes else metrics.Nowhere()
+        self.right = _right_so_far(workdir) if writes and position else []  # of the steps since the last round's end
         total = run.config.federation.rounds * run.schedule.length
         self.progress = metrics.Progress(total, done, quiet=not writes)
-        self.sinks = _sinks(run.config, workdir, done) if writes else []
         self.ahead = Ahead()
         jax.monitoring.register_event_duration_secs_listener(self._count_compilation)
 
@@ -110,6 +111,16 @@ class Recorder:
     def _count_compilation(self, event: str, seconds: float, **details) -> None:
         if event == COMPILED:
             self.compiled.append(str(details.get("fun_name")))
+
+
+def _right_so_far(workdir) -> list[float]:
+    right: list[float] = []
+    for row in metrics.read(workdir, "metrics"):
+        if "step" not in row:
+            right.clear()
+        else:
+            right += [value for name, value in metrics.scalars(row).items() if name in ("private/correct", "public/correct")]
+    return right
 
 
 def read_evaluations(workdir, problems: Mapping[str, Sequence]) -> dict[tuple[int, str, str], Evaluation]:

@@ -1,16 +1,19 @@
 """One self-contained report.html of a run, from the files that it left: no server, no script, nothing fetched."""
 
 import html
-import json
 import math
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from pubswap_jax import charts, ledger, metrics
 from pubswap_jax.charts import Line
+from pubswap_jax.evaluate import interval
 from pubswap_jax.fields import FIELDS
 from pubswap_jax.page import PAGE, bytes_text, section, table
+from pubswap_jax.standing import described
 
 TRANSCRIPTS = 12
 PHASES = ("rollout", "verify", "swap", "update", "distortion", "average", "evaluate", "save", "other")
@@ -19,9 +22,7 @@ PHASES = ("rollout", "verify", "swap", "update", "distortion", "average", "evalu
 def write(workdir: str | os.PathLike) -> pathlib.Path:
     """Writes `report.html` into a run's folder, finished or not, and returns its path."""
     workdir = pathlib.Path(workdir)
-    if not (workdir / "run.json").exists():
-        raise ValueError(f"{workdir}: no run.json in it; give the --workdir of a run, or train one first")
-    run = json.loads((workdir / "run.json").read_text())
+    run = described(workdir)
     rows, evaluations, rollouts = (metrics.read(workdir, name) for name in ("metrics", "evaluations", "rollouts"))
     steps = [row for row in rows if "step" in row]
     rounds = [row for row in rows if "step" not in row and row["round"]]
@@ -40,7 +41,7 @@ def write(workdir: str | os.PathLike) -> pathlib.Path:
     ]
     path = workdir / "report.html"
     staging = path.with_suffix(".tmp")
-    staging.write_text(PAGE.format(title=html.escape(workdir.name), body="\n".join(body)), encoding="utf-8")
+    staging.write_text(PAGE.format(title=html.escape(workdir.resolve().name), body="\n".join(body)), encoding="utf-8")
     os.replace(staging, path)
     return path
 
@@ -48,10 +49,16 @@ def write(workdir: str | os.PathLike) -> pathlib.Path:
 def headline(run: Mapping, evaluations: Sequence[Mapping]) -> str:
     tested = [row for row in evaluations if row["split"] == "test" and "greedy" not in row["model"]]
     base = [row for row in tested if row["round"] == 0]
-    best = [row for row in tested if row["round"] > 0] or base
     if not base:
         return section("Result", charts.note("The base model has not been evaluated yet."))
+    chosen = best_round(evaluations)
+    best = [row for row in tested if row["round"] == chosen]
     config = run["config"]
+    shape = (config[f"federation.{name}"] for name in ("num_clients", "rounds", "steps", "swap", "swap_period"))
+    told = "{} clients, {} rounds of {} steps, swap {}, period {}. ".format(*shape)
+    if not best:
+        told += f"Best round so far by the validation questions: {chosen}; its test figures come at the end of the run."
+        best = base
     lines = []
     for topic in [*base[0]["by_topic"], None]:
         before, after = (
@@ -59,12 +66,33 @@ def headline(run: Mapping, evaluations: Sequence[Mapping]) -> str:
             for part in (base, best)
         )
         lines.append(["all" if topic is None else topic, f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}"])
-    figures = best[0]["figures"]
-    shape = (config[f"federation.{name}"] for name in ("num_clients", "rounds", "steps", "swap", "swap_period"))
-    told = "{} clients, {} rounds of {} steps, swap {}, period {}. ".format(*shape)
-    told += f"Best round by the validation questions: {best[0]['round']}. pass@1 on {run['questions']['test']} test questions: "
-    told += f"{lines[-1][1]} → {lines[-1][2]} (95 % interval {figures['pass@1_low']:.3f} to {figures['pass@1_high']:.3f})."
+    if best[0]["round"] == chosen:
+        told += f"Best round by the validation questions: {chosen}. pass@1 on {run['questions']['test']} test questions: "
+        told += "{} → {} (95 % interval {:.3f} to {:.3f}).".format(*lines[-1][1:3], *_interval(best))
+    else:  # the base's alone
+        lines = [[topic, before, "", ""] for topic, before, *_ in lines]
     return section("Result", f"<p>{html.escape(told)}</p>" + table(["topic", "base", "best", "change"], lines))
+
+
+def best_round(evaluations: Sequence[Mapping]) -> int:
+    """The best so far by the validation questions, the earlier one where two are equal."""
+    scores: dict[int, list[list[float]]] = {}
+    for row in evaluations:
+        if row["split"] == "validation":
+            common = row["model"] == "global"
+            scores.setdefault(row["round"], [[], []])[common].append(row["figures"]["pass@1"])
+    return max(scores, key=lambda round: (_mean(scores[round][1] or scores[round][0]), -round), default=0)
+
+
+def _interval(rows: Sequence[Mapping]) -> tuple[float, float]:
+    """Of the mean over models, a bootstrap over questions."""
+    if len(rows) == 1:
+        return rows[0]["figures"]["pass@1_low"], rows[0]["figures"]["pass@1_high"]
+    return interval(np.mean([[pass_at_1(bits) for bits in row["correct"]] for row in rows], axis=0))
+
+
+def pass_at_1(bits: str) -> float:
+    return bits.count("1") / len(bits)
 
 
 def learning(steps, rounds, evaluations) -> str:

@@ -3,6 +3,7 @@
 import ast
 import difflib
 import importlib.util
+import math
 import pathlib
 from collections.abc import Iterable
 from typing import Any
@@ -26,7 +27,12 @@ def load(spec: str) -> ConfigDict:
         presets = getattr(module, "PRESETS", {})
         if preset and preset not in presets:
             raise ValueError(f"there is no preset {preset!r}{nearest(preset, presets)}")
-        return module.get_config(preset) if preset else module.get_config()
+        config = module.get_config(preset) if preset else module.get_config()
+        if not isinstance(config, ConfigDict):
+            raise ValueError(
+                f"get_config must return a ConfigDict, as pubswap_jax.fields.default_config() does, not {type(config).__name__}"
+            )
+        return config
     except Exception as error:  # a config is a program: whatever it raises is a mistake in it
         place = f":{error.lineno}" if isinstance(error, SyntaxError) else ""
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
@@ -70,6 +76,12 @@ def check(config: ConfigDict) -> None:
     unknown = sorted(set(flat) - {field.name for field in FIELDS})
     if unknown:
         raise ValueError(f"config.{unknown[0]}: no such field{nearest(unknown[0], [field.name for field in FIELDS])}")
+    missing = [field.name for field in FIELDS if field.name not in flat]
+    if missing:
+        raise ValueError(f"config.{missing[0]}: missing; begin a config file with pubswap_jax.fields.default_config()")
+    for name, value in flat.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"config.{name}={value}: a finite number expected")
     for field in FIELDS:
         if field.choices and flat[field.name] not in field.choices:
             raise ValueError(f"config.{field.name}={flat[field.name]}: {nearest(str(flat[field.name]), field.choices, '')}")
@@ -99,7 +111,8 @@ _LEAST = (
     ("data.test data.max_questions federation.participants federation.swap_period training.warmup training.microbatch", 0),
     ("evaluation.top_k training.clip_high training.swap_weight training.prox_coef training.kl_coef", 0),
     ("training.client_microbatch training.lr training.clip_norm checkpoint.steps log.transcripts verifier.workers", 0),
-    ("training.temperature evaluation.temperature verifier.timeout data.alpha", 1e-6),
+    ("training.weight_decay", 0),
+    ("training.temperature evaluation.temperature verifier.timeout data.alpha model.lora_alpha", 1e-6),
 )
 
 

@@ -85,7 +85,7 @@ def local(paths: str | Sequence[str], fields: Fields | None = None) -> list[Prob
     """The questions of JSONL, parquet or CSV files."""
     problems = []
     for path in [paths] if isinstance(paths, str) else paths:
-        file = pathlib.Path(path)
+        file = pathlib.Path(path).expanduser()
         if file.suffix not in READERS:
             raise ValueError(f"{path}: not a .jsonl, .parquet or .csv file")
         if not file.is_file():

@@ -1,11 +1,14 @@
 """Where a run stands: what a checkpoint holds, and on which terms a later start goes on from it."""
 
+import contextlib
+import fcntl
+import hashlib
 import importlib.metadata
 import json
 import os
 import pathlib
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -15,7 +18,7 @@ from pubswap_jax._version import __version__
 from pubswap_jax.assembly import Run, base_digest
 from pubswap_jax.types import ClientState, ServerState
 
-RUN = "run.json"
+RUN, LOCK = "run.json", ".lock"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 # What may change between two starts of a run: it says how long and how loud, not what happens.
 FREE = ("federation.rounds", "checkpoint.", "log.", "verifier.")
@@ -58,12 +61,15 @@ def save(folder: pathlib.Path, run: Run, at: Standing, position: Mapping[str, in
     tree = jax.tree.map(processes.fetch, _tree(run, at.server, at.clients, at.step))
     if processes.first():
         checkpoint.save(folder, at.round, at.step, tree, notes)
-        checkpoint.prune(folder, run.config.checkpoint.keep, at.best.round)
+        checkpoint.prune(folder, run.config.checkpoint.keep, at.best.round, (at.round, at.step))
 
 
 def resume(folder: pathlib.Path, run: Run, warn: Callable[[str], None]) -> tuple[Standing, dict[str, int]] | None:
-    """The newest sound checkpoint and the journal's position there; None where there is none."""
-    return load(checkpoint.newest(folder, warn) if processes.first() else None, run)
+    """The newest sound checkpoint and the journal's position there; None where nothing was saved yet."""
+    found = checkpoint.newest(folder, warn) if processes.first() else None
+    if processes.first() and found is None and checkpoint.listed(folder):
+        raise ValueError(f"{folder}: no checkpoint in it is sound; name another --workdir, or move them away to begin anew")
+    return load(found, run)
 
 
 def load(found: checkpoint.Checkpoint | None, run: Run) -> tuple[Standing, dict[str, int]] | None:
@@ -103,28 +109,68 @@ def _tree(run: Run, server: ServerState, clients: ClientState, step: int) -> dic
 # --- on which terms -----------------------------------------------------------------------------------------------------
 
 
-def agree(workdir: pathlib.Path, run: Run, fork: bool) -> None:
-    """Writes what the run is made of; raises where the folder holds a run made of something else, unless `fork`."""
+@contextlib.contextmanager
+def alone(workdir: pathlib.Path) -> Iterator[None]:
+    """Nobody else may write to the folder meanwhile: the system lets go of the lock with the process, whatever ends it."""
+    if not processes.first():
+        yield
+        return
+    with open(workdir / LOCK, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{workdir}: another process writes to it; wait for its end, or name another --workdir") from None
+        except OSError as error:
+            print(f"{workdir}: cannot be locked ({error.strerror}); see that no other process writes to it")
+        yield
+
+
+def agree(workdir: pathlib.Path, run: Run, fork: bool) -> dict:
+    """What the run is made of; raises where the folder holds a run made of something else, unless `fork`."""
     ours = describe(run)
     processes.agree(
         {"base model (digest)": ours["base_sha256"], "split of the questions": ours["split"], "JAX": jax.__version__}
     )
-    if not processes.first():
-        return
     path = workdir / RUN
-    if path.exists() and checkpoint.listed(workdir / "checkpoints") and not fork:
-        theirs = json.loads(path.read_text())
+    if not processes.first() or not path.exists() or not checkpoint.listed(workdir / "checkpoints"):
+        return ours
+    theirs = described(workdir)
+    if fork and theirs.get("asked_sha256", ours["asked_sha256"]) != ours["asked_sha256"]:
+        raise ValueError(
+            f"{workdir}: --fork goes on with the same validation and test questions, else figures before and after could not "
+            f"be compared; name another --workdir"
+        )
+    if not fork:
         changed = settings.differences(*(_binding(d["config"]) for d in (ours, theirs)))
         if ours["base_sha256"] != theirs["base_sha256"]:
             changed.append(f"the base model: {theirs['base_sha256'][:12]} before, {ours['base_sha256'][:12]} now")
+        if not changed and theirs.get("asked_sha256", ours["asked_sha256"]) != ours["asked_sha256"]:
+            changed.append("the validation and test questions: the files hold others than before")
         if changed:
             more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
             raise ValueError(
                 f"{workdir} holds a run of another config, {changed[0]}{more}; name another --workdir, or go on with --fork"
             )
-    staging = path.with_suffix(".tmp")
-    staging.write_text(json.dumps(ours))
-    os.replace(staging, path)
+    return ours
+
+
+def record(workdir: pathlib.Path, described: Mapping) -> None:
+    """Writes what `agree` gave, once the run is there to go on."""
+    if processes.first():
+        staging = (workdir / RUN).with_suffix(".tmp")
+        staging.write_text(json.dumps(described))
+        os.replace(staging, workdir / RUN)
+
+
+def described(workdir: pathlib.Path) -> dict:
+    """What an earlier start wrote."""
+    path = workdir / RUN
+    if not path.exists():
+        raise ValueError(f"{workdir}: no {RUN} in it; give the --workdir of a run, or train one first")
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: not what a run wrote there: {error}") from None
 
 
 def describe(run: Run) -> dict:
@@ -136,6 +182,7 @@ def describe(run: Run) -> dict:
         "base_sha256": base_digest(run.base),
         "base_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(run.params)),
         "split": run.split.manifest(),
+        "asked_sha256": _digest(run.validation.problems, run.test.problems),
         "topics": topics,
         "held": counts.tolist(),
         "questions": {
@@ -149,6 +196,11 @@ def describe(run: Run) -> dict:
         "versions": {"python": platform.python_version(), "pubswap_jax": __version__}  # the source tree needs no install
         | {name: importlib.metadata.version(name) for name in PACKAGES},
     }
+
+
+def _digest(*parts) -> str:
+    asked = [[(problem.id, problem.prompt, problem.answer) for problem in part] for part in parts]
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
 def _binding(config: Mapping) -> dict:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 PATIENCE = 2.0  # seconds that a run has to come to a place where it can end
 OVER = b"\0"  # no signal's number
+NOTHING = "stopped before there was anything to save"
 
 
 class Stopped(Exception):
@@ -61,6 +62,11 @@ class Stop:
         """What has been reached: `save` may be called at any time from now on, and from another thread."""
         self._save = save
 
+    @property
+    def offered(self) -> bool:
+        """Whether there is anything to save."""
+        return self._save is not None
+
     def _wait(self, reading: int, signals: set[int]) -> None:
         with open(reading, "rb", buffering=0) as pipe:
             for number in iter(lambda: pipe.read(1), OVER):
@@ -80,7 +86,7 @@ class Stop:
             if self._save:
                 self._save()
             status = 0
-            print(self._farewell if self._save else "stopped before there was anything to save", flush=True)
+            print(self._farewell if self._save else NOTHING, flush=True)
         except Exception as error:
             if status:
                 print(f"pubswap_jax: {error}", file=sys.stderr, flush=True)

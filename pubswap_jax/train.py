@@ -18,7 +18,7 @@ from pubswap_jax.exchange import gated, in_parts
 from pubswap_jax.federated import choose, sound
 from pubswap_jax.ledger import Counters, Gate
 from pubswap_jax.metrics import Clock
-from pubswap_jax.recorder import Recorder, read_evaluations
+from pubswap_jax.recorder import FILES, Recorder, read_evaluations
 from pubswap_jax.standing import Best, Standing
 from pubswap_jax.steps import Algorithm, client_step, step_key
 from pubswap_jax.stopping import Stopped as Stopped
@@ -54,9 +54,24 @@ def train(
     offer: Offer = lambda save: None,
 ) -> ServerState:
     """`train_and_evaluate` of a run that is assembled already."""
-    standing.agree(workdir, run, fork)
-    folder = workdir / "checkpoints"
+    with standing.alone(workdir):
+        return _start(run, workdir, fork, check, offer)
+
+
+def _start(run: Run, workdir: pathlib.Path, fork: bool, check: Check, offer: Offer) -> ServerState:
+    described = standing.agree(workdir, run, fork)
+    folder, rounds = workdir / "checkpoints", run.config.federation.rounds
     at, position = standing.resume(folder, run, print) or (None, None)
+    if at and at.round > rounds - bool(at.step):
+        raise ValueError(f"config.federation.rounds={rounds}: {workdir} is in round {at.round + bool(at.step)} already")
+    if at is None and processes.first() and not (workdir / standing.RUN).exists():
+        unknown_files(workdir)
+    standing.record(workdir, described)
+    if at and at.round == rounds and not fork:
+        done = processes.first() and examination.tested(run, read_evaluations(workdir, asked(run)), at.best.round)
+        if processes.told(done):
+            finish(run, workdir, at.best.round, print)
+            return at.server
     recorder = Recorder(run, workdir, position, at.round * run.schedule.length + at.step if at else 0)
     gc.freeze()  # what there is by now stays to the end: the collector need not go through it whenever something is traced
     try:
@@ -108,13 +123,29 @@ def _train(run: Run, at: Standing | None, recorder: Recorder, workdir, folder, c
         at = standing.load_best(folder, at, run)
     clock.timed("evaluate", examination.best)(run, examine, recorder, at.server, at.clients)
     recorder.journal.position()
-    if processes.first():
-        problems = {"validation": run.validation.problems, "test": run.test.problems}
-        say(f"best round by validation: {at.round}; on the test questions, pass@1:")
-        say(examination.final_table(read_evaluations(workdir, problems), at.round))
-        say(f"written to {report.write(workdir)}")
+    finish(run, workdir, at.round, say)
     processes.gathered("done")
     return last.server
+
+
+def finish(run: Run, workdir: pathlib.Path, best: int, say: Callable[[str], None]) -> None:
+    """The table of the best round, and the report."""
+    if processes.first():
+        say(f"best round by validation: {best}; on the test questions, pass@1:")
+        say(examination.final_table(read_evaluations(workdir, asked(run)), best))
+        say(f"written to {report.write(workdir)}")
+
+
+def asked(run: Run) -> dict[str, list]:
+    return {"validation": run.validation.problems, "test": run.test.problems}
+
+
+def unknown_files(workdir: pathlib.Path) -> None:
+    """Raises where a file stands that a run would write over, and no run wrote it."""
+    for name in FILES:
+        path = workdir / f"{name}.jsonl"
+        if path.exists() and path.stat().st_size:
+            raise ValueError(f"{path}: no run of ours wrote it, and this one would; name another --workdir")
 
 
 def train_round(run: Run, at: Standing, recorder: Recorder, examine, keep, check: Check, reached=lambda at: at) -> Standing:

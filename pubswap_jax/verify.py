@@ -8,7 +8,7 @@ import argparse
 import json
 import warnings
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -94,6 +94,8 @@ def _check(texts, answers, kind, options, timeout) -> None:
         raise ValueError(f"texts and answers must have the same length, got {len(texts)} and {len(answers)}")
     if options is not None and len(options) != len(texts):
         raise ValueError(f"options must have one entry per text, got {len(options)} for {len(texts)}")
+    if any(not isinstance(row, Mapping) for row in options or () if row is not None):
+        raise ValueError("options: a dict of letter and text, or None, a row expected")
     if not timeout > 0:
         raise ValueError(f"timeout must be positive seconds, got {timeout}")
 
@@ -179,8 +181,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, help="worker processes (default: one per core, at most 8)")
     parser.add_argument("--out", help="write each row with its status and what was extracted to this file")
     flags = parser.parse_args(arguments)
-    with open(flags.file, encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file if line.strip()]
+    try:
+        rows = _read(flags.file)
+    except (OSError, ValueError) as error:
+        parser.exit(2, f"pubswap_jax.verify: {error}\n")
     if flags.workers:
         pool.set_workers(flags.workers)
     _grade(rows, flags.timeout)
@@ -188,6 +192,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with open(flags.out, "w", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
     _print_report(rows)
+
+
+def _read(path: str) -> list[dict]:
+    """The rows of a file; a ValueError names the line that is none."""
+    rows = []
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = json.loads(line) if line.strip() else None
+            except ValueError as error:
+                raise ValueError(f"{path}:{number}: not a JSON object: {error}") from None
+            if row is None:
+                continue
+            if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in ("gold", "answer")):
+                raise ValueError(f"{path}:{number}: an object with the texts 'gold' and 'answer' expected")
+            if row.get("kind", "math") not in KINDS:
+                raise ValueError(f"{path}:{number}: kind is {row['kind']!r}; there are {', '.join(KINDS)}")
+            rows.append(row)
+    if not rows:
+        raise ValueError(f"{path}: no rows in it")
+    return rows
 
 
 def _grade(rows: list[dict], timeout: float) -> None:

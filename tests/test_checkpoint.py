@@ -147,4 +147,6 @@ def test_prune_keeps_the_newest_and_the_best(tmp_path):
     assert [(c.round, c.step) for c in checkpoint.listed(tmp_path)] == positions
     checkpoint.prune(tmp_path, keep=2, best=1)
     assert [(c.round, c.step) for c in checkpoint.listed(tmp_path)] == [(1, 0), (3, 0), (3, 5)]
+    checkpoint.prune(tmp_path, keep=1, best=1, reached=(3, 0))  # (3, 5) was passed over as damaged: it is no newer one
+    assert [(c.round, c.step) for c in checkpoint.listed(tmp_path)] == [(1, 0), (3, 0), (3, 5)]
     assert checkpoint.newest(tmp_path / "nothing here", pytest.fail) is None

@@ -76,3 +76,18 @@ def test_savings_are_only_what_is_not_saved_yet():
     config.training.group, config.training.client_microbatch, config.model.dtype = 8, 1, "bfloat16"
     names = [name for name, _ in plan.savings(config)]
     assert names == ["model.remat", "training.microbatch", "data.max_prompt_tokens", "training.group"]
+
+
+def test_a_mesh_leaves_each_device_its_part(need):
+    run, _ = finished()
+    config = run.config.copy_and_resolve_references()
+    config.mesh.client, config.mesh.model = 3, 2
+    own = plan.needed(config, plan._model_config(config))
+    assert own["base"] == need["base"] - need["base"] // 2
+    assert own["the clients' moments"] * 3 == need["the clients' moments"] and own[plan.PEAK] < need[plan.PEAK]
+    config = run.config.copy_and_resolve_references()
+    whole = plan.round_seconds(config, run.model_config, 1e9, 1e9)
+    config.training.inner_epochs = 4
+    assert plan.round_seconds(config, run.model_config, 1e9, 1e9)["updates of a round"] == 4 * whole["updates of a round"]
+    config.federation.swap_period, config.federation.swap_unit = 1, "extra"
+    assert plan.round_seconds(config, run.model_config, 1e9, 1e9)["rollouts of a round"] == 2 * whole["rollouts of a round"]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pathlib
+import shutil
 import threading
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from small_world import finished
 
-from pubswap_jax import checkpoint, metrics, train
+from pubswap_jax import checkpoint, metrics, recorder, report, standing, train
 
 
 class Killed(BaseException):
@@ -23,9 +24,13 @@ def run():
 
 
 @pytest.fixture(scope="module")
-def reference(run, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("reference")
-    return outcome(train.train(run, folder), folder)
+def reference_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("reference")
+
+
+@pytest.fixture(scope="module")
+def reference(run, reference_folder):
+    return outcome(train.train(run, reference_folder), reference_folder)
 
 
 def outcome(server, workdir):
@@ -154,3 +159,95 @@ def test_a_changed_config_is_refused_with_the_difference(run, reference, tmp_pat
     assert int(train.train(other, tmp_path, fork=True).round) == 2
     description = json.loads((pathlib.Path(tmp_path) / "run.json").read_text())
     assert description["config"]["training.lr"] == 0.5
+
+
+@pytest.fixture
+def done(reference, reference_folder, tmp_path):
+    shutil.copytree(reference_folder, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def changed(run, **values):
+    config = run.config.copy_and_resolve_references()
+    for name, value in values.items():
+        section, _, leaf = name.partition("__")
+        config[section][leaf] = value
+    return run._replace(config=config)
+
+
+def test_the_command_of_a_finished_run_loses_nothing(run, reference, done, monkeypatch, capsys):
+    before = {path.name: path.read_bytes() for path in done.glob("*.jsonl")}
+    monkeypatch.setattr("pubswap_jax.recorder._sinks", lambda *_: pytest.fail("nothing is left to write"))
+    train.train(run, done)
+    assert {path.name: path.read_bytes() for path in done.glob("*.jsonl")} == before
+    assert "on the test questions, pass@1:" in capsys.readouterr().out
+    monkeypatch.undo()
+    rows = (done / "evaluations.jsonl").read_bytes().splitlines(keepends=True)
+    (done / "evaluations.jsonl").write_bytes(b"".join(rows[:-1]))  # killed before its last figures
+    assert outcome(train.train(run, done), done) == reference
+
+
+def test_a_start_that_fails_before_it_begins_leaves_the_files_as_they_were(run, done, monkeypatch):
+    before = {path.name: path.read_bytes() for path in done.glob("*.json*")}
+    with pytest.raises(ValueError, match="config.federation.rounds=1: .* is in round 2 already"):
+        train.train(changed(run, federation__rounds=1), done)
+    with pytest.raises(ValueError, match="holds other arrays than this config's"):
+        train.train(
+            changed(run, federation__moments="keep", federation__rounds=3)._replace(
+                server=run.server.replace(lora=jax.tree.map(lambda x: x[..., :1], run.server.lora))
+            ),
+            done,
+            fork=True,
+        )
+    monkeypatch.setattr("pubswap_jax.recorder._sinks", lambda *_: (_ for _ in ()).throw(ValueError("no sink")))
+    with pytest.raises(ValueError, match="no sink"):
+        train.train(changed(run, federation__rounds=2), done, fork=True)
+    after = {path.name: path.read_bytes() for path in done.glob("*.json*")}
+    assert after == before
+
+
+def test_one_writes_at_a_time(run, done):
+    with standing.alone(done), pytest.raises(ValueError, match="another process writes to it"):
+        train.train(run, done)
+    train.train(run, done)
+
+
+def test_files_of_somebody_else_are_left_alone(run, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("my precious")
+    with pytest.raises(ValueError, match="no run of ours wrote it"):
+        train.train(run, tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_text() == "my precious"
+
+
+def test_where_no_checkpoint_is_sound_nothing_begins_anew(run, done):
+    for path in (done / "checkpoints").glob("round-*/notes.json"):
+        path.write_text("{}")
+    with pytest.raises(ValueError, match="no checkpoint in it is sound"):
+        train.train(run, done)
+
+
+def test_the_right_answers_of_a_round_are_known_after_a_resume(run, done):
+    rows = metrics.read(done, "metrics")
+    ends = [i for i, row in enumerate(rows) if "step" not in row]
+    lines = (done / "metrics.jsonl").read_bytes().splitlines(keepends=True)[: ends[1] - 1]  # before a round's last step
+    (done / "metrics.jsonl").write_bytes(b"".join(lines))
+    assert recorder._right_so_far(done) == [
+        metrics.scalars(row)[name]
+        for row in rows[ends[0] + 1 : ends[1] - 1]
+        for name in row
+        if name in ("private/correct", "public/correct")
+    ]
+
+
+def test_the_report_of_a_run_without_its_last_figures_says_so(run, done):
+    text = report.write(done).read_text()
+    best = report.best_round(metrics.read(done, "evaluations"))
+    assert f"Best round by the validation questions: {best}." in text
+    rows = [row for row in metrics.read(done, "evaluations") if row["split"] == "validation" or row["round"] == 0]
+    rows.append(
+        {**rows[-1], "round": 2, "split": "validation", "model": "global", "figures": {**rows[0]["figures"], "pass@1": 2.0}}
+    )
+    (done / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert (
+        "Best round so far by the validation questions: 2; its test figures come at the end" in report.write(done).read_text()
+    )

@@ -54,8 +54,16 @@ def test_another_base_is_refused_by_its_digest(tmp_path):
     (tmp_path / "run" / "run.json").write_text(json.dumps(described | {"base_sha256": "0" * 64}))
     with pytest.raises(ValueError, match="the base model: 000000000000 before, "):
         standing.agree(tmp_path / "run", run, fork=False)
-    standing.agree(tmp_path / "run", run, fork=True)
+    standing.record(tmp_path / "run", standing.agree(tmp_path / "run", run, fork=True))
     standing.agree(tmp_path / "run", run, fork=False)
+    (tmp_path / "run" / "run.json").write_text(json.dumps(described | {"asked_sha256": "0" * 64}))
+    with pytest.raises(ValueError, match="the validation and test questions: the files hold others than before"):
+        standing.agree(tmp_path / "run", run, fork=False)
+    with pytest.raises(ValueError, match="--fork goes on with the same validation and test questions"):
+        standing.agree(tmp_path / "run", run, fork=True)
+    (tmp_path / "run" / "run.json").write_text("{")
+    with pytest.raises(ValueError, match=r"run.json: not what a run wrote there"):
+        standing.agree(tmp_path / "run", run, fork=False)
 
 
 def test_how_long_and_how_loud_may_change(tmp_path):
