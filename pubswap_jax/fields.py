@@ -40,6 +40,7 @@ FIELDS = (
     Field("data.test", 512, "test questions at most; 0: all there are", OURS),
     Field("data.validation", 256, "questions set aside to choose the best round by", OURS),
     Field("data.public", 0.02, "share of the training questions that is public", READING),
+    Field("data.public_path", "", "a file (or several) with the public questions; data.public counts no more", READING),
     Field(
         "data.partition",
         "dirichlet",

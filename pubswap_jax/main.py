@@ -55,7 +55,10 @@ def main(arguments: Sequence[str]) -> int:
     except RuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error) or os.environ.get("PUBSWAP_TRACEBACK"):
             raise
-        print(f"pubswap_jax: {_one_line(error)}; the same command with --mode=plan says what would fit", file=sys.stderr)
+        print(
+            f"pubswap_jax: {_one_line(error).rstrip('.')}; the same command with --mode=plan says what would fit",
+            file=sys.stderr,
+        )
         return 2
 
 

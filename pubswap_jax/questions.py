@@ -54,12 +54,17 @@ def load_questions(config, tokenizer: Tokenizer) -> Asked:
         )
     else:
         valid, valid_encoded = _usable(valid, config, tokenizer, "validation", notes)
+    public = config.data.public
+    if config.data.public_path:
+        shared, ids = _from_elsewhere(config, tokenizer, train, test, notes)
+        public = range(len(train), len(train) + len(shared))
+        train, encoded = train + shared, encoded + ids
     dealt = split(
         train,
         config.federation.num_clients,
         by_name(config.data.partition, config.data.alpha),
         seed=config.seed,
-        public=config.data.public,
+        public=public,
         test=valid,
     )
     for against, rows in dealt.removed.items():
@@ -74,10 +79,25 @@ def load_questions(config, tokenizer: Tokenizer) -> Asked:
     return Asked(pad[0], dealt, pad[1], pad[2], notes)
 
 
+def _from_elsewhere(config, tokenizer, private, test, notes) -> tuple[list[Problem], list[np.ndarray]]:
+    """The public questions of a file of their own, without near copies of test questions, and their ids."""
+    fields = sources.Fields.of(config.data.fields.to_dict())
+    read = sources.local(config.data.public_path.split(","), fields)
+    problems, encoded = _usable(read, config, tokenizer, "public", notes)
+    known = {problem.id for problem in private}
+    for problem in problems:
+        if problem.id in known:
+            raise ValueError(f"config.data.public_path: {problem.id!r} is the id of a private question too; give it another")
+    clean = near_copies(problems, test) < 0
+    if not clean.all():
+        notes.append(data.dropped_line(_where(problems, ~clean), len(problems), "public: near copies of test questions"))
+    return _where(problems, clean), _where(encoded, clean)
+
+
 def read_problems(config) -> tuple[list[Problem], list[Problem] | None, list[Problem] | None]:
     """The training, validation and test questions that the config names; None: to be drawn from the training ones."""
     wanted = config.data
-    if wanted.fields and not wanted.path and not wanted.test_path:
+    if wanted.fields and not (wanted.path or wanted.test_path or wanted.public_path):
         raise ValueError("config.data.fields: there is no file whose columns it could name; set config.data.path")
     fields = sources.Fields.of(wanted.fields.to_dict())
     test = sources.local(wanted.test_path.split(","), fields) if wanted.test_path else None

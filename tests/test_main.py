@@ -76,6 +76,19 @@ MISTAKES = {
         lambda d: smoke(d, "--config.data.public=0.0"),
         "raise data.public, or set federation.swap_period to 0",
     ),
+    "infinite learning rate": (lambda d: smoke(d, "--config.training.lr=1e999"), "config.training.lr=inf: a finite number"),
+    "alpha of nought": (lambda d: smoke(d, "--config.model.lora_alpha=0"), "config.model.lora_alpha=0.0: 1e-06 or more"),
+    "column that is a number": (lambda d: smoke(d, "--config.data.fields.prompt=5"), "data.fields.prompt is 5"),
+    "config that gives nothing": (
+        lambda d: [f"--config={text_file(d, 'c.py', 'def get_config(): pass')}"],
+        "must return a ConfigDict",
+    ),
+    "config that lacks a field": (
+        lambda d: [
+            f"--config={text_file(d, 'c.py', 'from ml_collections import ConfigDict as get_config')}",
+        ],
+        "begin a config file with pubswap_jax.fields.default_config()",
+    ),
     "unwritable workdir": (lambda d: smoke(d, "--workdir=/proc/nowhere"), "/proc/nowhere"),
     "report of nothing": (lambda d: smoke(d, "--mode=report"), "give the --workdir of a run"),
     "export of nothing": (lambda d: smoke(d, "--mode=export"), "no checkpoint in it"),
@@ -97,6 +110,31 @@ def test_help_and_the_dated_workdir(capsys, tmp_path):
     one, same = (main.parse([f"--config={MATH}"]).workdir for _ in range(2))
     other = main.parse([f"--config={MATH}", "--config.seed=1"]).workdir
     assert one == same != other and one.parent.name == "runs" and one.name.endswith("-math-tiny")
+
+
+def test_a_run_of_an_earlier_day_goes_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    today = main.parse([f"--config={MATH}"]).workdir
+    earlier = tmp_path / "runs" / "2020-01-01-math-tiny"
+    (earlier / "checkpoints" / "round-000001-step-000003").mkdir(parents=True)
+    (tmp_path / "runs" / "2020-01-01-math-tiny-ffffff").mkdir()
+    assert main.parse([f"--config={MATH}"]).workdir.name == earlier.name
+    assert main.parse([f"--config={MATH}:qwen3-1.7b"]).workdir.name.startswith(today.name[:10])
+    (earlier / "checkpoints" / "round-000003").mkdir()  # all of the preset's rounds
+    assert main.parse([f"--config={MATH}"]).workdir == today
+    assert main.parse([f"--config={MATH}", "--mode=report"]).workdir.name == earlier.name
+    (tmp_path / today).mkdir()
+    assert main.parse([f"--config={MATH}", "--mode=report"]).workdir == today
+    assert main.parse([f"--config={MATH}", "--workdir=~/run"]).workdir == pathlib.Path.home() / "run"
+
+
+def test_too_little_memory_is_a_line(monkeypatch, capsys):
+    def full(flags):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 53863751888 bytes.\nmore")
+
+    monkeypatch.setattr(main, "_run", full)
+    assert main.main([f"--config={MATH}"]) == 2
+    assert capsys.readouterr().err.endswith("bytes; the same command with --mode=plan says what would fit\n")
 
 
 def test_flags_are_read_before_anything_heavy():

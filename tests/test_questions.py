@@ -101,3 +101,23 @@ def test_nought_is_all_there_are():
     config.data.validation = 8
     train, valid, test = read_problems(config)
     assert len(valid) == 8 and len(test) > 1000 and len(train) > 1000
+
+
+def test_public_questions_may_come_from_a_file_of_their_own(tmp_path):
+    config = small_config(tmp_path)
+    before = asked(config)
+    rows = [json.loads(line) for line in (tmp_path / "questions.jsonl").read_text().splitlines()]
+    copy = {**rows[0], "question": before.test.problems[0].prompt, "id": "copy"}
+    fresh = [{**row, "id": f"public {i}", "question": f"{i:09b}=".replace("0", "2")} for i, row in enumerate(rows[:30])]
+    (tmp_path / "public.jsonl").write_text("\n".join(map(json.dumps, [*fresh, copy])))
+    config.data.public_path = str(tmp_path / "public.jsonl")
+    found = asked(config)
+    public = [found.train.problems[i].id for i in found.split.public]
+    assert set(public) <= {row["id"] for row in fresh} and len(public) > 20
+    assert found.test.problems == before.test.problems and found.validation.problems == before.validation.problems
+    private = [found.train.problems[i].id for client in found.split.clients for i in client]
+    assert len(private) > len(before.train.problems) * 0.9 and not any(name.startswith("public") for name in private)
+    assert any("public: near copies of test questions: copy" in note for note in found.notes)
+    (tmp_path / "public.jsonl").write_text(json.dumps({**fresh[0], "id": private[0]}))
+    with pytest.raises(ValueError, match="config.data.public_path: .* is the id of a private question too"):
+        asked(config)

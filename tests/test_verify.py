@@ -59,6 +59,8 @@ def test_wrong_arguments_are_named():
         score(["1"], [])
     with pytest.raises(ValueError, match="options must"):
         verify(["A"], ["A"], kind="choice", options=[])
+    with pytest.raises(ValueError, match="options: a dict"):
+        verify(["A"], ["A"], kind="choice", options=[["one", "two"]])
     with pytest.raises(ValueError, match="timeout must"):
         score(["1"], ["1"], timeout=0)
 
@@ -117,6 +119,28 @@ def test_the_command_grades_a_file(tmp_path, capsys):
     assert "missed right: 1 of 2" in printed
     assert "accepted wrong: 1 of 1" in printed
     assert json.loads((tmp_path / "out.jsonl").read_text().splitlines()[1])["extracted"] == "3"
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{", "rows.jsonl:1: not a JSON object"),
+        (
+            '{"gold": "1", "answer": "1"}\n{"answer": "1"}',
+            "rows.jsonl:2: an object with the texts 'gold' and 'answer' expected",
+        ),
+        ('{"gold": "1", "answer": "1", "kind": "maths"}', "kind is 'maths'; there are math, choice"),
+        ("", "rows.jsonl: no rows in it"),
+        (None, "No such file"),
+    ],
+)
+def test_a_file_that_cannot_be_graded_is_told_in_a_line(tmp_path, capsys, text, message):
+    if text is not None:
+        (tmp_path / "rows.jsonl").write_text(text)
+    with pytest.raises(SystemExit, match="2"):
+        main([str(tmp_path / "rows.jsonl")])
+    told = capsys.readouterr().err
+    assert message in told and told.count("\n") == 1
 
 
 GUARD = """
