@@ -19,9 +19,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture(autouse=True, scope="module")
 def _a_small_heap():
-    """What earlier files traced and compiled is let go: else the collector walks through all of it, seconds at a time."""
+    """What a file traced and compiled is frozen at its end: else the collector walks through all of it, seconds at a time."""
     yield
-    jax.clear_caches()
     gc.collect()
     gc.freeze()
 
