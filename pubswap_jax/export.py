@@ -6,7 +6,7 @@ import jax
 
 from pubswap_jax import checkpoint, examination, metrics, settings, standing
 from pubswap_jax.assembly import Run, assemble
-from pubswap_jax.evaluate import by_topic, summary
+from pubswap_jax.evaluate import by_topic, pass_at_k, summary
 from pubswap_jax.pretrained import export_adapter, load_adapter
 from pubswap_jax.recorder import KS
 from pubswap_jax.standing import Standing
@@ -72,7 +72,7 @@ def evaluate_adapter(config, workdir: pathlib.Path, adapter: str) -> str:
 def _alone(run: Run, at: Standing) -> str:
     """Without averaging there is no common model: the figures of each client's own, and their mean."""
     found = examination.own(run, examination.make_examine(run, lambda: None), at.clients, run.test)
-    figures = [summary(evaluation, KS)["pass@1"] for evaluation in found]
+    figures = [pass_at_k(evaluation.correct, 1) for evaluation in found]
     lines = [_asked(run), f"{'pass@1, mean of clients':<24}{sum(figures) / len(figures):>8.4f}"]
     return "\n".join(lines + [f"{f'pass@1 of client {i}':<24}{figure:>8.4f}" for i, figure in enumerate(figures)])
 

@@ -7,7 +7,7 @@ import numpy as np
 from pubswap_jax.grpo import safe_sqrt
 from pubswap_jax.types import Array, PyTree, at_least_f32
 
-LARGEST = 1e6  # norm of an adapter, or of its moments, that an average lets in; trained ones stay below a thousand
+LARGEST = 1e6  # norm of an adapter, or of its moments, that an average lets in: far beyond what trains, far below overflow
 
 
 def broadcast(tree: PyTree, num_clients: int) -> PyTree:

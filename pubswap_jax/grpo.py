@@ -15,7 +15,10 @@ LARGEST_LOG_RATIO = 60.0
 
 
 def masked_mean(x: Array, mask: Array, axis=None) -> Array:
-    """Σ x·m / Σ m over `axis`; 0 where the mask is empty. What stands off the mask is never read, NaN included."""
+    """Σ x·m / Σ m over `axis`, m being 1 where the mask is not 0; 0 where it is empty.
+
+    What stands off the mask is never read, NaN included.
+    """
     x, mask = at_least_f32(jnp.asarray(x)), jnp.broadcast_to(mask, jnp.shape(x)).astype(bool)
     count = jnp.sum(mask, axis=axis, dtype=x.dtype)
     return jnp.sum(x, axis=axis, where=mask) / jnp.maximum(count, 1)

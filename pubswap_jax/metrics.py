@@ -10,7 +10,7 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -86,13 +86,18 @@ def row(round: int, step: int | None, phase: str, values: Mapping[str, object], 
     return where | {f"{phase}/{name}": _plain(value, present) for name, value in values.items()}
 
 
+def mean(values: Iterable[float]) -> float:
+    values = list(values)
+    return sum(values) / len(values)
+
+
 def scalars(row: Mapping[str, object]) -> dict[str, float]:
     """The numbers of a row, lists as their mean over the clients that took part."""
     found = {}
     for name, value in row.items():
         numbers = [x for x in value if x is not None] if isinstance(value, list) else [value]
         if "/" in name and numbers and all(isinstance(x, int | float) for x in numbers):
-            found[name] = sum(numbers) / len(numbers)
+            found[name] = mean(numbers)
     return found
 
 

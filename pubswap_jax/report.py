@@ -4,14 +4,13 @@ import html
 import math
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
-
-import numpy as np
+from collections.abc import Sequence
 
 from pubswap_jax import charts, ledger, metrics
 from pubswap_jax.charts import Line
-from pubswap_jax.evaluate import interval
 from pubswap_jax.fields import FIELDS
+from pubswap_jax.headline import headline
+from pubswap_jax.metrics import mean
 from pubswap_jax.page import PAGE, bytes_text, section, table
 from pubswap_jax.standing import described
 
@@ -44,55 +43,6 @@ def write(workdir: str | os.PathLike) -> pathlib.Path:
     staging.write_text(PAGE.format(title=html.escape(workdir.resolve().name), body="\n".join(body)), encoding="utf-8")
     os.replace(staging, path)
     return path
-
-
-def headline(run: Mapping, evaluations: Sequence[Mapping]) -> str:
-    tested = [row for row in evaluations if row["split"] == "test" and "greedy" not in row["model"]]
-    base = [row for row in tested if row["round"] == 0]
-    if not base:
-        return section("Result", charts.note("The base model has not been evaluated yet."))
-    chosen = best_round(evaluations)
-    best = [row for row in tested if row["round"] == chosen]
-    config = run["config"]
-    shape = (config[f"federation.{name}"] for name in ("num_clients", "rounds", "steps", "swap", "swap_period"))
-    told = "{} clients, {} rounds of {} steps, swap {}, period {}. ".format(*shape)
-    if not best:
-        told += f"Best round so far by the validation questions: {chosen}; its test figures come at the end of the run."
-        best = base
-    lines = []
-    for topic in [*base[0]["by_topic"], None]:
-        before, after = (
-            _mean(row["figures"]["pass@1"] if topic is None else row["by_topic"][topic] for row in part)
-            for part in (base, best)
-        )
-        lines.append(["all" if topic is None else topic, f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}"])
-    if best[0]["round"] == chosen:
-        told += f"Best round by the validation questions: {chosen}. pass@1 on {run['questions']['test']} test questions: "
-        told += "{} → {} (95 % interval {:.3f} to {:.3f}).".format(*lines[-1][1:3], *_interval(best))
-    else:  # the base's alone
-        lines = [[topic, before, "", ""] for topic, before, *_ in lines]
-    return section("Result", f"<p>{html.escape(told)}</p>" + table(["topic", "base", "best", "change"], lines))
-
-
-def best_round(evaluations: Sequence[Mapping]) -> int:
-    """The best so far by the validation questions, the earlier one where two are equal."""
-    scores: dict[int, list[list[float]]] = {}
-    for row in evaluations:
-        if row["split"] == "validation":
-            common = row["model"] == "global"
-            scores.setdefault(row["round"], [[], []])[common].append(row["figures"]["pass@1"])
-    return max(scores, key=lambda round: (_mean(scores[round][1] or scores[round][0]), -round), default=0)
-
-
-def _interval(rows: Sequence[Mapping]) -> tuple[float, float]:
-    """Of the mean over models, a bootstrap over questions."""
-    if len(rows) == 1:
-        return rows[0]["figures"]["pass@1_low"], rows[0]["figures"]["pass@1_high"]
-    return interval(np.mean([[pass_at_1(bits) for bits in row["correct"]] for row in rows], axis=0))
-
-
-def pass_at_1(bits: str) -> float:
-    return bits.count("1") / len(bits)
 
 
 def learning(steps, rounds, evaluations) -> str:
@@ -192,7 +142,7 @@ def drifts(run, rounds) -> str:
     layers, kinds = (sorted({name.split("/")[part] for name in moved}) for part in (0, 1))
     inside = {layer: [norms for name, norms in moved.items() if name.startswith(f"{layer}/")] for layer in layers}
     by_client = [[math.hypot(*norms) for norms in zip(*inside[layer], strict=True)] for layer in layers]
-    by_kind = [[_mean(moved[f"{layer}/{kind}"]) for kind in kinds] for layer in layers]
+    by_kind = [[mean(moved[f"{layer}/{kind}"]) for kind in kinds] for layer in layers]
     body += _figure(f"Distance by layer, round {last['round']}", charts.heat_map(layers, names, by_client))
     told = f"Distance by layer and module, mean over clients, round {last['round']}"
     figures = f'<div class="two">{body}{_figure(told, charts.heat_map(layers, kinds, by_kind))}</div>'
@@ -291,17 +241,12 @@ def _drawable(x: float | None) -> bool:
 
 def _banded(found: Sequence[tuple[float, Sequence[float]]], told: str) -> Line:
     """(x, a value a client): the mean in a band from the least to the most."""
-    means, least, most = ([kind(values) for _, values in found] for kind in (_mean, min, max))
+    means, least, most = ([kind(values) for _, values in found] for kind in (mean, min, max))
     return Line(told, [x for x, _ in found], means, least, most)
 
 
 def _figure(caption: str, body: str) -> str:
     return f"<figure><figcaption>{html.escape(caption)}</figcaption>{body}</figure>"
-
-
-def _mean(values) -> float:
-    values = list(values)
-    return sum(values) / len(values)
 
 
 def _plain(value):

@@ -40,11 +40,10 @@ class Fields:
             if name not in known:
                 raise ValueError(f"data.fields has no {name!r}{nearest(name, known)}")
         for name, value in names.items():
-            if not isinstance(value, int if name == "topic_depth" else str) and name != "options":
-                raise ValueError(f"data.fields.{name} is {value!r}: the name of a column expected")
-        options = names.get("options", "")
-        if not isinstance(options, str) and not (isinstance(options, Sequence) and all(isinstance(x, str) for x in options)):
-            raise ValueError(f"data.fields.options is {options!r}: the name of a column, or a list of such names, expected")
+            several = name == "options" and isinstance(value, list | tuple)
+            expected = (int, "a whole number") if name == "topic_depth" else (str, "the name of a column")
+            if not all(isinstance(one, expected[0]) for one in (value if several else [value])):
+                raise ValueError(f"data.fields.{name} is {value!r}: {expected[1]} expected")
         fields = cls(**names)
         if fields.final not in FINAL:
             raise ValueError(f"data.fields.final is {fields.final!r}{nearest(fields.final, FINAL)}")
@@ -89,7 +88,9 @@ def local(paths: str | Sequence[str], fields: Fields | None = None) -> list[Prob
         if file.suffix not in READERS:
             raise ValueError(f"{path}: not a .jsonl, .parquet or .csv file")
         if not file.is_file():
-            raise ValueError(f"{path}: no such file; data.path must name the file with the questions")
+            raise ValueError(
+                f"{path}: no such file; data.path must name the file with the questions, as test_path and public_path theirs"
+            )
         rows = ((f"{path}:{line}", f"{file.stem}/{line}", row) for line, row in READERS[file.suffix](file))
         problems += questions(rows, fields or Fields(), str(path))
     repeated = _first_repeated(problem.id for problem in problems)
@@ -177,7 +178,8 @@ def _decoded(file: pathlib.Path) -> Iterator[str]:
                 raise ValueError(f"{file}:{number}: not UTF-8: {error.reason}") from None
 
 
-def _jsonl(file: pathlib.Path) -> Iterator[tuple[int, Mapping]]:
+def jsonl(file: pathlib.Path) -> Iterator[tuple[int, Mapping]]:
+    """(line number, row) of a file of JSON objects; a ValueError names the line that is none."""
     for number, line in enumerate(_decoded(file), 1):
         if not line.strip():
             continue
@@ -212,4 +214,4 @@ def _parquet(file: pathlib.Path) -> Iterator[tuple[int, Mapping]]:
         raise ValueError(f"{file}: not a readable parquet file: {error}") from None
 
 
-READERS = {".jsonl": _jsonl, ".parquet": _parquet, ".csv": _csv}
+READERS = {".jsonl": jsonl, ".parquet": _parquet, ".csv": _csv}

@@ -135,7 +135,8 @@ def agree(workdir: pathlib.Path, run: Run, fork: bool) -> dict:
     if not processes.first() or not path.exists() or not checkpoint.listed(workdir / "checkpoints"):
         return ours
     theirs = described(workdir)
-    if fork and theirs.get("asked_sha256", ours["asked_sha256"]) != ours["asked_sha256"]:
+    asks_others = theirs.get("asked_sha256", ours["asked_sha256"]) != ours["asked_sha256"]
+    if fork and asks_others:
         raise ValueError(
             f"{workdir}: --fork goes on with the same validation and test questions, else figures before and after could not "
             f"be compared; name another --workdir"
@@ -144,7 +145,7 @@ def agree(workdir: pathlib.Path, run: Run, fork: bool) -> dict:
         changed = settings.differences(*(_binding(d["config"]) for d in (ours, theirs)))
         if ours["base_sha256"] != theirs["base_sha256"]:
             changed.append(f"the base model: {theirs['base_sha256'][:12]} before, {ours['base_sha256'][:12]} now")
-        if not changed and theirs.get("asked_sha256", ours["asked_sha256"]) != ours["asked_sha256"]:
+        if not changed and asks_others:
             changed.append("the validation and test questions: the files hold others than before")
         if changed:
             more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""

@@ -62,8 +62,9 @@ def _start(run: Run, workdir: pathlib.Path, fork: bool, check: Check, offer: Off
     described = standing.agree(workdir, run, fork)
     folder, rounds = workdir / "checkpoints", run.config.federation.rounds
     at, position = standing.resume(folder, run, print) or (None, None)
-    if at and at.round > rounds - bool(at.step):
-        raise ValueError(f"config.federation.rounds={rounds}: {workdir} is in round {at.round + bool(at.step)} already")
+    begun = at.round + bool(at.step) if at else 0
+    if begun > rounds:
+        raise ValueError(f"config.federation.rounds={rounds}: {workdir} is in round {begun} already")
     if at is None and processes.first() and not (workdir / standing.RUN).exists():
         unknown_files(workdir)
     standing.record(workdir, described)
@@ -124,16 +125,16 @@ def _train(run: Run, at: Standing | None, recorder: Recorder, workdir, folder, c
     clock.timed("evaluate", examination.best)(run, examine, recorder, at.server, at.clients)
     recorder.journal.position()
     finish(run, workdir, at.round, say)
-    processes.gathered("done")
     return last.server
 
 
 def finish(run: Run, workdir: pathlib.Path, best: int, say: Callable[[str], None]) -> None:
-    """The table of the best round, and the report."""
+    """The table of the best round, and the report; no process ends before they are there."""
     if processes.first():
         say(f"best round by validation: {best}; on the test questions, pass@1:")
         say(examination.final_table(read_evaluations(workdir, asked(run)), best))
         say(f"written to {report.write(workdir)}")
+    processes.gathered("done")
 
 
 def asked(run: Run) -> dict[str, list]:

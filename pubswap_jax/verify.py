@@ -6,6 +6,7 @@ because of what a model wrote, and an answer takes `timeout` seconds at most. Im
 
 import argparse
 import json
+import pathlib
 import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pubswap_jax import choice, pool
+from pubswap_jax import choice, pool, sources
 from pubswap_jax.answers import extract, gold_answer
 from pubswap_jax.equality import Quick, equal_texts, plain_numbers
 from pubswap_jax.limits import MAX_CHARACTERS, refusal, too_deep
@@ -197,19 +198,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _read(path: str) -> list[dict]:
     """The rows of a file; a ValueError names the line that is none."""
     rows = []
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                row = json.loads(line) if line.strip() else None
-            except ValueError as error:
-                raise ValueError(f"{path}:{number}: not a JSON object: {error}") from None
-            if row is None:
-                continue
-            if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in ("gold", "answer")):
-                raise ValueError(f"{path}:{number}: an object with the texts 'gold' and 'answer' expected")
-            if row.get("kind", "math") not in KINDS:
-                raise ValueError(f"{path}:{number}: kind is {row['kind']!r}; there are {', '.join(KINDS)}")
-            rows.append(row)
+    for number, row in sources.jsonl(pathlib.Path(path)):
+        if not all(isinstance(row.get(name), str) for name in ("gold", "answer")):
+            raise ValueError(f"{path}:{number}: an object with the texts 'gold' and 'answer' expected")
+        if row.get("kind", "math") not in KINDS:
+            raise ValueError(f"{path}:{number}: kind is {row['kind']!r}; there are {', '.join(KINDS)}")
+        rows.append(row)
     if not rows:
         raise ValueError(f"{path}: no rows in it")
     return rows

@@ -14,7 +14,8 @@ LAYERS = [
     "model attention kernel probe products logps draw sampling",
     "steps update mesh toyworld",
     "",  # the host's edge: every module that stands nowhere else
-    "ahead evaluate train main assembly questions exchange examination standing recorder drift export plan placement report",
+    "ahead evaluate train main assembly questions exchange examination standing recorder drift export plan placement "
+    "report headline",
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names.split()}
 PURE = {"jax", "flax", "optax", "numpy"}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from small_world import finished
 
-from pubswap_jax import checkpoint, metrics, recorder, report, standing, train
+from pubswap_jax import checkpoint, metrics, recorder, standing, train
 
 
 class Killed(BaseException):
@@ -231,23 +231,13 @@ def test_the_right_answers_of_a_round_are_known_after_a_resume(run, done):
     ends = [i for i, row in enumerate(rows) if "step" not in row]
     lines = (done / "metrics.jsonl").read_bytes().splitlines(keepends=True)[: ends[1] - 1]  # before a round's last step
     (done / "metrics.jsonl").write_bytes(b"".join(lines))
-    assert recorder._right_so_far(done) == [
+    position = {name: (done / f"{name}.jsonl").stat().st_size for name in recorder.FILES}
+    resumed = recorder.Recorder(run, done, position, 3)
+    resumed.close()
+    assert len(resumed.right) == 3
+    assert resumed.right == [
         metrics.scalars(row)[name]
         for row in rows[ends[0] + 1 : ends[1] - 1]
         for name in row
         if name in ("private/correct", "public/correct")
     ]
-
-
-def test_the_report_of_a_run_without_its_last_figures_says_so(run, done):
-    text = report.write(done).read_text()
-    best = report.best_round(metrics.read(done, "evaluations"))
-    assert f"Best round by the validation questions: {best}." in text
-    rows = [row for row in metrics.read(done, "evaluations") if row["split"] == "validation" or row["round"] == 0]
-    rows.append(
-        {**rows[-1], "round": 2, "split": "validation", "model": "global", "figures": {**rows[0]["figures"], "pass@1": 2.0}}
-    )
-    (done / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert (
-        "Best round so far by the validation questions: 2; its test figures come at the end" in report.write(done).read_text()
-    )

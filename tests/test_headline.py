@@ -1,0 +1,61 @@
+"""The report's first lines: which round was the best, what it came to, and what is not known yet."""
+
+import re
+
+import numpy as np
+import pytest
+
+from pubswap_jax.evaluate import interval
+from pubswap_jax.headline import best_round, headline
+
+SHAPE = ("num_clients", "rounds", "steps", "swap", "swap_period")
+RUN = {"config": {f"federation.{name}": name for name in SHAPE}, "questions": {"test": 4}}
+
+
+def row(round, split, model, *correct):
+    share = float(np.mean([bits.count("1") / len(bits) for bits in correct]))
+    return {
+        "round": round,
+        "split": split,
+        "model": model,
+        "figures": {"pass@1": share},
+        "by_topic": {"sums": share},
+        "correct": list(correct),
+    }
+
+
+BASE = [row(0, "validation", "global", "00", "01"), row(0, "test", "global", "00", "01", "00", "01")]
+
+
+@pytest.mark.parametrize(
+    "rows, expected",
+    [
+        ([], 0),
+        ([("global", 1, "11"), ("global", 2, "11")], 1),  # the earlier of two
+        ([("global", 1, "01"), ("client 0", 1, "11"), ("global", 2, "11")], 2),  # a client's own is not the average
+        ([("client 0", 1, "00"), ("client 1", 1, "11"), ("client 0", 2, "11"), ("client 1", 2, "01")], 2),  # their mean
+        ([("global", 1, "00")], 0),
+    ],
+)
+def test_the_best_round_is_the_validation_questions(rows, expected):
+    assert best_round(BASE + [row(round, "validation", model, bits) for model, round, bits in rows]) == expected
+
+
+def test_without_averaging_the_interval_is_of_the_clients_mean():
+    clients = [("11", "11", "00", "01"), ("11", "01", "00", "01")]
+    rows = BASE + [row(1, "validation", f"client {i}", "11") for i in range(2)]
+    rows += [row(1, "test", f"client {i}", *correct) for i, correct in enumerate(clients)]
+    low, high = interval(np.array([1.0, 0.75, 0.0, 0.5]))
+    text = headline(RUN, rows)
+    assert (
+        f"Best round by the validation questions: 1. pass@1 on 4 test questions: 0.250 → 0.562 (95 % interval {low:.3f} "
+        in text
+    )
+    assert f"to {high:.3f})" in text and "+0.312" in text
+
+
+def test_what_is_not_known_yet_stays_blank():
+    text = headline(RUN, [*BASE, row(3, "validation", "global", "11")])
+    assert "Best round so far by the validation questions: 3; its test figures come at the end of the run." in text
+    assert "0.250" in text and "→" not in text and not re.search(r"[+-]\d\.\d{3}", text)
+    assert "not been evaluated yet" in headline(RUN, [])
