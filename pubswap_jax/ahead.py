@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pubswap_jax.assembly import Run
+from pubswap_jax.assembly import Run, taking_part
 from pubswap_jax.drift import drift
 from pubswap_jax.exchange import from_bits
 from pubswap_jax.federated import sound
@@ -73,7 +73,8 @@ def compile_round(ahead: Ahead, run: Run, server: ServerState, at: tuple[int, in
             rest, run.params, server, clients, batch.replace(public=False), lambda *_: verdicts, key, hparams, weights, present
         )
 
-    size = config.training.client_microbatch or config.federation.num_clients
+    number = config.federation.num_clients if taking_part(run, at[0]) is None else config.federation.participants
+    size = min(config.training.client_microbatch or number, number)
     some = _first((clients, batch.prompts, rollouts, verdicts, plan), size)
     ahead.rehearse(step)
     ahead.compile(algorithm.rollout, run.params, *some[:2], run.key, hparams)

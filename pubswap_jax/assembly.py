@@ -96,7 +96,7 @@ def assemble(config) -> Run:
         tokenizer=tokenizer,
         model_config=model_config,
         params=params,
-        server=place(ServerState.create(lora)),
+        server=place(_beginning(config, lora)),
         algorithm=placed(make_algorithm(config, model), devices, config.federation.num_clients),
         measure=make_measure(partial(response_logps, model), *_weighing(config)),
         judge=make_judge(tokenizer, config.verifier.timeout),
@@ -118,6 +118,13 @@ def assemble(config) -> Run:
         evaluation_key=place(jax.random.key(config.evaluation.seed)),
         notes=asked.notes + _never_public(schedule, config.federation.rounds),
     )
+
+
+def _beginning(config, lora: PyTree) -> ServerState:
+    """The server before the first round. Averaged moments are there from the start: no round changes the shape of its state."""
+    server = ServerState.create(lora)
+    averaged = config.federation.average and config.federation.moments == "average"
+    return server.replace(opt_state=jax.jit(make_optimizer(config).init)(lora)) if averaged else server
 
 
 def _never_public(schedule: data.Schedule, rounds: int) -> list[str]:
@@ -245,6 +252,17 @@ def make_weights(config, split: Split, place: Callable = jax.device_put) -> Call
 
 def _present(config, round: int) -> np.ndarray:
     return data.participants(config.seed, round, config.federation.num_clients, config.federation.participants)
+
+
+def taking_part(run: Run, round: int) -> np.ndarray | None:
+    """int32[k], the clients that a round computes; None: all of them.
+
+    On a mesh all clients are computed, since each device holds some of them; weights of zero leave the absent ones out.
+    """
+    mesh, present = run.config.mesh, run.present(round)
+    if present.all() or mesh.client * mesh.data * mesh.model > 1:
+        return None
+    return np.flatnonzero(present).astype(np.int32)
 
 
 def make_batches(config, schedule, train: Questions, split: Split, devices) -> Callable[[int, int], Batch]:

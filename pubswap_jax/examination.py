@@ -3,7 +3,9 @@
 from collections.abc import Callable
 
 import jax
+import numpy as np
 
+from pubswap_jax import tree
 from pubswap_jax.assembly import Run
 from pubswap_jax.evaluate import Evaluation, comparison, evaluate
 from pubswap_jax.recorder import Recorder
@@ -47,15 +49,19 @@ def trained(run: Run, examine: Examine, recorder: Recorder, server: ServerState,
         return {}
     average = config.federation.average
     common = examine(_alone(server), run.validation) if average else []
-    each = own(run, examine, clients, run.validation) if config.evaluation.clients or not average else []
+    # Without averaging every client has a model, whether or not it took part in this round.
+    who = np.flatnonzero(run.present(round - 1)) if average else np.arange(config.federation.num_clients)
+    each = own(run, examine, clients, run.validation, who) if config.evaluation.clients or not average else []
     # Written only now that nothing can stop it: what is written halfway would be there twice after a resume.
     values = {}
     for evaluation in common:
         figures = recorder.evaluation(round, "validation", "global", evaluation)
         values |= {f"eval/{name}": value for name, value in figures.items()}
     if each:
-        figures = [recorder.evaluation(round, "validation", f"client {i}", e)["pass@1"] for i, e in enumerate(each)]
-        values |= {"clients/pass@1": figures} | ({} if average else {"eval/pass@1": sum(figures) / len(figures)})
+        named = zip(who.tolist(), each, strict=True)
+        figures = {i: recorder.evaluation(round, "validation", f"client {i}", e)["pass@1"] for i, e in named}
+        values["clients/pass@1"] = [figures.get(i) for i in range(config.federation.num_clients)]
+        values |= {} if average else {"eval/pass@1": sum(figures.values()) / len(figures)}
     return values
 
 
@@ -79,11 +85,14 @@ def _greedy(run, examine, recorder, round, loras) -> None:
         recorder.evaluation(round, "test", "global, greedy", evaluation)
 
 
-def own(run: Run, examine: Examine, clients: ClientState, questions) -> list[Evaluation]:
-    """Each client's own model."""
+def own(run: Run, examine: Examine, clients: ClientState, questions, who: np.ndarray | None = None) -> list[Evaluation]:
+    """The models of the clients int[k] `who`, before averaging; None: of all."""
     total = clients.id.shape[0]
     size = run.config.training.client_microbatch or total
-    parts = (jax.tree.map(lambda x, i=i: x[i : i + size], clients.lora) for i in range(0, total, size))
+    if who is None or len(who) == total:
+        parts = (jax.tree.map(lambda x, i=i: x[i : i + size], clients.lora) for i in range(0, total, size))
+    else:
+        parts = (tree.rows(clients.lora, jax.device_put(who[i : i + size])) for i in range(0, len(who), size))
     return [evaluation for part in parts for evaluation in examine(part, questions)]
 
 

@@ -3,6 +3,7 @@
 import pathlib
 
 import jax
+import numpy as np
 
 from pubswap_jax import checkpoint, examination, metrics, settings, standing
 from pubswap_jax.assembly import Run, assemble
@@ -32,10 +33,10 @@ The figures are those of {tested} on the run's test questions; base SHA-256 {dig
 
 
 def export(config, workdir: pathlib.Path) -> list[pathlib.Path]:
-    """Writes `workdir/export/global` and one folder a client (as they were before averaging); returns them."""
+    """Writes `workdir/export/global` and a folder for each client that took part, as it was before averaging; returns them."""
     run = assemble(config)
     at = best_standing(run, workdir)
-    adapters = {f"client_{i}": jax.tree.map(lambda x, i=i: x[i], at.clients.lora) for i in range(at.clients.id.shape[0])}
+    adapters = {f"client_{i}": jax.tree.map(lambda x, i=i: x[i], at.clients.lora) for i in _with_own(run, at.round)}
     if config.federation.average:
         adapters = {"global": at.server.lora} | adapters
     folders = []
@@ -47,6 +48,13 @@ def export(config, workdir: pathlib.Path) -> list[pathlib.Path]:
         (folder / "README.md").write_text(_card(run, at, workdir, name))
         folders.append(folder)
     return folders
+
+
+def _with_own(run: Run, round: int) -> list[int]:
+    """The clients that have an adapter of their own after a round: with averaging, those that took part in it."""
+    if not run.config.federation.average:
+        return list(range(run.config.federation.num_clients))
+    return np.flatnonzero(run.present(round - 1)).tolist() if round else []
 
 
 def evaluate_adapter(config, workdir: pathlib.Path, adapter: str) -> str:

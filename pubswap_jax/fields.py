@@ -110,7 +110,12 @@ FIELDS = (
     Field("evaluation.seed", 1, "of its own randomness, which training never touches", OURS),
     Field("checkpoint.steps", 0, "steps between checkpoints inside a round; 0: only at its end", OURS),
     Field("checkpoint.keep", 2, "newest checkpoints kept, besides the best round's", OURS),
-    Field("log.transcripts", 1, "groups of responses a step written to rollouts.jsonl", OURS),
+    Field(
+        "log.transcripts",
+        -1,
+        "groups of responses a step written to rollouts.jsonl, private questions included; -1: 1, or 0 with several processes",
+        OURS,
+    ),
     Field(
         "log.distortion",
         "round",

@@ -6,6 +6,7 @@ in this program, not against a client that lies about its own data.
 """
 
 import dataclasses
+import json
 import re
 import weakref
 from collections.abc import Iterable, Iterator
@@ -96,6 +97,47 @@ class VerdictBits:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Rewards:
+    """Rewards of public responses, f32[C, B, G]. They cross only where a reward is more than its bit: with their responses.
+
+    Up, a client sends all of a batch; down, those of the swapped slots travel, whose places `Responses` has.
+    """
+
+    ids: tuple[str, ...]
+    values: Array
+    slots: np.ndarray | None = None  # bool[C, B, G]; None: all
+    direction: str = "up"
+
+    def payload(self, client: int) -> Iterator[Array]:
+        values = fetch(self.values)[client]
+        yield values.reshape(-1) if self.slots is None else values[self.slots[client]]
+
+    def sizes(self) -> np.ndarray:
+        slots = np.ones(self.values.shape, bool) if self.slots is None else self.slots
+        return slots.sum((1, 2)) * self.values.dtype.itemsize
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Transcript:
+    """One client's question, its answer and its responses as text, of a private batch too: for people who read a run.
+
+    It is no part of the method. A gate lets it through only where the run's config asks for transcripts.
+    """
+
+    client: int
+    num_clients: int
+    row: dict
+    direction: str = "up"
+
+    def payload(self, client: int) -> Iterator[Array]:
+        if client == self.client:
+            yield np.frombuffer(json.dumps(self.row).encode(), np.uint8)
+
+    def sizes(self) -> np.ndarray:
+        return np.array([sum(x.nbytes for x in self.payload(client)) for client in range(self.num_clients)])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Counters:
     """A step's metrics by name, f32[C] each: what the progress bar and the report are drawn from."""
 
@@ -110,24 +152,34 @@ class Counters:
         return np.full(leaves[0].shape[0], sum(leaf.dtype.itemsize for leaf in leaves))
 
 
-NAMES = {Adapters: "adapters", Questions: "questions", Responses: "responses", VerdictBits: "verdicts", Counters: "counters"}
+NAMES = {
+    Adapters: "adapters",
+    Questions: "questions",
+    Responses: "responses",
+    VerdictBits: "verdicts",
+    Rewards: "rewards",
+    Counters: "counters",
+    Transcript: "transcripts",
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Passed:
     """A record as the gate returned it."""
 
-    record: Adapters | Questions | Responses | VerdictBits | Counters
+    record: Adapters | Questions | Responses | VerdictBits | Rewards | Counters | Transcript
 
 
 class Gate:
     """`admit` checks a record, books its bytes and returns it as `Passed`; `open` gives it back while the approval stands.
 
     `adapters` are the run's, stacked over clients: only trees of the same leaves and shapes may cross. None: none may.
+    `transcripts` says whether people may read private questions.
     """
 
-    def __init__(self, public_ids: Iterable[str], adapters: PyTree):
+    def __init__(self, public_ids: Iterable[str], adapters: PyTree, transcripts: bool = False):
         self.public_ids = frozenset(public_ids)
+        self.transcripts = transcripts
         self.adapters = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), adapters)
         self.bytes: dict[str, list[int]] = {}  # "direction/name" -> bytes of each client since `close_round`
         self._approved: weakref.WeakSet[Passed] = weakref.WeakSet()
@@ -170,6 +222,7 @@ def _check_questions(gate: Gate, record) -> None:
         Questions: lambda: (record.numbers, np.integer, 2),
         Responses: lambda: (record.tokens, np.integer, 4),
         VerdictBits: lambda: (record.correct, np.bool_, 3),
+        Rewards: lambda: (record.values, np.floating, 3),
     }[type(record)]()
     if not np.issubdtype(array.dtype, kind) or array.ndim != axes or array.shape[1] != len(record.ids):
         found = f"{array.dtype}{list(array.shape)}"
@@ -177,7 +230,10 @@ def _check_questions(gate: Gate, record) -> None:
 
 
 def _check_adapters(gate: Gate, record: Adapters) -> None:
-    ours = jax.tree_util.tree_leaves_with_path(gate.adapters)
+    expected = gate.adapters
+    if isinstance(record.tree, dict) and set(record.tree) == {"lora"} < set(expected or ()):  # before there are moments
+        expected = {"lora": expected["lora"]}
+    ours = jax.tree_util.tree_leaves_with_path(expected)
     theirs = jax.tree_util.tree_leaves_with_path(record.tree)
     if [path for path, _ in ours] != [path for path, _ in theirs]:
         raise Refused("Adapters: leaves that the run's adapters do not have, or not all of them")
@@ -193,12 +249,21 @@ def _check_counters(gate: Gate, record: Counters) -> None:
             raise Refused(f"Counters: {name[:32]!r} is not one number a client under a plain name")
 
 
+def _check_transcript(gate: Gate, record: Transcript) -> None:
+    if not gate.transcripts:
+        raise Refused("Transcript: this run keeps none (log.transcripts)")
+    if not 0 <= record.client < record.num_clients:
+        raise Refused(f"Transcript: client {record.client} of {record.num_clients}")
+
+
 _CHECKS = {
     Adapters: _check_adapters,
     Questions: _check_questions,
     Responses: _check_questions,
     VerdictBits: _check_questions,
+    Rewards: _check_questions,
     Counters: _check_counters,
+    Transcript: _check_transcript,
 }
 
 
@@ -215,10 +280,10 @@ def totals(accounts: Iterable[dict[str, list[int]]], full_model: int) -> dict[st
             result["sent"] += sum(sizes)
             if name.endswith("/adapters"):
                 result["full_model_averaging"] += full_model * sum(size > 0 for size in sizes)
-            if name.endswith("/counters"):
+            if name.endswith(("/counters", "/transcripts")):
                 result["full_model_averaging"] += sum(sizes)
-            if name != "down/responses":
+            if name not in ("down/responses", "down/rewards"):
                 result["sharing_every_response"] += sum(sizes)
-        shared = account.get("up/responses", [])
-        result["sharing_every_response"] += sum(shared) * max(sum(size > 0 for size in shared) - 1, 0)
+        for shared in (account.get(name, []) for name in ("up/responses", "up/rewards")):
+            result["sharing_every_response"] += sum(shared) * max(sum(size > 0 for size in shared) - 1, 0)
     return result

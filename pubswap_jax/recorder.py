@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 
-from pubswap_jax import metrics, processes
+from pubswap_jax import metrics, processes, tree
 from pubswap_jax.ahead import Ahead
-from pubswap_jax.assembly import Run
+from pubswap_jax.assembly import Run, taking_part
 from pubswap_jax.evaluate import Evaluation, by_topic, summary
+from pubswap_jax.ledger import Transcript
 from pubswap_jax.steps import StepRecord
 from pubswap_jax.swap import donor_matrix
-from pubswap_jax.types import STATUSES, Batch, Hparams, PyTree
+from pubswap_jax.types import STATUSES, Array, Batch, Hparams, PyTree
 
 FILES = ("metrics", "evaluations", "rollouts")
 KS = (2, 4, 8, 16, 32, 64)
@@ -37,23 +38,24 @@ class Recorder:
     def step(
         self, round: int, step: int, batch: Batch, record: StepRecord, seconds: float, loras: PyTree, hparams: Hparams
     ) -> dict[str, float]:
-        """One step's metrics a client, what was swapped where it was public, and a transcript; `loras` answered."""
+        """One step's metrics a client, and what was swapped where it was public; `loras` answered."""
         phase, present = ("public" if batch.public else "private"), self.run.present(round)
         values = processes.fetch(record.metrics)
         row = metrics.row(round, step, phase, values, present)
-        tokens = float(processes.fetch(record.rollouts.mask).sum())
+        tokens = float(processes.fetch(record.rollouts.mask).sum((1, 2, 3))[present].sum())
         row |= {f"{phase}/tokens": tokens, "time/step": seconds, "time/tokens_per_second": tokens / seconds}
         if batch.public:
             row["public/donors"] = processes.fetch(donor_matrix(record.plan)).tolist()
             row |= metrics.row(round, step, "swap", self._distortion(round, step, batch, record, loras, hparams), present)
         row |= {f"time/step_{name}": spent for name, spent in self.clock.split().items()}
         self._write(row, round * self.run.schedule.length + step)
-        for shown in range(self.run.config.log.transcripts):
-            self.journal.write("rollouts", _transcript(self.run, round, step, batch, record, shown))
         seen = metrics.scalars(row)
         self.right.append(seen[f"{phase}/correct"])
         self.progress.step(round, seen[f"{phase}/reward"], seen[f"{phase}/swapped"], row["time/tokens_per_second"])
         return seen
+
+    def transcript(self, row: Mapping[str, object]) -> None:
+        self.journal.write("rollouts", row)
 
     def _distortion(self, round, step, batch, record, loras, hparams) -> dict[str, np.ndarray]:
         """Each client's replacements; where it is due, of its fullest group too, beside M·β and the distance bounded by it."""
@@ -62,7 +64,11 @@ class Recorder:
         when = config.log.distortion
         if config.federation.swap == "no_swap" or when == "off":
             return found
-        arguments = self.run.params, loras, batch.prompts, record, hparams
+        who = taking_part(self.run, round)
+        of_clients = loras, batch.prompts, record
+        if who is not None:
+            of_clients = tree.rows(of_clients, jax.device_put(who))
+        arguments = self.run.params, *of_clients, hparams
         if not processes.several():
             # From the first public step to the first that is measured the run goes on meanwhile.
             self.ahead.compile(self.run.measure, *arguments)
@@ -70,7 +76,10 @@ class Recorder:
         if when == "round" and not last:
             return found
         one = self.clock.timed("distortion", self.ahead.awaited(self.run.measure), processes.fetch)(*arguments)
-        return found | {"group": one.replacements, "beta": one.beta, "bound": one.bound, "distance": one.distance}
+        measured = {"group": one.replacements, "beta": one.beta, "bound": one.bound, "distance": one.distance}
+        if who is not None:
+            measured = jax.device_get(tree.spread(measured, jax.device_put(who), len(self.run.present(round))))
+        return found | measured
 
     def evaluation(self, round: int, split: str, model: str, evaluation: Evaluation) -> dict[str, float]:
         """One model's figures, and which of its answers were right, a string of 0 and 1 a question."""
@@ -134,13 +143,35 @@ def read_evaluations(workdir, problems: Mapping[str, Sequence]) -> dict[tuple[in
     return found
 
 
-def _transcript(run: Run, round: int, step: int, batch: Batch, record: StepRecord, shown: int) -> dict:
-    """One group before and after the swap; the clients take turns."""
-    clients, prompts, group = record.plan.source.shape
-    turn = (round * run.schedule.length + step) * run.config.log.transcripts + shown
-    client, row = turn % clients, turn // clients % prompts
+def of_present(figures: Mapping[str, np.ndarray], present: np.ndarray) -> dict[str, object]:
+    """Figures of a round as lists: [C], [C, C] or [C, L], where an absent client's entries are null; scalars as they are."""
+    here = np.asarray(present)
+    found = {}
+    for name, value in figures.items():
+        if np.ndim(value):
+            shown = here[:, None] & here if name == "cosine" else here.reshape(-1, *[1] * (value.ndim - 1))
+            value = np.where(np.broadcast_to(shown, value.shape), value.astype(object), None)
+        found[name] = value.tolist()
+    return found
+
+
+def transcripts_a_step(config) -> int:
+    """How many groups a step are written for people to read. -1 in the config: one, but none where several processes run."""
+    wanted = config.log.transcripts
+    return int(not processes.several()) if wanted < 0 else wanted
+
+
+def transcripts(run: Run, round: int, step: int, batch: Batch, record: StepRecord, count: int) -> list[Transcript]:
+    """`count` groups before and after the swap; the clients that take part take turns."""
+    clients = np.flatnonzero(run.present(round))
+    prompts, first = record.plan.source.shape[1], (round * run.schedule.length + step) * count
+    turns = [(clients[turn % len(clients)], turn // len(clients) % prompts) for turn in range(first, first + count)]
+    return [_transcript(run, round, step, batch, record, int(client), row) for client, row in turns]
+
+
+def _transcript(run: Run, round: int, step: int, batch: Batch, record: StepRecord, client: int, row: int) -> Transcript:
+    num_clients, _, group = record.plan.source.shape
     problem = batch.answers[client][row]
-    # Whole arrays come to the host: slicing on the device would compile a program for every row.
     before, after = record.rollouts, record.swapped_rollouts
     arrays = (
         before.tokens,
@@ -151,7 +182,9 @@ def _transcript(run: Run, round: int, step: int, batch: Batch, record: StepRecor
         record.plan.source,
         record.plan.swapped,
     )
-    tokens, mask, new_tokens, new_mask, status, source, swapped = (x[client, row] for x in processes.fetch(arrays))
+    # The group alone comes to the host. Its place is traced: static, it would be a program for every client and row.
+    shown = processes.fetch(_group(arrays, np.int32(client), np.int32(row)))
+    tokens, mask, new_tokens, new_mask, status, source, swapped = shown
     texts, new_texts = run.tokenizer.decode(tokens, mask).tolist(), run.tokenizer.decode(new_tokens, new_mask).tolist()
     responses = [
         {"text": text, "verdict": STATUSES[verdict]}
@@ -159,7 +192,13 @@ def _transcript(run: Run, round: int, step: int, batch: Batch, record: StepRecor
         for text, other, verdict, origin, replaced in zip(texts, new_texts, status, source, swapped, strict=True)
     ]
     where = {"round": round, "step": step, "public": batch.public, "client": client}
-    return where | {"topic": problem.topic, "question": problem.prompt, "answer": problem.answer, "responses": responses}
+    asked = {"topic": problem.topic, "question": problem.prompt, "answer": problem.answer}
+    return Transcript(client, num_clients, where | asked | {"responses": responses})
+
+
+@jax.jit
+def _group(arrays: PyTree, client: Array, row: Array) -> PyTree:
+    return jax.tree.map(lambda x: x[client, row], arrays)
 
 
 def _sinks(config, workdir, done: int) -> list[metrics.Sink]:

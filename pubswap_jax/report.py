@@ -129,6 +129,7 @@ def drifts(run, rounds) -> str:
         return section("Drift", charts.note("No round is finished yet."))
     x, last = [row["round"] for row in rounds], rounds[-1]
     clients = range(len(last["round/drift"]))
+    here = [i for i in clients if last["round/drift"][i] is not None]  # an absent client has not moved: its figures are null
     names = [f"client {i}" for i in clients]
     norms = [Line(names[i], x, [row["round/drift"][i] for row in rounds]) for i in clients]
     residual = [Line("residual", x, [row["round/residual"] for row in rounds])]
@@ -136,14 +137,20 @@ def drifts(run, rounds) -> str:
     body += _figure("‖mean(BA) − mean(B)·mean(A)‖ / ‖mean(BA)‖", charts.lines(residual, "round", "relative error"))
     body += _figure(
         f"Cosine between the clients' moves, round {last['round']}",
-        charts.heat_map(names, names, last["round/cosine"], largest=1.0),
+        charts.heat_map(
+            [names[i] for i in here],
+            [names[i] for i in here],
+            [[last["round/cosine"][i][j] for j in here] for i in here],
+            largest=1.0,
+        ),
     )
-    moved = dict(zip(run["modules"], zip(*last["round/drift_by_module"], strict=True), strict=True))  # name -> a norm a client
+    of_clients = zip(*(last["round/drift_by_module"][i] for i in here), strict=True)
+    moved = dict(zip(run["modules"], of_clients, strict=True))  # name -> a norm for each client that took part
     layers, kinds = (sorted({name.split("/")[part] for name in moved}) for part in (0, 1))
     inside = {layer: [norms for name, norms in moved.items() if name.startswith(f"{layer}/")] for layer in layers}
     by_client = [[math.hypot(*norms) for norms in zip(*inside[layer], strict=True)] for layer in layers]
     by_kind = [[mean(moved[f"{layer}/{kind}"]) for kind in kinds] for layer in layers]
-    body += _figure(f"Distance by layer, round {last['round']}", charts.heat_map(layers, names, by_client))
+    body += _figure(f"Distance by layer, round {last['round']}", charts.heat_map(layers, [names[i] for i in here], by_client))
     told = f"Distance by layer and module, mean over clients, round {last['round']}"
     figures = f'<div class="two">{body}{_figure(told, charts.heat_map(layers, kinds, by_kind))}</div>'
     return section("Drift", figures + "".join(charts.note(line) for line in exclusions(rounds)))

@@ -110,8 +110,9 @@ _LEAST = (
     ("data.validation mesh.client mesh.data mesh.model", 1),
     ("data.test data.max_questions federation.participants federation.swap_period training.warmup training.microbatch", 0),
     ("evaluation.top_k training.clip_high training.swap_weight training.prox_coef training.kl_coef", 0),
-    ("training.client_microbatch training.lr training.clip_norm checkpoint.steps log.transcripts verifier.workers", 0),
+    ("training.client_microbatch training.lr training.clip_norm checkpoint.steps verifier.workers", 0),
     ("training.weight_decay", 0),
+    ("log.transcripts", -1),
     ("training.temperature evaluation.temperature verifier.timeout data.alpha model.lora_alpha", 1e-6),
 )
 

@@ -12,13 +12,13 @@ import numpy as np
 
 from pubswap_jax import examination, processes, report, settings, standing
 from pubswap_jax.ahead import Ahead, compile_round
-from pubswap_jax.assembly import Run, assemble
+from pubswap_jax.assembly import Run, assemble, taking_part
 from pubswap_jax.drift import drift
 from pubswap_jax.exchange import gated, in_parts
 from pubswap_jax.federated import choose, sound
 from pubswap_jax.ledger import Counters, Gate
 from pubswap_jax.metrics import Clock
-from pubswap_jax.recorder import FILES, Recorder, read_evaluations
+from pubswap_jax.recorder import FILES, Recorder, of_present, read_evaluations, transcripts, transcripts_a_step
 from pubswap_jax.standing import Best, Standing
 from pubswap_jax.steps import Algorithm, client_step, step_key
 from pubswap_jax.stopping import Stopped as Stopped
@@ -152,9 +152,10 @@ def unknown_files(workdir: pathlib.Path) -> None:
 def train_round(run: Run, at: Standing, recorder: Recorder, examine, keep, check: Check, reached=lambda at: at) -> Standing:
     """The steps of one round, the averaging, its evaluation and a checkpoint; then the round is announced."""
     config, round, length = run.config, at.round, run.schedule.length
-    gate = Gate((run.train.problems[i].id for i in run.split.public), crossing(config, at.clients))
+    shown = transcripts_a_step(config)
+    gate = Gate((run.train.problems[i].id for i in run.split.public), crossing(config, at.clients), shown > 0)
     gate.bytes = dict(at.account)
-    algorithm, judge = observed(run, gate, recorder.clock, recorder.ahead, check)
+    algorithm, judge = observed(run, gate, recorder.clock, recorder.ahead, check, taking_part(run, round))
     if at.step == 0:
         kept = at.clients if standing.carries_moments(config) else None
         at = at._replace(clients=algorithm.init_clients(at.server, kept))
@@ -173,6 +174,8 @@ def train_round(run: Run, at: Standing, recorder: Recorder, examine, keep, check
                 )
             gate.admit(Counters(record.metrics), run.present(round))
             seconds = time.perf_counter() - started
+            for one in transcripts(run, round, step, batch, record, shown):
+                recorder.transcript(gate.open(gate.admit(one)).row)
             recorder.step(round, step, batch, record, seconds, at.clients.lora, hparams)
             at = reached(at._replace(clients=clients, step=step + 1, account=dict(gate.bytes)))
             if config.checkpoint.steps and at.step % config.checkpoint.steps == 0 and at.step < length:
@@ -190,7 +193,7 @@ def train_round(run: Run, at: Standing, recorder: Recorder, examine, keep, check
         raise
     best = max(at.best, Best(round + 1, figures.get("eval/pass@1", -1.0)), key=lambda one: one.score)  # ties: the earlier one
     moved = processes.fetch(recorder.ahead.awaited(drift)(ended.clients.lora, at.server.lora, weights))
-    values = figures | {f"round/{name}": value.tolist() for name, value in moved.items()}
+    values = figures | {f"round/{name}": value for name, value in of_present(moved, run.present(round)).items()}
     values["round/excluded"] = [int(not sound) for sound in here]
     values |= {f"ledger/{name}": sizes for name, sizes in gate.close_round().items()}
     at = Standing(server, ended.clients, 0, best, {})
@@ -227,12 +230,14 @@ def exclusion(round: int, here: np.ndarray) -> str:
     )
 
 
-def observed(run: Run, gate: Gate, clock: Clock, ahead: Ahead, check: Callable[[], None]) -> tuple[Algorithm, Callable]:
-    """The run's algorithm and judge: a few clients at a time, timed, and behind the gate."""
+def observed(
+    run: Run, gate: Gate, clock: Clock, ahead: Ahead, check: Callable[[], None], who: np.ndarray | None = None
+) -> tuple[Algorithm, Callable]:
+    """The run's algorithm and judge: a few clients at a time (int[k] `who` alone), timed, and behind the gate."""
     size = run.config.training.client_microbatch or run.config.federation.num_clients
     coming = ("rollout", "swap", "update", "aggregate")
     awaited = run.algorithm._replace(**{name: ahead.awaited(getattr(run.algorithm, name)) for name in coming})
-    algorithm, judge = in_parts(awaited, run.judge, size, clock, check)
+    algorithm, judge = in_parts(awaited, run.judge, size, clock, check, who)
     timed = algorithm._replace(
         swap=clock.timed("swap", algorithm.swap, jax.block_until_ready),
         aggregate=clock.timed("average", algorithm.aggregate, jax.block_until_ready),
@@ -252,7 +257,7 @@ def crossing(config, clients: ClientState) -> dict | None:
 def announcement(round: int, rounds: int, figures: dict, best: Best) -> str:
     if "eval/pass@1" not in figures:
         return f"round {round} of {rounds} saved"
-    own = figures.get("clients/pass@1", [])
+    own = [score for score in figures.get("clients/pass@1", []) if score is not None]
     clients = f" (clients' own {sum(own) / len(own):.3f})" if own else ""
     return (
         f"round {round} of {rounds} saved: validation pass@1 {figures['eval/pass@1']:.3f}{clients}, best in round {best.round}"

@@ -1,14 +1,16 @@
 """What crosses in a run: only what the gate returned, nothing of a private question, and as many bytes as were booked."""
 
 import dataclasses
+import json
 import random
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_world import CHARACTERS, finished
 
-from pubswap_jax import ledger, metrics, train
+from pubswap_jax import ledger, metrics, processes, recorder, train, tree
 from pubswap_jax.ahead import Ahead
 from pubswap_jax.assembly import make_batches
 from pubswap_jax.evaluate import Questions
@@ -92,7 +94,10 @@ def test_a_hundred_canaries_in_private_questions_and_answers_stay_at_home(run, t
     ]
     encoded = [run.tokenizer.encode(p) for p in problems]
     questions = Questions(problems, left_pad(encoded, np.arange(len(encoded)), width, run.tokenizer.pad_id))
-    planted = run._replace(train=questions, batch=make_batches(run.config, run.schedule, questions, run.split, None))
+    config = run.config.copy_and_resolve_references()
+    config.log.transcripts = 0  # a transcript shows private questions to people: it is the one record that may hold them
+    batch = make_batches(config, run.schedule, questions, run.split, None)
+    planted = run._replace(config=config, train=questions, batch=batch)
     crossed, admit = [], Gate.admit
 
     def listened(gate, record, present=None):
@@ -128,6 +133,47 @@ def test_a_hundred_canaries_in_private_questions_and_answers_stay_at_home(run, t
     assert {k: v.tolist() for k, v in booked.items()} == {k: v.tolist() for k, v in counted.items()}
 
 
+def test_transcripts_pass_the_gate_with_their_bytes_and_only_where_they_are_asked_for(run, tmp_path, monkeypatch):
+    with pytest.raises(Refused, match="this run keeps none"):
+        Gate([], None).admit(ledger.Transcript(0, 3, {"question": "1+1="}))
+    train.train(run, tmp_path)
+    sizes = [np.zeros(3, int) for _ in range(2)]
+    for row in metrics.read(tmp_path, "rollouts"):
+        sizes[row["round"]][row["client"]] += len(json.dumps(row).encode())
+    booked = [row["ledger/up/transcripts"] for row in metrics.read(tmp_path, "metrics") if "ledger/up/transcripts" in row]
+    assert booked == [size.tolist() for size in sizes]
+    monkeypatch.setattr(processes, "several", lambda: True)
+    assert run.config.log.transcripts == -1 and recorder.transcripts_a_step(run.config) == 0
+    monkeypatch.setattr(processes, "several", lambda: False)
+    assert recorder.transcripts_a_step(run.config) == 1
+
+
+def test_a_reward_that_is_more_than_the_bit_crosses_with_its_response_and_is_counted(run, behind_gate):
+    gate, algorithm, _ = behind_gate
+    plain = run.judge
+
+    def judge(rollouts, batch):
+        """A different reward in every slot, below one half where the answer is wrong."""
+        verdicts = plain(rollouts, batch)
+        finer = jnp.arange(verdicts.reward.size, dtype=float).reshape(verdicts.reward.shape) / verdicts.reward.size / 2
+        return verdicts.replace(reward=verdicts.correct + finer)
+
+    gated = train.observed(run._replace(judge=judge), gate, Clock(), Ahead(), lambda: None)
+    _, record = step(run, *gated, 1)
+    before, after, plan = (np.asarray(x) for x in (record.verdicts.reward, record.swapped_verdicts.reward, record.plan.source))
+    swapped = np.asarray(record.plan.swapped)
+    assert swapped.any() and (after[~swapped] == before[~swapped]).all(), "own slots keep their reward"
+    clients, prompts, group = plan.shape
+    for c, b, g in zip(*np.nonzero(swapped), strict=True):
+        assert after[c, b, g] == before[plan[c, b, g] // group, b, plan[c, b, g] % group], "the donor's reward"
+    assert gate.bytes["up/rewards"] == [4 * prompts * group] * clients
+    assert gate.bytes["down/rewards"] == (4 * swapped.sum((1, 2))).tolist()
+    step(run, algorithm, plain, 0)
+    gate.close_round()
+    step(run, *train.observed(run, gate, Clock(), Ahead(), lambda: None), 1)
+    assert "up/rewards" not in gate.bytes, "a reward that is its bit costs nothing more"
+
+
 # --- parts --------------------------------------------------------------------------------------------------------------
 
 
@@ -145,6 +191,32 @@ def test_parts_give_what_the_whole_gives_and_are_verified_in_turn(run):
     assert record.rollouts.tokens.tolist() == other.rollouts.tokens.tolist()
     for one, two in zip(jax.tree.leaves((parts, record.metrics)), jax.tree.leaves((whole, other.metrics)), strict=True):
         np.testing.assert_allclose(np.asarray(one, float), np.asarray(two, float), atol=2e-4)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_those_who_take_part_do_as_they_would_alone_and_nobody_else_is_computed(run, size):
+    computed, who = [], np.array([0, 2], np.int32)
+
+    def judge(rollouts, batch):
+        computed.append(rollouts.tokens.shape[0])
+        return run.judge(rollouts, batch)
+
+    algorithm, judged = in_parts(run.algorithm, judge, size, Clock(), lambda: None, who)
+    clients, batch = run.algorithm.init_clients(run.server), run.batch(0, 0)
+    present = jnp.array([True, False, True])
+    arguments = jax.random.key(0), run.hparams(0, 0), None, present
+    updated, record = client_step(algorithm, run.params, run.server, clients, batch, judged, *arguments)
+    assert computed == {1: [1, 1], 2: [2], 3: [2]}[size]
+    assert not np.asarray(record.rollouts.mask[1]).any(), "nobody samples for an absent client"
+    for leaf, old in zip(jax.tree.leaves(updated), jax.tree.leaves(clients), strict=True):
+        assert (np.asarray(leaf[1]) == np.asarray(old[1])).all()
+    for c in who:
+        alone, prompts = tree.part((clients, batch.prompts), int(c), 1)
+        one = batch.replace(prompts=prompts, answers=[batch.answers[c]])
+        own, said = client_step(run.algorithm, run.params, run.server, alone, one, run.judge, *arguments[:2])
+        assert np.asarray(said.rollouts.tokens[0]).tolist() == np.asarray(record.rollouts.tokens[c]).tolist()
+        for leaf, other in zip(jax.tree.leaves(own.lora), jax.tree.leaves(updated.lora), strict=True):
+            np.testing.assert_allclose(leaf[0], other[c], atol=1e-5)
 
 
 def test_a_stop_between_two_parts_discards_the_step(run):
