@@ -85,7 +85,7 @@ def assemble(config) -> Run:
     lora = jax.jit(lambda key: init_lora(key, model, shapes))(jax.random.fold_in(key, LORA_STREAM))
     place = make_place(devices)
     asked = load_questions(config, tokenizer)
-    schedule = data.Schedule(config.federation.steps, config.federation.swap_period, config.federation.swap_unit)
+    schedule = make_schedule(config)
     if schedule.period and not asked.split.public:
         raise ValueError("no public questions for the public steps: raise data.public, or set federation.swap_period to 0")
     settings = {"max_new_tokens": config.training.max_new_tokens, "temperature": config.evaluation.temperature}
@@ -96,7 +96,7 @@ def assemble(config) -> Run:
         tokenizer=tokenizer,
         model_config=model_config,
         params=params,
-        server=place(_beginning(config, lora)),
+        server=place(beginning(config, lora)),
         algorithm=placed(make_algorithm(config, model), devices, config.federation.num_clients),
         measure=make_measure(partial(response_logps, model), *_weighing(config)),
         judge=make_judge(tokenizer, config.verifier.timeout),
@@ -107,7 +107,7 @@ def assemble(config) -> Run:
         test=asked.test,
         batch=make_batches(config, schedule, asked.train, asked.split, devices),
         hparams=make_hparams(config, schedule, place),
-        present=partial(_present, config),
+        present=partial(present, config),
         weights=make_weights(config, asked.split, place),
         sampler=make_sampler(model, samples=config.evaluation.samples, **settings),
         greedy=make_sampler(model, samples=1, greedy=True, **settings),
@@ -120,7 +120,7 @@ def assemble(config) -> Run:
     )
 
 
-def _beginning(config, lora: PyTree) -> ServerState:
+def beginning(config, lora: PyTree) -> ServerState:
     """The server before the first round. Averaged moments are there from the start: no round changes the shape of its state."""
     server = ServerState.create(lora)
     averaged = config.federation.average and config.federation.moments == "average"
@@ -223,6 +223,10 @@ def make_optimizer(config) -> optax.GradientTransformation:
     return optax.chain(*parts)
 
 
+def make_schedule(config) -> data.Schedule:
+    return data.Schedule(config.federation.steps, config.federation.swap_period, config.federation.swap_unit)
+
+
 def make_hparams(config, schedule: data.Schedule, place: Callable = jax.device_put) -> Callable[[int, int], Hparams]:
     names = ("lr", "clip_low", "clip_high", "kl_coef", "prox_coef", "swap_weight", "temperature")
     constant = place(Hparams.create(**{name: config.training[name] for name in names}))
@@ -245,12 +249,12 @@ def make_weights(config, split: Split, place: Callable = jax.device_put) -> Call
     def weights(round: int) -> Array | None:
         if config.federation.weights == "uniform" and not config.federation.participants:
             return None
-        return place(np.asarray(base * _present(config, round), jnp.result_type(float)))
+        return place(np.asarray(base * present(config, round), jnp.result_type(float)))
 
     return weights
 
 
-def _present(config, round: int) -> np.ndarray:
+def present(config, round: int) -> np.ndarray:
     return data.participants(config.seed, round, config.federation.num_clients, config.federation.participants)
 
 

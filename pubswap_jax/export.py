@@ -11,6 +11,7 @@ from pubswap_jax.evaluate import by_topic, pass_at_k, summary
 from pubswap_jax.pretrained import export_adapter, load_adapter
 from pubswap_jax.recorder import KS
 from pubswap_jax.standing import Standing
+from pubswap_jax.types import PyTree
 
 CARD = """---
 base_model: {base}
@@ -34,8 +35,12 @@ The figures are those of {tested} on the run's test questions; base SHA-256 {dig
 
 def export(config, workdir: pathlib.Path) -> list[pathlib.Path]:
     """Writes `workdir/export/global` and a folder for each client that took part, as it was before averaging; returns them."""
-    run = assemble(config)
-    at = best_standing(run, workdir)
+    return export_run(assemble(config), workdir)
+
+
+def export_run(run: Run, workdir: pathlib.Path) -> list[pathlib.Path]:
+    """`export` of a run that is assembled already."""
+    config, at = run.config, best_standing(run, workdir)
     adapters = {f"client_{i}": jax.tree.map(lambda x, i=i: x[i], at.clients.lora) for i in _with_own(run, at.round)}
     if config.federation.average:
         adapters = {"global": at.server.lora} | adapters
@@ -64,11 +69,17 @@ def evaluate_adapter(config, workdir: pathlib.Path, adapter: str) -> str:
         found, lora = load_adapter(adapter, run.model_config)
         changes = {name: getattr(found, name) for name in ("lora_rank", "lora_alpha", "lora_targets")}
         run = run if found == run.model_config else assemble(_with_adapter(config, changes))
-    else:
-        at = best_standing(run, workdir)
-        if not config.federation.average and at.round:
-            return _alone(run, at)
-        lora = at.server.lora
+        return _figures(run, lora)
+    return evaluate_run(run, workdir)
+
+
+def evaluate_run(run: Run, workdir: pathlib.Path) -> str:
+    """The figures of the run's best round on its test questions, as text."""
+    at = best_standing(run, workdir)
+    return _figures(run, at.server.lora) if run.config.federation.average or not at.round else _alone(run, at)
+
+
+def _figures(run: Run, lora: PyTree) -> str:
     examine = examination.make_examine(run, lambda: None)
     (evaluation,) = examine(jax.tree.map(lambda x: x[None], lora), run.test)
     lines = [_asked(run)]

@@ -153,7 +153,9 @@ def train_round(run: Run, at: Standing, recorder: Recorder, examine, keep, check
     """The steps of one round, the averaging, its evaluation and a checkpoint; then the round is announced."""
     config, round, length = run.config, at.round, run.schedule.length
     shown = transcripts_a_step(config)
-    gate = Gate((run.train.problems[i].id for i in run.split.public), crossing(config, at.clients), shown > 0)
+    # Between rounds a checkpoint holds no moments that the next round makes anew, so `at.clients` may lack what will cross.
+    clients = jax.eval_shape(run.algorithm.init_clients, at.server)
+    gate = Gate((run.train.problems[i].id for i in run.split.public), crossing(config, clients), shown > 0)
     gate.bytes = dict(at.account)
     algorithm, judge = observed(run, gate, recorder.clock, recorder.ahead, check, taking_part(run, round))
     if at.step == 0:

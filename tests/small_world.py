@@ -12,9 +12,10 @@ import jax
 import safetensors.numpy
 from hf_files import model_files
 
-from pubswap_jax import settings, train
+from pubswap_jax import assembly, settings, train
 from pubswap_jax.assembly import assemble
 from pubswap_jax.fields import default_config
+from pubswap_jax.model import Transformer
 from pubswap_jax.recorder import COMPILED
 from pubswap_jax.tokens import save_char_tokenizer
 
@@ -88,6 +89,22 @@ def small_config(folder, **changes):
         settings.override(config, name, str(value))
     settings.check(config)
     return config
+
+
+def federated_as(run, config):
+    """The run under another `federation` section. Rollout, swap and update stay the same programs: they compile once."""
+    model, schedule = Transformer(run.model_config), assembly.make_schedule(config)
+    algorithm = assembly.make_algorithm(config, model)
+    return run._replace(
+        config=config,
+        algorithm=run.algorithm._replace(init_clients=algorithm.init_clients, aggregate=algorithm.aggregate),
+        schedule=schedule,
+        server=run.place(assembly.beginning(config, run.server.lora)),
+        batch=assembly.make_batches(config, schedule, run.train, run.split, None),
+        hparams=assembly.make_hparams(config, schedule, run.place),
+        present=functools.partial(assembly.present, config),
+        weights=assembly.make_weights(config, run.split, run.place),
+    )
 
 
 @functools.cache

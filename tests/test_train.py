@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from small_world import finished, small_config
 
-from pubswap_jax import export, headline, metrics
+from pubswap_jax import examination, export, headline, metrics, standing
 from pubswap_jax import train as loop
+from pubswap_jax.assembly import assemble
 from pubswap_jax.checkpoint import listed
 from pubswap_jax.standing import Best
 from pubswap_jax.stopping import Stopped
@@ -45,6 +46,49 @@ def test_partial_participation_in_parts_with_averaged_moments(tmp_path):
     alone = finished()[0].server.lora
     moments = sum(leaf.nbytes for leaf in jax.tree.leaves(server.opt_state))
     assert max(rounds[1]["ledger/up/adapters"]) == sum(leaf.nbytes for leaf in jax.tree.leaves(alone)) + moments
+
+
+def test_averaged_moments_are_read_back_where_the_best_round_is_neither_first_nor_last(tmp_path, monkeypatch):
+    scores = {1: {"eval/pass@1": 0.5}, 2: {"eval/pass@1": 0.9}, 3: {"eval/pass@1": 0.1}}
+    monkeypatch.setattr(examination, "trained", lambda run, examine, recorder, server, clients: scores[int(server.round)])
+    changes = {"federation__participants": 2, "federation__moments": "average", "federation__rounds": 3, "checkpoint__steps": 1}
+    config = small_config(tmp_path, federation__steps=2, log__distortion="off", **changes)
+    run = assemble(config)
+    (tmp_path / "run").mkdir()
+    server = train(run, tmp_path / "run")
+    best = standing.load_best(
+        tmp_path / "run" / "checkpoints", standing.resume(tmp_path / "run" / "checkpoints", run, print)[0], run
+    )
+    assert int(server.round) == 3 and best.round == 2 and jax.tree.leaves(best.server.opt_state)
+    rows = {row["round"]: row for row in metrics.read(tmp_path / "run", "metrics") if "step" not in row}
+    adapter, moments = (sum(x.nbytes for x in jax.tree.leaves(tree)) for tree in (server.lora, server.opt_state))
+    assert max(rows[1]["ledger/down/adapters"]) == adapter, "the first round's moments are zeros, which nobody sends"
+    assert max(rows[2]["ledger/down/adapters"]) == max(rows[1]["ledger/up/adapters"]) == adapter + moments
+
+
+def test_absent_clients_have_no_figures_of_their_own(tmp_path):
+    config = small_config(tmp_path, federation__participants=2, federation__steps=2, log__distortion="off")
+    run = assemble(config)
+    (tmp_path / "run").mkdir()
+    train(run, tmp_path / "run")
+    rows = metrics.read(tmp_path / "run", "metrics")
+    for row in rows:
+        if "step" in row or not row["round"]:
+            continue
+        absent = int(np.flatnonzero(~run.present(row["round"] - 1))[0])
+        assert row["round/drift"][absent] is None and row["clients/pass@1"][absent] is None
+        assert set(row["round/drift_by_module"][absent]) == {None} == {line[absent] for line in row["round/cosine"]}
+        assert row["round/drift"].count(None) == row["clients/pass@1"].count(None) == 1
+    slots = 2 * config.training.prompts * config.training.group
+    steps = [row for row in rows if "step" in row]
+    tokens = [row.get("private/tokens", row.get("public/tokens")) for row in steps]
+    assert all(0 < count <= slots * config.training.max_new_tokens for count in tokens), "two clients' tokens, not three"
+    shown = metrics.read(tmp_path / "run", "rollouts")
+    assert shown and all(run.present(row["round"])[row["client"]] for row in shown)
+    at = export.best_standing(run, tmp_path / "run")
+    names = {folder.name for folder in export.export_run(run, tmp_path / "run")}
+    taking_part = [f"client_{i}" for i in range(3) if at.round and run.present(at.round - 1)[i]]
+    assert names == {"global", *taking_part}
 
 
 def test_everyone_alone(tmp_path):
