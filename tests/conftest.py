@@ -1,6 +1,7 @@
 """Every test runs on 8 CPU devices, raises on silent rank promotion and owns its keys."""
 
 import gc
+import hashlib
 import os
 
 # Tests compile far more than they compute, so XLA need not optimise: that halves the time of the suite.
@@ -15,6 +16,23 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def third_of(nodeid: str) -> int:
+    """Which third of the slow tests a test belongs to: the same one on every machine."""
+    return int(hashlib.sha256(nodeid.encode()).hexdigest(), 16) % 3
+
+
+def pytest_collection_modifyitems(config, items):
+    """PUBSWAP_SLOW_THIRD=0, 1 or 2 leaves out the slow tests of the other two thirds."""
+    third = os.environ.get("PUBSWAP_SLOW_THIRD", "")
+    if not third:
+        return
+    if third not in ("0", "1", "2"):
+        raise pytest.UsageError(f"PUBSWAP_SLOW_THIRD={third}: 0, 1 or 2 expected, or nothing for all slow tests")
+    out = [item for item in items if item.get_closest_marker("slow") and third_of(item.nodeid) != int(third)]
+    config.hook.pytest_deselected(items=out)
+    items[:] = [item for item in items if item not in out]
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -149,6 +149,7 @@ def test_report_mode(capsys, tmp_path):
     assert capsys.readouterr().out.strip() == str(workdir / "report.html")
 
 
+@pytest.mark.slow
 def test_sigterm_ends_in_a_checkpoint_and_the_same_command_goes_on(tmp_path):
     """The real thing: another process, the smoke preset, a signal while the first step compiles, and one amid training."""
     flags = smoke(tmp_path, "--config.federation.steps=3000", "--config.evaluation.every=9", "--config.data.validation=6")

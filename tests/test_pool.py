@@ -128,6 +128,7 @@ def test_pairs_that_no_worker_came_to_are_timeouts(monkeypatch):
     assert pool.run([("a", "a")] * 6, 1.0) == ["correct"] * 4 + ["timeout"] * 2
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_script_without_a_main_guard_and_its_workers():
     script = textwrap.dedent("""
         import os, signal, threading
@@ -147,6 +148,7 @@ def test_ctrl_c_ends_a_script_without_a_main_guard_and_its_workers():
     assert left_of([int(pid) for pid in pids.split()]) == []
 
 
+@pytest.mark.slow
 def test_workers_end_when_their_parent_is_killed():
     script = (
         'from pubswap_jax.pool import Pool; import time; p = Pool(1, "tests.hostile_judge:ready"); p.run([("a", "a")], 1.0)'

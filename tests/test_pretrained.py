@@ -93,6 +93,7 @@ print(peak() - before, sum(leaf.nbytes for leaf in jax.tree.leaves(jax.block_unt
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"dtype": "float32"}, {"scan_layers": True}])
 @pytest.mark.skipif(not pathlib.Path("/proc/self/clear_refs").exists(), reason="measures memory through Linux's /proc")
 def test_loading_needs_the_arrays_and_one_tensor(tmp_path, options):

@@ -99,6 +99,7 @@ def port():
         return free.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_two_processes_of_four_devices_give_what_one_of_eight_gives(folder, port, tmp_path):
     both = [launch(number, port, flags(folder, tmp_path / f"process_{number}")) for number in range(2)]
     assert main.main(flags(folder, tmp_path / "alone")) == 0
@@ -124,6 +125,7 @@ def same(one, other):
         assert one == other
 
 
+@pytest.mark.slow
 def test_where_one_is_killed_the_other_ends_and_says_why(folder, port, tmp_path):
     both = [launch(number, port, flags(folder, tmp_path / "run", "--config.federation.steps=2000")) for number in range(2)]
     deadline = time.monotonic() + 240

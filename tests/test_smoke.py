@@ -20,6 +20,7 @@ def run(capsys, config, workdir, *flags):
     return captured.out
 
 
+@pytest.mark.slow
 def test_every_mode_of_the_command(tmp_path, capsys):
     base, questions = write_base(tmp_path / "base"), write_questions(tmp_path / "questions.jsonl")
     flags = [f"--config.model.path={base}", f"--config.data.path={questions}", "--config.evaluation.greedy=True"]
@@ -53,6 +54,7 @@ def write_real(folder, shared_data, family):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config, family, files, options",
     [("math", "qwen2", "math/math_train.jsonl", ""), ("medical", "llama", "medical/medqa_test.jsonl", "options")],

@@ -31,6 +31,7 @@ def ended(body):
     return done.stdout.split() + done.stderr.split(), done.returncode
 
 
+@pytest.mark.slow
 def test_the_first_signal_ends_in_good_order():
     body = """
         stop.offer(lambda: print("by force", flush=True))
@@ -42,6 +43,7 @@ def test_the_first_signal_ends_in_good_order():
     assert ended(body) == (["stopped", "after"], 0)
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_end_is_saved_by_another_thread():
     """As one that compiles: the main thread is where it hears nothing."""
     body = """
@@ -53,6 +55,7 @@ def test_a_run_that_cannot_end_is_saved_by_another_thread():
     assert ended(body) == (["saved", "farewell"], 0)
 
 
+@pytest.mark.slow
 def test_it_ends_even_where_nothing_was_offered_or_saving_fails():
     assert ended("ask(); time.sleep(60)") == (["stopped", "before", "there", "was", "anything", "to", "save"], 0)
     assert ended("stop.offer(lambda: None); sys.stdout.close(); ask(); time.sleep(60)") == ([], 0)
@@ -60,6 +63,7 @@ def test_it_ends_even_where_nothing_was_offered_or_saving_fails():
     assert said[:1] == ["pubswap_jax:"] and status == 2
 
 
+@pytest.mark.slow
 def test_the_run_waits_where_the_other_thread_is_saving_already():
     body = """
         stop.offer(lambda: (time.sleep(1), print("saved", flush=True)))
@@ -70,10 +74,12 @@ def test_the_run_waits_where_the_other_thread_is_saving_already():
     assert ended(body) == (["saved", "farewell"], 0)
 
 
+@pytest.mark.slow
 def test_the_second_signal_ends_at_once():
     assert ended("ask(); ask(); print('never')") == ([], 128 + signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_several_processes_wait_for_each_other():
     body = """
         stop = Stop("farewell", gathered=lambda mine: [mine, False], patience=0.1)

@@ -130,6 +130,7 @@ def test_system_prompts_with_and_without_a_template(char_folder, tmp_path):
         text(with_template(char_folder, tmp_path / "deaf", "hello"))
 
 
+@pytest.mark.slow
 def test_loading_says_nothing(char_folder):
     code = f"from pubswap_jax.tokens import load_tokenizer; load_tokenizer({char_folder!r})"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)

@@ -162,6 +162,7 @@ for module in list(sys.modules.values()):
 """
 
 
+@pytest.mark.slow
 def test_it_is_as_right_where_sympify_and_parse_expr_fail_on_strings(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(GUARD)
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
