@@ -32,13 +32,14 @@ def lines(
     shown = [y for c in curves for y in [*c.y, *c.low, *c.high] if y is not None]
     low, high = y_range or (_whole_decades if decades else _padded)(min(shown), max(shown))
     first, last = min(x for c in curves for x in c.x), max(x for c in curves for x in c.x)
-    last = last if last > first else first + 1
+    alone = first == last  # one point stands in the middle of its axis
+    first, last = (first - 1, last + 1) if alone else (first, last)
 
     def at(x: float, y: float) -> tuple[float, float]:
         right = LEFT + (x - first) / (last - first) * (WIDTH - LEFT - RIGHT)
         return right, TOP + (high - (math.log10(y) if decades else y)) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
-    parts = [_y_axis(low, high, y_label, decades), _x_axis(first, last, x_label)]
+    parts = [_y_axis(low, high, y_label, decades), _x_axis(first, last, x_label, alone)]
     for number, curve in enumerate(curves):
         colour = f"c{number % COLOURS}"
         if curve.low:
@@ -155,10 +156,10 @@ def _y_axis(low: float, high: float, label: str, decades: bool = False) -> str:
     return "".join(parts)
 
 
-def _x_axis(first: float, last: float, label: str) -> str:
+def _x_axis(first: float, last: float, label: str, alone: bool = False) -> str:
     place = f'x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 3}"'
     parts = [f'<text class="small" text-anchor="middle" {place}>{html.escape(label)}</text>']
-    for tick in ticks(first, last, whole=True):
+    for tick in [(first + last) / 2] if alone else ticks(first, last, whole=True):
         x = LEFT + (tick - first) / (last - first) * (WIDTH - LEFT - RIGHT)
         parts.append(f'<text class="small" text-anchor="middle" x="{x:.1f}" y="{HEIGHT - 18}">{_number(tick)}</text>')
     return "".join(parts)

@@ -64,8 +64,20 @@ def _majority(answers: Sequence[str], correct: Sequence[bool]) -> float:
     return (True in winners) / max(len(winners), 1)
 
 
-def interval(each: np.ndarray, level: float = 0.95, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """Bootstrap interval of a mean over questions, by percentiles (Efron 1979). Of differences it is the paired one."""
+Z = 1.959964  # a normal variable is farther from its mean in 5 % of draws
+
+
+def interval(
+    each: np.ndarray, level: float = 0.95, draws: int = 1000, seed: int = 0, lowest: float = 0.0
+) -> tuple[float, float]:
+    """Bootstrap interval of a mean over questions, by percentiles (Efron 1979). Of differences (`lowest` -1) the paired one.
+
+    Where all n values are equal a bootstrap has no width; then it is Wilson's 95 % bound of the share of questions that are
+    otherwise, z² / (n + z²), to both sides: exactly Wilson's interval where all are right, or all wrong.
+    """
+    if np.ptp(each) == 0:
+        value, share = float(each[0]), Z**2 / (len(each) + Z**2)
+        return max(value - share, lowest), min(value + share, 1.0)
     rng = np.random.Generator(np.random.Philox(seed))
     means = np.asarray(each, float)[rng.integers(len(each), size=(draws, len(each)))].mean(axis=1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
@@ -98,7 +110,7 @@ def comparison(base: Evaluation, best: Sequence[Evaluation]) -> list[tuple[str, 
         before, *after = (_each(model, name) for model in (base, *best))
         mean = np.mean(after, axis=0)
         label = "all" if name is None else name or "(no topic)"
-        rows.append((label, len(before), float(before.mean()), float(mean.mean()), *interval(mean - before)))
+        rows.append((label, len(before), float(before.mean()), float(mean.mean()), *interval(mean - before, lowest=-1.0)))
     return rows
 
 

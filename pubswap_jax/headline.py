@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pubswap_jax import charts
-from pubswap_jax.evaluate import interval
+from pubswap_jax.data import Problem
+from pubswap_jax.evaluate import Evaluation, comparison
 from pubswap_jax.metrics import mean
 from pubswap_jax.page import section, table
 
@@ -18,15 +19,22 @@ def headline(run: Mapping, evaluations: Sequence[Mapping]) -> str:
         return section("Result", charts.note("The base model has not been evaluated yet."))
     chosen = best_round(evaluations)
     best = [row for row in tested if row["round"] == chosen]
-    lines = [_line(topic, base, best) for topic in [*base[0]["by_topic"], None]]
+    topics = run.get("topics_of", {}).get("test") or [None] * len(base[0]["correct"])  # a run of an earlier version: all
     shape = (run["config"][f"federation.{name}"] for name in ("num_clients", "rounds", "steps", "swap", "swap_period"))
     told = "{} clients, {} rounds of {} steps, swap {}, period {}. ".format(*shape)
     if best:
-        told += f"Best round by the validation questions: {chosen}. pass@1 on {run['questions']['test']} test questions: "
-        told += "{} → {} (95 % interval {:.3f} to {:.3f}).".format(*lines[-1][1:3], *_interval(best))
+        lines = [_line(*row) for row in comparison(_read(base[0], topics), [_read(row, topics) for row in best])]
+        if None in topics:
+            lines = lines[-1:]
+        _, count, before, after, change = lines[-1]
+        told += f"Best round by the validation questions: {chosen}. pass@1 on {count} test questions: "
+        told += f"{before} → {after}, change {change} (95 % interval)."
     else:
+        lines = [[topic, topics.count(topic) or "", f"{value:.3f}", "", ""] for topic, value in base[0]["by_topic"].items()]
+        lines.append(["all", len(topics), f"{base[0]['figures']['pass@1']:.3f}", "", ""])
         told += f"Best round so far by the validation questions: {chosen}; its test figures come at the end of the run."
-    return section("Result", f"<p>{html.escape(told)}</p>" + table(["topic", "base", "best", "change"], lines))
+    head = ["topic", "questions", "base", "best", "change [95 % interval]"]
+    return section("Result", f"<p>{html.escape(told)}</p>" + table(head, lines))
 
 
 def best_round(evaluations: Sequence[Mapping]) -> int:
@@ -39,16 +47,13 @@ def best_round(evaluations: Sequence[Mapping]) -> int:
     return max(scores, key=lambda round: (mean(scores[round][1] or scores[round][0]), -round), default=0)
 
 
-def _line(topic: str | None, base: Sequence[Mapping], best: Sequence[Mapping]) -> list[str]:
-    """pass@1 in a topic, or in all: of the base, of the best round, and the change; blank where the best is not known."""
-
-    def of(rows):
-        return mean(row["figures"]["pass@1"] if topic is None else row["by_topic"][topic] for row in rows)
-
-    found = [f"{of(best):.3f}", f"{of(best) - of(base):+.3f}"] if best else ["", ""]
-    return ["all" if topic is None else topic, f"{of(base):.3f}", *found]
+def _line(topic: str, count: int, before: float, after: float, low: float, high: float) -> list:
+    """A line as the terminal's table has it."""
+    return [topic, count, f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f} [{low:+.3f}, {high:+.3f}]"]
 
 
-def _interval(rows: Sequence[Mapping]) -> tuple[float, float]:
-    """Of the mean over models, a bootstrap over questions."""
-    return interval(np.mean([[bits.count("1") / len(bits) for bits in row["correct"]] for row in rows], axis=0))
+def _read(row: Mapping, topics: Sequence[str | None]) -> Evaluation:
+    """What the file has of an evaluation: the bits, and the topics of its questions."""
+    correct = np.array([[bit == "1" for bit in bits] for bits in row["correct"]], bool)
+    problems = [Problem("", "", "", topic or "") for topic in topics]
+    return Evaluation(problems, correct, np.full(correct.shape, "", object), np.zeros(correct.shape, int))

@@ -1,7 +1,9 @@
 """The run's one writer: rows of JSON that survive a kill without duplicates or holes, a progress bar, TensorBoard and W&B.
 
 A row is flat: `round`, `step` where it speaks of one, and names `phase/quantity` with a number, or a list with one number a
-client. Names that begin with `time/` are clocks: the rest of a resumed run's rows is equal to the bit.
+client. In a step's row both are counted from 0; a row without `step` speaks of a finished round, and its `round` is how many
+are done. What people read counts from 1. Names that begin with `time/` are clocks: the rest of a resumed run's rows is equal
+to the bit.
 """
 
 import importlib
@@ -156,7 +158,7 @@ class Progress:
         self._bar = tqdm.tqdm(total=total, initial=done, disable=hidden, unit="step", dynamic_ncols=True, leave=False)
 
     def step(self, round: int, reward: float, swapped: float, tokens_per_second: float) -> None:
-        self._bar.set_description(f"round {round}", refresh=False)
+        self._bar.set_description(f"round {round + 1}", refresh=False)
         self._bar.set_postfix_str(f"reward {reward:.2f} swapped {swapped:.2f} {tokens_per_second:.0f} tok/s", refresh=False)
         self._bar.update()
 

@@ -15,6 +15,10 @@ from pubswap_jax.page import PAGE, bytes_text, section, table
 from pubswap_jax.standing import described
 
 TRANSCRIPTS = 12
+PRIVATE = (
+    "This section and rollouts.jsonl carry private questions and answers of every client, in plain text. That is fine in a "
+    "simulation; --config.log.transcripts=0 writes none. Rounds and steps are counted from 1 here, from 0 in the file."
+)
 PHASES = ("rollout", "verify", "swap", "update", "distortion", "average", "evaluate", "save", "other")
 
 
@@ -69,7 +73,7 @@ def swaps(steps) -> str:
     if not public:
         return section("Swaps", charts.note("No public step so far: nothing was swapped."))
     clients = range(len(public[0]["public/donors"]))
-    flow = [[sum(row["public/donors"][i][j] for row in public) for j in clients] for i in clients]
+    flow = [[_total(_cell(row["public/donors"], i, j) for row in public) for j in clients] for i in clients]
     names = [f"client {i}" for i in clients]
     shares = [
         _over_steps(public, f"public/{name}", told)
@@ -82,7 +86,7 @@ def swaps(steps) -> str:
     body += _figure("Groups without variance, which teach nothing", charts.lines(flat, "step", "share", (0.0, 1.0)))
     body += _figure("Variance of a group's rewards, mean over groups", charts.lines(spread, "step", "variance", (0.0, 0.26)))
     counts = [(row["at"], [x for x in row["swap/replacements"] if x is not None]) for row in public]
-    replaced = _banded(counts, "mean over clients (band: from the least to the most)")
+    replaced = _banded([pair for pair in counts if pair[1]], "mean over clients (band: from the least to the most)")
     body += _figure("Replacements of a client in a public step", charts.lines([replaced], "step", "responses"))
     return section("Swaps", f'<div class="two">{body}{_figure("How far the swap moved a gradient", theory(public))}</div>')
 
@@ -118,9 +122,12 @@ def partition(run, evaluations) -> str:
         last = max(row["round"] for row in validated)
         models = [row for row in validated if row["round"] == last]
         topics = list(models[0]["by_topic"])
+        asked = run.get("topics_of", {}).get("validation", [])
+        told = [f"{topic} ({asked.count(topic)})" if asked else topic for topic in topics]
         values = [[row["by_topic"][topic] for row in models] for topic in topics]
         names = [row["model"] for row in models]
-        body += _figure(f"Validation pass@1 by topic, round {last}", charts.heat_map(topics, names, values, largest=1.0))
+        caption = f"Validation pass@1 by topic (number of questions), round {last}"
+        body += _figure(caption, charts.heat_map(told, names, values, largest=1.0))
     return section("Topics and clients", f'<div class="two">{body}</div>')
 
 
@@ -129,7 +136,6 @@ def drifts(run, rounds) -> str:
         return section("Drift", charts.note("No round is finished yet."))
     x, last = [row["round"] for row in rounds], rounds[-1]
     clients = range(len(last["round/drift"]))
-    here = [i for i in clients if last["round/drift"][i] is not None]  # an absent client has not moved: its figures are null
     names = [f"client {i}" for i in clients]
     norms = [Line(names[i], x, [row["round/drift"][i] for row in rounds]) for i in clients]
     residual = [Line("residual", x, [row["round/residual"] for row in rounds])]
@@ -137,20 +143,18 @@ def drifts(run, rounds) -> str:
     body += _figure("‖mean(BA) − mean(B)·mean(A)‖ / ‖mean(BA)‖", charts.lines(residual, "round", "relative error"))
     body += _figure(
         f"Cosine between the clients' moves, round {last['round']}",
-        charts.heat_map(
-            [names[i] for i in here],
-            [names[i] for i in here],
-            [[last["round/cosine"][i][j] for j in here] for i in here],
-            largest=1.0,
-        ),
+        charts.heat_map(names, names, [row or [None] * len(names) for row in last["round/cosine"]], largest=1.0),
     )
-    of_clients = zip(*(last["round/drift_by_module"][i] for i in here), strict=True)
-    moved = dict(zip(run["modules"], of_clients, strict=True))  # name -> a norm for each client that took part
+    absent = [None] * len(run["modules"])
+    norms_of = [norms or absent for norms in last["round/drift_by_module"]]
+    moved = dict(zip(run["modules"], zip(*norms_of, strict=True), strict=True))  # name -> a norm a client
     layers, kinds = (sorted({name.split("/")[part] for name in moved}) for part in (0, 1))
     inside = {layer: [norms for name, norms in moved.items() if name.startswith(f"{layer}/")] for layer in layers}
-    by_client = [[math.hypot(*norms) for norms in zip(*inside[layer], strict=True)] for layer in layers]
-    by_kind = [[mean(moved[f"{layer}/{kind}"]) for kind in kinds] for layer in layers]
-    body += _figure(f"Distance by layer, round {last['round']}", charts.heat_map(layers, [names[i] for i in here], by_client))
+    by_client = [
+        [None if None in norms else math.hypot(*norms) for norms in zip(*inside[layer], strict=True)] for layer in layers
+    ]
+    by_kind = [[_mean(moved[f"{layer}/{kind}"]) for kind in kinds] for layer in layers]
+    body += _figure(f"Distance by layer, round {last['round']}", charts.heat_map(layers, names, by_client))
     told = f"Distance by layer and module, mean over clients, round {last['round']}"
     figures = f'<div class="two">{body}{_figure(told, charts.heat_map(layers, kinds, by_kind))}</div>'
     return section("Drift", figures + "".join(charts.note(line) for line in exclusions(rounds)))
@@ -189,8 +193,11 @@ def times(steps, rounds) -> str:
         if rounds
         else charts.note("No round is finished.")
     )
-    speed = charts.lines([_over_steps(steps, "time/tokens_per_second", "tokens/s")], "step", "tokens/s")
-    body = _figure("Where a round's time went", bars) + _figure("Response tokens a second, of whole steps", speed)
+    first = {"public/tokens" in row: row["at"] for row in reversed(steps)}
+    warm = [row for row in steps if row["at"] not in first.values()]
+    speed = charts.lines([_over_steps(warm, "time/tokens_per_second", "tokens/s")], "step", "tokens/s")
+    told = "Response tokens a second, of whole steps; without the first private and the first public step, which compile"
+    body = _figure("Where a round's time went", bars) + _figure(told, speed)
     last = rounds[-1] if rounds else {}
     peaks = [f"{where}: {bytes_text(last[name])}" for where, name in _PEAKS if name in last]
     compiled = ", ".join(f"round {row['round']}: {row['time/compilations']}" for row in rounds)
@@ -210,7 +217,8 @@ def transcripts(rollouts) -> str:
     parts = []
     for row in chosen:
         kind = "public" if row["public"] else "private"
-        head = f"round {row['round']}, step {row['step']}, {kind}, client {row['client']}, {row['topic']}: {row['question']}"
+        head = f"round {row['round'] + 1}, step {row['step'] + 1}, {kind}, client {row['client']}, "
+        head += f"{row['topic']}: {row['question']}"
         lines = [
             [r["verdict"], r["text"], f"client {r['from_client']}: {r['replaced_by']}" if "replaced_by" in r else ""]
             for r in row["responses"]
@@ -218,7 +226,9 @@ def transcripts(rollouts) -> str:
         inner = table(["verdict", "response", "replaced by"], lines)
         answer = f"<p>answer: <b>{html.escape(row['answer'])}</b></p>"
         parts.append(f"<details><summary>{html.escape(head)}</summary>{answer}{inner}</details>")
-    return section("Transcripts", "".join(parts) or charts.note("none were written (config.log.transcripts)"))
+    if not parts:
+        return section("Transcripts", charts.note("none were written (config.log.transcripts)"))
+    return section("Transcripts", charts.note(PRIVATE) + "".join(parts))
 
 
 def settings(run) -> str:
@@ -239,6 +249,22 @@ def settings(run) -> str:
 def _over_steps(steps, name: str, told: str) -> Line:
     found = [(row["at"], metrics.scalars(row)[name]) for row in steps if name in row]
     return Line(told, [x for x, _ in found], [y for _, y in found])
+
+
+def _cell(matrix, i: int, j: int) -> float | None:
+    """An entry of a matrix in which an absent client's row may be null."""
+    return None if matrix[i] is None else matrix[i][j]
+
+
+def _total(values) -> float | None:
+    """Of what is there; None where nothing is."""
+    found = [x for x in values if x is not None]
+    return sum(found) if found else None
+
+
+def _mean(values) -> float | None:
+    found = [x for x in values if x is not None]
+    return mean(found) if found else None
 
 
 def _drawable(x: float | None) -> bool:

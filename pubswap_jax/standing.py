@@ -191,6 +191,10 @@ def describe(run: Run) -> dict:
             "validation": len(run.validation.problems),
             "test": len(run.test.problems),
         },
+        "topics_of": {
+            "validation": [problem.topic for problem in run.validation.problems],
+            "test": [problem.topic for problem in run.test.problems],
+        },
         "modules": drift.modules(run.server.lora),
         "notes": run.notes,
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",

@@ -73,3 +73,8 @@ def test_ticks_are_round_and_inside(low, high):
 
 def test_nothing_to_draw_says_so():
     assert "nothing to draw" in charts.lines([], "x", "y") and "nothing to draw" in charts.stacked_bars([], {"a": []}, "s")
+
+
+def test_one_point_has_one_tick_and_it_is_its_own():
+    text = charts.lines([Line("a", [2], [0.5])], "round", "y", (0.0, 1.0))
+    assert [e.text for e in elements(text, "text") if e.get("text-anchor") == "middle"] == ["round", "2"]

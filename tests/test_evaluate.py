@@ -70,7 +70,16 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
         low, high = ev.interval(rng.random(60) < 0.3, draws=300)
         hits += low <= 0.3 <= high
     assert 0.88 <= hits / 200 <= 0.99
-    assert ev.interval(np.ones(5)) == (1.0, 1.0)
+
+
+def test_an_interval_of_equal_values_has_a_width():
+    z2 = 1.959964**2
+    assert ev.interval(np.ones(5)) == (pytest.approx(5 / (5 + z2)), 1.0)  # Wilson's, of 5 of 5
+    assert ev.interval(np.zeros(5)) == (0.0, pytest.approx(z2 / (5 + z2)))
+    low, high = ev.interval(np.zeros(32), lowest=-1.0)
+    assert high == -low == pytest.approx(z2 / (32 + z2))
+    low, high = ev.interval(np.array([0.5]))
+    assert low == 0.0 and high == 1.0
 
 
 def test_topics_and_the_final_table():
@@ -81,7 +90,7 @@ def test_topics_and_the_final_table():
     table = ev.comparison(base, [best])
     assert [row[:4] for row in table[:2]] == [("a", 1, 0.5, 0.5), ("b", 2, 0.0, 0.75)]
     assert table[2][:4] == ("all", 3, pytest.approx(1 / 6), pytest.approx(2 / 3))
-    assert table[0][4:] == (0.0, 0.0) and table[1][4:] == (0.5, 1.0)
+    assert table[0][4] < 0.0 < table[0][5] and table[1][4:] == (0.5, 1.0)
     figures = ev.summary(best, (1, 2, 64))
     assert figures["pass@2"] == 1.0 and "pass@64" not in figures and figures["pass@1_low"] <= figures["pass@1"]
 

@@ -86,3 +86,27 @@ def test_a_run_that_has_just_begun(workdir, kept):
 def test_a_folder_without_a_run_is_named(tmp_path):
     with pytest.raises(ValueError, match="no run.json in it; give the --workdir of a run"):
         report.write(tmp_path)
+
+
+def test_transcripts_count_from_one_and_say_that_they_are_private(workdir):
+    told = report.transcripts([row for row in metrics.read(workdir, "rollouts") if row["round"] == row["step"] == 0])
+    assert "round 1, step 1, " in told and "private questions and answers of every client" in told
+    assert "--config.log.transcripts=0" in told and "round 0" not in told
+
+
+def test_the_speed_leaves_out_the_steps_that_compile():
+    rows = [{"round": 0, "step": i, "at": i + 1, "time/tokens_per_second": i + 7.0} for i in range(4)]
+    rows[1] |= {"public/tokens": 1.0}
+    text = report.times(rows, [])
+    assert "step 3: 9<" in text and "step 4: 10<" in text and "step 1:" not in text and "step 2:" not in text
+
+
+def test_absent_clients_leave_gaps(workdir):
+    rows = metrics.read(workdir, "metrics")
+    for row in rows:
+        for name, value in row.items():
+            if isinstance(value, list) and len(value) == 3 and not name.startswith("time/"):
+                value[1] = None
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = read(report.write(workdir))
+    assert all(name in text for name in SECTIONS) and "nan" not in text.lower().replace("finance", "")
