@@ -75,11 +75,12 @@ def interval(
     Where all n values are equal a bootstrap has no width; then it is Wilson's 95 % bound of the share of questions that are
     otherwise, z² / (n + z²), to both sides: exactly Wilson's interval where all are right, or all wrong.
     """
+    each = np.asarray(each, float)
     if np.ptp(each) == 0:
         value, share = float(each[0]), Z**2 / (len(each) + Z**2)
         return max(value - share, lowest), min(value + share, 1.0)
     rng = np.random.Generator(np.random.Philox(seed))
-    means = np.asarray(each, float)[rng.integers(len(each), size=(draws, len(each)))].mean(axis=1)
+    means = each[rng.integers(len(each), size=(draws, len(each)))].mean(axis=1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 

@@ -168,7 +168,9 @@ def exclusions(rounds) -> list[str]:
 
 
 def traffic(run, rounds) -> str:
-    accounts = [{k.removeprefix("ledger/"): v for k, v in row.items() if k.startswith("ledger/")} for row in rounds]
+    accounts = [  # an absent client, null in the file, sends nothing
+        {k.removeprefix("ledger/"): [n or 0 for n in v] for k, v in row.items() if k.startswith("ledger/")} for row in rounds
+    ]
     total = ledger.totals(accounts, run["base_bytes"])
     kinds = sorted({name.split("/")[1] for name in total if "/" in name})
     lines = [[kind, *(bytes_text(total.get(f"{way}/{kind}", 0)) for way in ledger.DIRECTIONS)] for kind in kinds]

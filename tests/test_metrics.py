@@ -63,7 +63,7 @@ def test_the_bar_is_quiet_off_a_terminal_and_says_what_matters_on_one(capsys):
         loud.step(1, 0.5, 0.1, 100.0)
     loud.close()
     seen = capsys.readouterr().err
-    assert "reward 0.50 swapped 0.10 100 tok/s" in seen and "round 1" in seen and "/10" in seen and "<" in seen
+    assert "reward 0.50 swapped 0.10 100 tok/s" in seen and "round 2:" in seen and "/10" in seen and "<" in seen
 
 
 def test_tensorboard_takes_back_what_is_written_again(tmp_path, monkeypatch):
