@@ -75,7 +75,7 @@ def heat_map(rows: Sequence[str], columns: Sequence[str], values, *, digits: int
             depth, hue = min(abs(value) / top, 1.0), "c1" if value < 0 else "c0"
             x, told = left + j * cell_width, _title(f"{name}, {columns[j]}: {_number(value)}")
             box = f'x="{x:.1f}" y="{y}" width="{cell_width - 2:.1f}" height="{cell_height - 2}"'
-            parts.append(f'<rect class="cell {hue}" fill-opacity="{0.06 + 0.8 * depth:.3f}" {box}>{told}</rect>')
+            parts.append(f'<rect class="cell {hue}" fill-opacity="{0.06 + 0.5 * depth:.3f}" {box}>{told}</rect>')
             if cell_width >= 30:
                 place = f'x="{x + cell_width / 2 - 1:.1f}" y="{y + 15}"'
                 parts.append(f'<text class="small value" text-anchor="middle" {place}>{value:.{digits}f}</text>')

@@ -51,7 +51,7 @@ figcaption {{ font-weight: 600; margin-bottom: .4rem; }}
 .note {{ color: var(--faint); font-size: 13px; margin: .5rem 0; overflow-wrap: anywhere; }}
 table {{ border-collapse: collapse; font-size: 14px; }}
 th, td {{ text-align: left; padding: .2rem .9rem .2rem 0; border-bottom: 1px solid var(--rule); vertical-align: top; }}
-td {{ overflow-wrap: anywhere; white-space: pre-wrap; font-variant-numeric: tabular-nums; }}
+td {{ overflow-wrap: break-word; white-space: pre-wrap; font-variant-numeric: tabular-nums; }}
 details {{ border-bottom: 1px solid var(--rule); padding: .3rem 0; }}
 summary {{ cursor: pointer; overflow-wrap: anywhere; }}
 </style>
