@@ -84,17 +84,39 @@ def _one_part(q, k, v, causal_mask, mask):
     return jnp.einsum("bkqts,bskh->btkqh", weights.astype(v.dtype), v)
 
 
+def equal_parts(length: int, fewest: int) -> tuple[int, int]:
+    """(number, size) of the equal parts that cover `length`: `fewest` of them, or one more where only that divides `length`.
+
+    Where neither divides it, number · size exceeds `length` by less than `number`, and the last part is padded. A divisor alone
+    would not do: the only ones of a prime are 1 and itself.
+    """
+    for number in (fewest, fewest + 1):
+        if length % number == 0:
+            return number, length // number
+    size = -(-length // fewest)
+    return -(-length // size), size
+
+
+def _blocks(length: int, scores: int) -> tuple[int, int]:
+    """(number, size) of the blocks of queries: as few as keep the scores of a block within SCORES_AT_ONCE."""
+    largest = min(max(1, length * SCORES_AT_ONCE // scores), length)
+    return equal_parts(length, -(-length // largest))
+
+
 def _by_blocks(attend, q: Array, causal_mask: Array, axis: int, keys: int) -> Array:
     """attend(q, causal_mask), the queries on `axis` in as many blocks as keep the scores within SCORES_AT_ONCE."""
     length = q.shape[axis]
-    scores = q.size // q.shape[-1] * keys
-    blocks = next(n for n in range(1, length + 1) if length % n == 0 and (scores <= n * SCORES_AT_ONCE or n == length))
-    if blocks == 1:
+    number, size = _blocks(length, q.size // q.shape[-1] * keys)
+    if number == 1:
         return attend(q, causal_mask)
-    parts = jnp.moveaxis(q.reshape(*q.shape[:axis], blocks, -1, *q.shape[axis + 1 :]), axis, 0)
+    # Padded queries see no key, get finite values nevertheless (see `_scores`), and are cut off at the end.
+    padding = number * size - length
+    q = jnp.pad(q, [(0, padding if i == axis else 0) for i in range(q.ndim)])
+    causal_mask = jnp.pad(causal_mask, ((0, padding), (0, 0)))
+    parts = jnp.moveaxis(q.reshape(*q.shape[:axis], number, size, *q.shape[axis + 1 :]), axis, 0)
     one = jax.checkpoint(attend, prevent_cse=False)
-    _, out = jax.lax.scan(lambda _, xs: (None, one(*xs)), None, (parts, causal_mask.reshape(blocks, -1, length)))
-    return jnp.moveaxis(out, 0, axis).reshape(q.shape)
+    _, out = jax.lax.scan(lambda _, xs: (None, one(*xs)), None, (parts, causal_mask.reshape(number, size, length)))
+    return jax.lax.slice_in_dim(jnp.moveaxis(out, 0, axis).reshape(q.shape), 0, length, axis=axis)
 
 
 def _grouped(q: Array, kv_heads: int) -> Array:

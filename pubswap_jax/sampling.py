@@ -88,6 +88,9 @@ def sample(
 @functools.partial(jax.jit, static_argnames=("model", "how"))
 def _sample(model, params, loras, prompts: Prompts, key: Array, temperature: Array, how: How) -> Rollout:
     clients, batch, _ = prompts.tokens.shape
+    length = how.length
+    tests, stride = attention.equal_parts(length, -(-length // TOKENS_PER_TEST))
+    how = how._replace(length=tests * stride)  # a few tokens more where no stride divides the length; they are cut off
     uniforms = _uniforms(row_keys(key, clients, batch, how.group), how.length)
     start = _start(model, params, loras, prompts, how)
     if model.config.scan_layers:
@@ -119,13 +122,12 @@ def _sample(model, params, loras, prompts: Prompts, key: Array, temperature: Arr
 
     whole = jax.eval_shape(lambda: start.cache)
     start = start.replace(cache=jax.tree.map(jnp.squeeze, start.cache))
-    stride = max(n for n in range(1, TOKENS_PER_TEST + 1) if how.length % n == 0)
     state = jax.lax.while_loop(
         lambda state: (state.step < how.length) & ~jnp.all(state.done),
         lambda state: jax.lax.fori_loop(0, stride, one_token, state),
         start,
     )
-    return Rollout(tokens=state.tokens, mask=state.mask, logps=state.logps)
+    return Rollout(tokens=state.tokens[..., :length], mask=state.mask[..., :length], logps=state.logps[..., :length])
 
 
 def _start(model, params, loras, prompts: Prompts, how: How) -> SamplingState:

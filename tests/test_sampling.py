@@ -202,6 +202,29 @@ def test_the_loop_copies_no_cache_of_a_single_prompt(config):
     assert "[4,2,9,8]" in loops and "[2,4,2,9,8]" not in loops and not re.search(r"9,8\]\S* copy\(", loops)
 
 
+@pytest.mark.parametrize("length", [11, 13])
+def test_at_a_prime_length_the_ends_are_tested_seldom_and_the_response_has_its_length(getkey, length):
+    """A stride of one token would wait for the device after each."""
+    model, params, loras = world()
+    key, shape = getkey(), {"group": 4, "pad_id": 1, "eos_ids": (3,)}
+    run = functools.partial(sample, model, params, loras, prompts_of(), key, max_new_tokens=length, **shape)
+    (loop,) = [eqn for eqn in _equations(jax.make_jaxpr(run)().jaxpr) if eqn.primitive.name == "while"]
+    (inner,) = [eqn for eqn in loop.params["body_jaxpr"].jaxpr.eqns if eqn.primitive.name == "scan"]
+    assert 6 <= inner.params["length"] <= 8
+    rollouts, longer = run(), sample(model, params, loras, prompts_of(), key, max_new_tokens=16, **shape)
+    assert rollouts.tokens.shape == rollouts.mask.shape == rollouts.logps.shape == (CLIENTS, 2, 4, length)
+    np.testing.assert_array_equal(rollouts.tokens, longer.tokens[..., :length])
+    np.testing.assert_array_equal(rollouts.mask, longer.mask[..., :length])
+    np.testing.assert_allclose(rollouts.logps, longer.logps[..., :length], atol=1e-5)
+
+
+def _equations(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation
+        if equation.primitive.name == "jit":
+            yield from _equations(equation.params["jaxpr"].jaxpr)
+
+
 def test_prompts_without_a_client_axis_are_refused(getkey):
     model, params, loras = world()
     with pytest.raises(ValueError, match="C = 1 for one client"):
