@@ -15,7 +15,8 @@ from pubswap_jax import data, grpo, hf_folder, homework, mesh, pool, swap
 from pubswap_jax.distortion import make_measure
 from pubswap_jax.evaluate import Questions, make_sampler
 from pubswap_jax.grader import grade, grade_together, make_judge
-from pubswap_jax.logps import response_logps
+from pubswap_jax.hf_config import read_config
+from pubswap_jax.logps import check_positions, response_logps
 from pubswap_jax.model import Transformer, init_lora
 from pubswap_jax.partition import Split
 from pubswap_jax.placement import make_devices, make_place, make_place_questions, placed
@@ -76,6 +77,7 @@ def assemble(config) -> Run:
     devices = make_devices(config)
     base = base_folder(config)
     tokenizer = make_tokenizer(config, base)
+    check_context(config, read_config(base))
     shardings = devices and partial(mesh.params_sharding, devices)
     loaded, params = load_pretrained(base, dtype=config.model.dtype, shardings=shardings, scan_layers=config.model.scan_layers)
     model_config = adapt(config, loaded, tokenizer)
@@ -143,6 +145,12 @@ def base_folder(config) -> pathlib.Path:
         preset, _ = HOMEWORK.get(config.data.name, ("easy", "math"))
         return homework.tiny_path(preset)
     return hf_folder.find_folder(config.model.path)
+
+
+def check_context(config, model_config: ModelConfig) -> None:
+    """Raises where the longest question and the longest response that the config allows do not fit the base together."""
+    prompt = ("config.data.max_prompt_tokens", config.data.max_prompt_tokens)
+    check_positions(model_config, prompt, ("config.training.max_new_tokens", config.training.max_new_tokens))
 
 
 def base_digest(folder: pathlib.Path) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from pubswap_jax import attention, probe
-from pubswap_jax.types import Array, Prompts, PyTree
+from pubswap_jax.types import Array, ModelConfig, Prompts, PyTree
 
 # Logits alive at once, per client: 2^25 of them are 128 MB in f32.
 LOGITS_AT_ONCE = 2**25
@@ -32,6 +32,19 @@ def check_temperature(temperature) -> None:
         )
 
 
+def check_positions(config: ModelConfig, prompt: tuple[str, int], response: tuple[str, int]) -> None:
+    """Raises where a prompt and its response, each a pair (name, tokens), need more positions than the base was made for.
+
+    The limit is Hugging Face's `max_position_embeddings`, which counts the stretched length where llama3's scaling is set.
+    """
+    total = prompt[1] + response[1]
+    if total > config.max_positions:
+        raise ValueError(
+            f"{prompt[0]}={prompt[1]} and {response[0]}={response[1]} are {total} positions together, and the base has "
+            f"{config.max_positions} (max_position_embeddings); lower one of the two"
+        )
+
+
 def response_logps(
     model, params: PyTree, lora: PyTree | None, prompts: Prompts, tokens: Array, *, temperature=1.0, entropy: bool = False
 ) -> Array | tuple[Array, Array]:
@@ -42,6 +55,7 @@ def response_logps(
     check_temperature(temperature)
     batch, group, length = tokens.shape
     width = prompts.tokens.shape[-1]
+    check_positions(model.config, ("the prompts' width", width), ("the responses' length", length))
     sequence = jnp.concatenate([prompts.tokens, tokens.reshape(batch, group * length)], axis=1)
     real = jnp.sum(prompts.mask, axis=-1)
     after = jnp.tile(real[:, None] + jnp.arange(length)[None], (1, group))

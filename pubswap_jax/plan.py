@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from pubswap_jax import settings
-from pubswap_jax.assembly import adapt, base_folder, make_algorithm, make_tokenizer
+from pubswap_jax.assembly import adapt, base_folder, check_context, make_algorithm, make_tokenizer
 from pubswap_jax.data import Schedule
 from pubswap_jax.hf_config import read_config
 from pubswap_jax.model import Transformer, init_lora
@@ -34,6 +34,7 @@ SAVINGS = (
 def plan(config) -> str:
     """A table of bytes and seconds, and the settings that would make it fit where it does not."""
     model_config = _model_config(config)
+    check_context(config, model_config)
     need = needed(config, model_config)
     have, where = memory()
     rate, bandwidth = measured(config.model.dtype)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from pubswap_jax import attention, draw, probe
-from pubswap_jax.logps import check_temperature, variables
+from pubswap_jax.logps import check_positions, check_temperature, variables
 from pubswap_jax.products import copies
 from pubswap_jax.types import Array, Prompts, PyTree, Rollout
 
@@ -77,6 +77,7 @@ def sample(
         raise ValueError(f"top_k >= 0, top_p and min_p from 0 to 1 expected, got {top_k}, {top_p} and {min_p}")
     check_temperature(temperature)
     config = model.config
+    check_positions(config, ("the prompts' width", prompts.tokens.shape[-1]), ("max_new_tokens", max_new_tokens))
     eos_ids = tuple(int(i) for i in (config.eos_ids if eos_ids is None else eos_ids))
     pad_id = config.pad_id if pad_id is None else int(pad_id)
     how = How(group, max_new_tokens, eos_ids, pad_id, top_k, top_p, min_p, greedy)

@@ -38,6 +38,7 @@ def write_base(folder, **changes):
     """A random model that speaks CHARACTERS, in Hugging Face layout."""
     folder.mkdir(parents=True, exist_ok=True)
     save_char_tokenizer(folder, CHARACTERS)
+    changes = {"max_position_embeddings": 1024} | changes  # room for the default of data.max_prompt_tokens
     fields, tensors = model_files("qwen2", vocab_size=8, eos_token_id=1, **changes)
     beyond = f"model.layers.{fields['num_hidden_layers']}."  # the files are of two layers
     tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(beyond)}

@@ -7,7 +7,7 @@ import pytest
 from small_world import finished, small_config
 
 from pubswap_jax import assembly, data
-from pubswap_jax.types import LINEAR_LAYERS
+from pubswap_jax.types import LINEAR_LAYERS, Llama3Rope
 
 
 def test_model_and_adapter_are_the_configs():
@@ -30,6 +30,21 @@ def test_targets_by_name(names, targets):
     config.model.lora_targets = "q_projection"
     with pytest.raises(ValueError, match="'q_projection' is none of all, attention, q_proj"):
         assembly.adapt(config, run.model_config, run.tokenizer)
+
+
+def test_the_contexts_length_is_checked_before_weights_are_read(tmp_path):
+    """The limit itself is allowed, one token more is not; llama3's scaling does not change it."""
+    config = small_config(tmp_path, data__max_prompt_tokens=1021)
+    (tmp_path / "base" / "model.safetensors").write_bytes(b"not read")
+    with pytest.raises(ValueError, match="not a safetensors file"):
+        assembly.assemble(config)
+    config.training.max_new_tokens = 4
+    with pytest.raises(ValueError, match="1025 positions together, and the base has 1024 .max_position_embeddings."):
+        assembly.assemble(config)
+    run, _ = finished()
+    stretched = run.model_config.replace(rope_scaling=Llama3Rope(32.0, 1.0, 4.0, 64))
+    with pytest.raises(ValueError, match="the base has 1024"):
+        assembly.check_context(config, stretched)
 
 
 def test_warm_up_reaches_the_learning_rate_and_counts_over_rounds():

@@ -71,6 +71,18 @@ MISTAKES = {
     "missing column": (lambda d: smoke(d, "--config.data.fields.prompt=problem"), "no column 'problem'"),
     "misspelt set": (lambda d: smoke(d, "--config.data.path=", "--config.data.name=mathh"), "did you mean math?"),
     "prompts that are all too long": (lambda d: smoke(d, "--config.data.max_prompt_tokens=3"), "data.max_prompt_tokens=3"),
+    "context too short": (
+        lambda d: smoke(d, "--config.training.max_new_tokens=800"),
+        "config.training.max_new_tokens=800 are 1056 positions together, and the base has 1024",
+    ),
+    "context too short for a plan": (
+        lambda d: smoke(d, "--mode=plan", "--config.data.max_prompt_tokens=1020"),
+        "config.data.max_prompt_tokens=1020 and config.training.max_new_tokens=16 are 1036 positions together",
+    ),
+    "context too short for an evaluation": (
+        lambda d: smoke(d, "--mode=eval", "--config.data.max_prompt_tokens=1020"),
+        "config.data.max_prompt_tokens=1020 and config.training.max_new_tokens=16 are 1036 positions together",
+    ),
     "more clients than questions": (lambda d: smoke(d, "--config.federation.num_clients=500"), "federation.num_clients is 500"),
     "no public questions": (
         lambda d: smoke(d, "--config.data.public=0.0"),

@@ -225,6 +225,20 @@ def _equations(jaxpr):
             yield from _equations(equation.params["jaxpr"].jaxpr)
 
 
+def test_positions_beyond_the_bases_are_refused(getkey):
+    model, params, loras = world()
+    short = Transformer(model.config.replace(max_positions=6 + 8))
+    run = functools.partial(sample, short, params, loras, prompts_of(), eos_ids=(), group=2)
+    assert run(getkey(), max_new_tokens=8).tokens.shape[-1] == 8
+    with pytest.raises(
+        ValueError, match="the prompts' width=6 and max_new_tokens=9 are 15 positions together, and the base has 14"
+    ):
+        jax.eval_shape(functools.partial(run, max_new_tokens=9), getkey())
+    prompts, tokens = pick(prompts_of(), 0), jnp.zeros((2, 2, 9), jnp.int32)
+    with pytest.raises(ValueError, match="the responses' length=9 are 15 positions together"):
+        response_logps(short, params, pick(loras, 0), prompts, tokens)
+
+
 def test_prompts_without_a_client_axis_are_refused(getkey):
     model, params, loras = world()
     with pytest.raises(ValueError, match="C = 1 for one client"):
