@@ -213,6 +213,7 @@ def make_algorithm(config, model) -> Algorithm:
         advantages=advantages,
         normalise=normalise,
         kl=KL[training.kl],
+        kl_in_reward=training.kl_in == "reward",
     )
 
 

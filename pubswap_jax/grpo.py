@@ -69,21 +69,44 @@ def safe_sqrt(x: Array) -> Array:
 
 
 # --- KL estimators, per token (Schulman, "Approximating KL divergence", 2020) -------------------------------------------
+#
+# The gradient of an unbiased estimate need not be unbiased: ∇E_π[k] = E_π[∇k] + E_π[k ∇log π]. An estimator in the loss has the
+# first term alone, one in the reward (`reward_less_kl`) the second alone. Below, KL is that of one token given those before it,
+# on policy. How a token changes the KL of later tokens counts only in the reward.
 
 
 def kl_k1(logps: Array, ref_logps: Array) -> Array:
-    """log π − log π_ref: unbiased, of either sign."""
+    """log π − log π_ref: unbiased, of either sign.
+
+    In the loss: E_π[∇k1] = E_π[∇log π] = 0, so it does nothing but add noise. In the reward: E_π[k1 ∇log π] = ∇KL(π‖π_ref).
+    """
     return logps - ref_logps
 
 
 def kl_k2(logps: Array, ref_logps: Array) -> Array:
-    """½ (log π − log π_ref)²: biased, of low variance; its gradient is that of the KL divergence."""
+    """½ (log π − log π_ref)²: a biased value, of low variance.
+
+    In the loss: E_π[∇k2] = E_π[(log π − log π_ref) ∇log π] = ∇KL(π‖π_ref), the true gradient.
+    """
     return 0.5 * jnp.square(logps - ref_logps)
 
 
 def kl_k3(logps: Array, ref_logps: Array) -> Array:
-    """exp(−d) − 1 + d with d = log π − log π_ref: unbiased and never negative."""
+    """exp(−d) − 1 + d with d = log π − log π_ref: an unbiased value, never negative.
+
+    In the loss: E_π[∇k3] = −Σ π_ref ∇log π = ∇KL(π_ref‖π): the divergence with its arguments exchanged, not KL(π‖π_ref).
+    """
     return jnp.expm1(ref_logps - logps) + (logps - ref_logps)
+
+
+def kl_of_tokens(kl: Callable[[Array, Array], Array], logps: Array, ref_logps: Array, mask: Array) -> Array:
+    """An estimator on masked log-probs, [..., R]: finite also where nothing is read. Its `masked_mean` is the metric `kl`."""
+    return kl(jnp.where(mask, at_least_f32(logps), 0.0), jnp.where(mask, at_least_f32(ref_logps), 0.0))
+
+
+def reward_less_kl(reward: Array, kl: Array, mask: Array, kl_coef: Array) -> Array:
+    """r − β Σₜ klₜ, for advantages: the KL in the reward, where `kl_k1` is right. [..., G], [..., G, R] -> [..., G]."""
+    return reward - kl_coef * jnp.sum(kl, axis=-1, where=mask)
 
 
 # --- normalisers: bool[..., B, G, R] -> the weight of every token in the loss ---------------------------------------------
@@ -131,7 +154,7 @@ def grpo_loss(
       mask: the tokens that count.
       hparams: clip_low, clip_high; kl_coef where `kl` is given; dual_clip where that is asked for.
       ref_logps: log π_ref of the base model, for `kl`.
-      kl: an estimator per token, added as β·Σ w·kl.
+      kl: an estimator per token, added as β·Σ w·kl: `kl_k2` for the gradient of KL(π‖π_ref). `kl_k1` has none here.
       dual_clip: bounds the term of a negative advantage by c·A (arXiv 1912.09729).
       token_weights: broadcastable to [B, G, R]; multiplies each token's term, never a denominator or the advantages.
       normalise: how tokens are weighed against each other.
@@ -221,7 +244,7 @@ def _total(term, metrics, logps, mask, hparams, ref_logps, kl, token_weights, no
     if (kl is None) != (ref_logps is None):
         raise ValueError("kl, ref_logps: an estimator and the reference's log-probs are given together or not at all")
     if kl is not None:
-        difference = kl(jnp.where(mask, at_least_f32(logps), 0.0), jnp.where(mask, at_least_f32(ref_logps), 0.0))
+        difference = kl_of_tokens(kl, logps, ref_logps, mask)
         metrics = metrics | {"kl": masked_mean(difference, mask)}
         term = term - hparams.kl_coef * difference
     if token_weights is not None:

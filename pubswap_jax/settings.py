@@ -100,6 +100,11 @@ def check(config: ConfigDict) -> None:
     clients, some = flat["federation.num_clients"], flat["training.client_microbatch"]
     if some and clients % some:
         raise ValueError(f"config.training.client_microbatch={some}: it must divide config.federation.num_clients={clients}")
+    if flat["training.kl_in"] == "reward" and flat["training.kl"] != "k1":
+        raise ValueError(
+            f"config.training.kl_in=reward: config.training.kl=k1 expected, not {flat['training.kl']}; in the reward k1 alone "
+            "has the gradient of the KL divergence"
+        )
     if flat["federation.participants"] > clients:
         raise ValueError(f"config.federation.participants={flat['federation.participants']}: there are {clients} clients")
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from pubswap_jax.federated import broadcast, check_weights, choose, fedavg, sound
-from pubswap_jax.grpo import group_advantages, grpo_loss, keep_truncated, per_sequence
+from pubswap_jax.grpo import group_advantages, grpo_loss, keep_truncated, kl_k1, per_sequence
 from pubswap_jax.logps import check_temperature
 from pubswap_jax.sampling import sample
 from pubswap_jax.swap import apply_swap, balanced, check_present, no_swap, swap_metrics
@@ -62,6 +62,7 @@ def pubswap(
     advantages: Callable = group_advantages,
     normalise: Callable = per_sequence,
     kl: Callable | None = None,
+    kl_in_reward: bool = False,
     truncation: Callable = keep_truncated,
     importance: Callable | None = None,
     eos_ids: Sequence[int] | None = None,
@@ -86,7 +87,11 @@ def pubswap(
       inner_epochs: gradient steps on one rollout; the clip acts only from the second one on.
       advantages: rewards [B, G] -> advantages [B, G].
       normalise: mask [B, G, R] -> the weight of every token, over the whole batch and all microbatches.
-      kl: an estimator of grpo.py against the base model, which costs one more forward pass.
+      kl: an estimator of grpo.py against the base model, which costs one more forward pass. In the loss `kl_k2` has the
+        gradient of KL(policy‖base), `kl_k3` that of KL(base‖policy), and `kl_k1` none on average.
+      kl_in_reward: subtract hparams.kl_coef · Σ kl of a response from its reward instead, before advantages are computed. Only
+        `kl_k1` is taken: there it has the gradient of KL(policy‖base) of whole responses. The KL is that before the first
+        inner epoch. Advantages that divide by the rewards' deviation divide the KL too; see configs/README.md.
       truncation: what becomes of responses cut off by the length limit, one of grpo.py.
       importance: (scorer log-probs, sampler log-probs) -> weights of a client's own tokens, e.g. `truncated_importance(2.)`.
       eos_ids, pad_id: by default the config's.
@@ -97,6 +102,8 @@ def pubswap(
         raise ValueError(f"num_clients: 1 or more expected, got {num_clients}")
     if inner_epochs < 1:
         raise ValueError(f"inner_epochs: 1 or more expected, got {inner_epochs}")
+    if kl_in_reward and kl is not kl_k1:
+        raise ValueError("kl_in_reward: kl=kl_k1 expected; in the reward no other one has the gradient of the KL divergence")
     config = model.config
     max_new_tokens = config.max_new_tokens if max_new_tokens is None else max_new_tokens
     eos_ids = config.eos_ids if eos_ids is None else tuple(eos_ids)
@@ -147,6 +154,7 @@ def pubswap(
         advantages=advantages,
         normalise=normalise,
         kl=kl,
+        kl_in_reward=kl_in_reward,
         truncation=truncation,
         importance=importance,
         eos_ids=eos_ids,

@@ -105,7 +105,7 @@ class Hparams:
     clip_low: Array
     clip_high: Array
     dual_clip: Array  # counts only where the loss is built with dual_clip=True
-    kl_coef: Array  # counts only where the loss is built with a KL estimator
+    kl_coef: Array  # of the KL in the loss or in the reward; counts only where there is an estimator
     prox_coef: Array
     swap_weight: Array  # scales the swapped responses' terms of the loss; 1 is the swap, 0 leaves those slots out
     temperature: Array

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from pubswap_jax.federated import proximal_penalty
-from pubswap_jax.grpo import masked_mean, safe_sqrt, zero_variance
+from pubswap_jax.grpo import kl_of_tokens, masked_mean, reward_less_kl, safe_sqrt, zero_variance
 from pubswap_jax.model import response_logps
 from pubswap_jax.types import Array, ClientState, Hparams, Prompts, PyTree, Rollout, Verdict
 
@@ -47,11 +47,14 @@ def make_update(
     advantages: Callable,
     normalise: Callable,
     kl: Callable | None,
+    kl_in_reward: bool,
     truncation: Callable,
     importance: Callable | None,
     eos_ids: tuple[int, ...],
 ) -> Callable:
     """(params, anchor, client, prompts, rollout, verdict, swapped, hparams) -> client, metrics; see `pubswap` for the knobs."""
+
+    kl_in_loss, kl_of_reward = (None, kl) if kl_in_reward else (kl, None)
 
     def objective(logps: Array, scores: Scores, material: Material, hparams: Hparams):
         return loss(
@@ -61,7 +64,7 @@ def make_update(
             material.rollout.mask,
             hparams,
             ref_logps=scores.ref_logps,
-            kl=kl,
+            kl=kl_in_loss,
             token_weights=scores.token_weights,
             normalise=lambda mask: material.token_norm,
         )
@@ -73,7 +76,7 @@ def make_update(
         # argument. A `stop_gradient` inside the loss would make every gradient through two or more steps wrong.
         logps, pull_back, entropy = jax.vjp(lambda adapter: score(adapter, prompts, tokens, entropy=True), lora, has_aux=True)
         old_logps = logps if old_logps is None else old_logps
-        ref_logps = None if kl is None else score(None, prompts, tokens)
+        ref_logps = None if kl_in_loss is None else score(None, prompts, tokens)
         token_weights = jnp.broadcast_to(material.slot_weights[..., None], logps.shape)
         if importance is not None:
             ratio = importance(old_logps, material.rollout.logps)
@@ -84,9 +87,8 @@ def make_update(
 
     def accumulate(params, hparams, lora, material: Material, old_logps: Array | None) -> tuple[PyTree, Scores]:
         num_prompts = material.advantages.shape[0]
+        check_microbatch(microbatch, num_prompts)
         size = num_prompts if microbatch is None else microbatch
-        if size < 1 or num_prompts % size:
-            raise ValueError(f"microbatch: a divisor of the batch's {num_prompts} prompts expected, got {microbatch}")
         if size == num_prompts:
             return differentiate(params, hparams, lora, material, old_logps)
 
@@ -97,6 +99,21 @@ def make_update(
         parts = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), (material, old_logps))
         gradient, scores = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, lora), parts)
         return gradient, jax.tree.map(lambda x: x.reshape(num_prompts, *x.shape[2:]), scores)
+
+    def kl_before(params, hparams, lora, prompts: Prompts, rollout: Rollout) -> Array:
+        """The KL of every token under the policy before the first epoch, f32[B, G, R]: a forward pass of policy and base."""
+        score = partial(response_logps, model, params, temperature=hparams.temperature)
+
+        def of_part(part):
+            logps, ref_logps = (score(adapter, part[0], part[1].tokens) for adapter in (lora, None))
+            return kl_of_tokens(kl_of_reward, logps, ref_logps, part[1].mask)
+
+        num_prompts = rollout.tokens.shape[0]
+        check_microbatch(microbatch, num_prompts)
+        if microbatch in (None, num_prompts):
+            return of_part((prompts, rollout))
+        parts = jax.tree.map(lambda x: x.reshape(-1, microbatch, *x.shape[1:]), (prompts, rollout))
+        return jax.lax.map(of_part, parts).reshape(rollout.tokens.shape)
 
     def update_client(
         params: PyTree,
@@ -112,6 +129,14 @@ def make_update(
         truncated = is_truncated(rollout, eos_ids)
         reward, slot_weights = truncation(verdict.reward, rollout.mask, truncated)
         slot_weights = slot_weights * jnp.where(swapped, hparams.swap_weight, 1.0)
+        kl_metrics = {}
+        if kl_of_reward is not None:
+            # Reading: a swapped response is foreign, and its KL is under the receiver's own policy, as its ratio is.
+            # The loss takes it as a constant, since `objective` is differentiated by `logps` alone. No `stop_gradient` here: a
+            # gradient through several steps depends on the earlier ones by this path too.
+            difference = kl_before(params, hparams, client.lora, prompts, rollout)
+            reward = reward_less_kl(reward, difference, rollout.mask, hparams.kl_coef)
+            kl_metrics = {"kl": masked_mean(difference, rollout.mask)}
         material = Material(prompts, rollout, advantages(reward), slot_weights, swapped, normalise(rollout.mask))
 
         lora, opt_state, scores = client.lora, client.opt_state, None
@@ -124,11 +149,16 @@ def make_update(
             lora = jax.tree.map(lambda x, d: x - hparams.lr * d, lora, direction)
 
         (value, loss_metrics), gradient_norm = final
-        metrics = loss_metrics | _response_metrics(rollout, verdict, truncated, swapped, scores)
+        metrics = loss_metrics | kl_metrics | _response_metrics(rollout, verdict, truncated, swapped, scores)
         metrics |= {"loss": value, "grad_norm": gradient_norm, "drift": safe_sqrt(2 * proximal_penalty(lora, anchor))}
         return client.replace(lora=lora, opt_state=opt_state), metrics
 
     return update_client
+
+
+def check_microbatch(microbatch: int | None, num_prompts: int) -> None:
+    if microbatch is not None and (microbatch < 1 or num_prompts % microbatch):
+        raise ValueError(f"microbatch: a divisor of the batch's {num_prompts} prompts expected, got {microbatch}")
 
 
 def is_truncated(rollout: Rollout, eos_ids: tuple[int, ...]) -> Array:

@@ -223,3 +223,45 @@ def test_a_ratio_that_exp_cannot_hold_gives_no_nan(loss, advantage):
 
     value, gradient = jax.value_and_grad(f)(jnp.zeros((1, 1, 1)))
     assert jnp.isfinite(value) and jnp.isfinite(gradient).all()
+
+
+# --- what each KL estimator's gradient is, exactly: sums over 5 tokens instead of samples ------------------------------------
+
+THETA, REFERENCE = np.array([0.3, -0.2, 0.9, -0.8, 0.1]), np.array([0.2, 0.4, -0.6, 0.7, 0.0])
+
+
+def kl_divergence(p, q):
+    return jnp.sum(jax.nn.softmax(p) * (jax.nn.log_softmax(p) - jax.nn.log_softmax(q)))
+
+
+def expected_gradient_in_the_loss(kl):
+    """Σ_y π(y) ∇(the loss of y), with no reward: what a step expects of the KL term."""
+    tokens, weights = jnp.arange(5), jax.nn.softmax(THETA)
+
+    def loss(theta):
+        logps, ref = (jax.nn.log_softmax(x)[tokens][None, :, None] for x in (theta, jnp.asarray(REFERENCE)))
+        old = jax.lax.stop_gradient(logps)
+        parts = old, jnp.zeros((1, 5)), jnp.ones((1, 5, 1), bool), Hparams.create(kl_coef=1.0)
+        return grpo.grpo_loss(logps, *parts, ref_logps=ref, kl=kl, normalise=lambda mask: weights[None, :, None])[0]
+
+    return jax.grad(loss)(jnp.asarray(THETA))
+
+
+def test_in_the_loss_k1_has_no_gradient_k2_the_divergences_and_k3_that_of_exchanged_arguments():
+    true = jax.grad(kl_divergence)(THETA, REFERENCE)
+    exchanged = jax.grad(lambda theta: kl_divergence(REFERENCE, theta))(THETA)
+    assert np.abs(true).max() > 0.1 and np.abs(true - exchanged).max() > 0.05
+    np.testing.assert_allclose(expected_gradient_in_the_loss(grpo.kl_k1), np.zeros(5), atol=1e-7)
+    np.testing.assert_allclose(expected_gradient_in_the_loss(grpo.kl_k2), true, atol=1e-6)
+    np.testing.assert_allclose(expected_gradient_in_the_loss(grpo.kl_k3), exchanged, atol=1e-6)
+
+
+def test_the_reward_less_kl_reads_nothing_off_the_mask():
+    logps, ref = (
+        jnp.array([[[-1.0, -2.0, jnp.nan], [-0.5, jnp.nan, jnp.nan]]]),
+        jnp.array([[[-1.5, -1.0, 0.0], [-1.5, 0.0, jnp.inf]]]),
+    )
+    mask = jnp.array([[[True, True, False], [True, False, False]]])
+    kl = grpo.kl_of_tokens(grpo.kl_k1, logps, ref, mask)
+    np.testing.assert_allclose(grpo.reward_less_kl(jnp.array([[1.0, 0.0]]), kl, mask, 0.1), [[1.05, -0.1]], rtol=1e-6)
+    np.testing.assert_array_equal(grpo.reward_less_kl(jnp.array([[1.0, 0.0]]), kl, mask, 0.0), [[1.0, 0.0]])

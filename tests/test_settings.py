@@ -76,6 +76,7 @@ def test_a_wrong_flag_is_one_line(name, text, message):
         ("training.microbatch", 3, "config.training.microbatch=3: it must divide config.training.prompts=8"),
         ("training.client_microbatch", 4, "it must divide config.federation.num_clients=10"),
         ("federation.participants", 11, "config.federation.participants=11: there are 10 clients"),
+        ("training.kl_in", "reward", "config.training.kl_in=reward: config.training.kl=k1 expected, not none"),
         ("federation.steps", 0, "config.federation.steps=0: 1 or more expected"),
         ("training.lr", -1.0, "config.training.lr=-1.0: 0 or more expected"),
         ("data.alpha", 0.0, "config.data.alpha=0.0: 1e-06 or more expected"),

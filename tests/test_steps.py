@@ -314,8 +314,8 @@ def test_donors_log_probs_stay_at_home(step):
 # --- the round as a function: jit, grad, vmap -----------------------------------------------------------------------------
 
 
-def heldout_of(model, params, server, batches):
-    algorithm = ps.pubswap(model, TX, num_clients=CLIENTS, group=GROUP)
+def heldout_of(model, params, server, batches, tx=TX, **how):
+    algorithm = ps.pubswap(model, tx, num_clients=CLIENTS, group=GROUP, **how)
 
     @jax.jit
     def heldout(hparams, weights):
@@ -342,6 +342,42 @@ def test_hypergradients_agree_with_finite_differences():
             up, down = (heldout(hparams, weights.at[c].add(d)) for d in (step, -step))
             np.testing.assert_allclose(by_weights[c], (up - down) / (2 * step), rtol=1e-2, atol=1e-9)
         assert by_hparams.lr != 0 and by_hparams.swap_weight != 0 and (by_weights != 0).all()
+
+
+@pytest.mark.parametrize("kl, kl_in_reward", [(grpo.kl_k2, False), (grpo.kl_k1, True)])
+def test_hypergradients_pass_the_kl_in_the_loss_and_in_the_reward(kl, kl_in_reward):
+    """A `stop_gradient` on the reward's KL would cut the path by which later steps depend on the earlier ones."""
+    with jax.enable_x64(True):
+        model, params, lora = ps.toy(jax.random.key(0))
+        lora = jax.tree.map(lambda x: x + 0.2 * jax.random.normal(jax.random.key(5), x.shape), lora)
+        batches = ps.toy_batches(jax.random.key(1), num_clients=CLIENTS)
+        advantages = partial(ps.group_advantages, scale=False)
+        how = {"kl": kl, "kl_in_reward": kl_in_reward, "advantages": advantages, "microbatch": 2}
+        heldout = heldout_of(model, params, ps.ServerState.create(lora), batches[1:], **how)
+        hparams, weights, step = ps.Hparams.create(lr=1e-2, kl_coef=0.3), jnp.ones(CLIENTS), 1e-6
+        gradient = jax.jit(jax.grad(heldout))(hparams, weights)
+        for name in ("lr", "kl_coef"):
+            value = getattr(hparams, name)
+            up, down = (heldout(hparams.replace(**{name: value + d}), weights) for d in (step, -step))
+            np.testing.assert_allclose(getattr(gradient, name), (up - down) / (2 * step), rtol=1e-4)
+        assert gradient.kl_coef != 0
+
+
+def test_the_kl_in_the_reward_moves_the_adapter_and_not_with_the_microbatch(world, step):
+    model, params, *_ = world
+    make = partial(ps.pubswap, model, TX, num_clients=CLIENTS, group=GROUP, kl=ps.kl_k1, kl_in_reward=True, inner_epochs=2)
+    plain = ps.pubswap(model, TX, num_clients=CLIENTS, group=GROUP, inner_epochs=2).update(params, *step, HPARAMS)
+    zero = make().update(params, *step, HPARAMS)
+    jax.tree.map(np.testing.assert_array_equal, zero[0], plain[0])
+    some = HPARAMS.replace(kl_coef=jnp.array(0.2))
+    whole, parts = make().update(params, *step, some), make(microbatch=1).update(params, *step, some)
+    close(parts[0].lora, whole[0].lora, atol=1e-5)
+    close(parts[1], whole[1], atol=1e-5)
+    assert max(np.abs(x - y).max() for x, y in zip(*map(jax.tree.leaves, (whole[0].lora, zero[0].lora)), strict=True)) > 1e-3
+    in_loss = ps.pubswap(model, TX, num_clients=CLIENTS, group=GROUP, kl=ps.kl_k1).update(params, *step, HPARAMS)
+    close(in_loss[1]["kl"], whole[1]["kl"])
+    with pytest.raises(ValueError, match="kl_in_reward: kl=kl_k1 expected"):
+        ps.pubswap(model, TX, num_clients=CLIENTS, group=GROUP, kl=ps.kl_k3, kl_in_reward=True)
 
 
 def test_a_grid_of_learning_rates_is_one_vmap(world):
