@@ -16,6 +16,7 @@ import jax
 from pubswap_jax import bubbles, checkpoint, drift, processes, settings
 from pubswap_jax._version import __version__
 from pubswap_jax.assembly import Run, base_digest
+from pubswap_jax.fields import default_config
 from pubswap_jax.types import ClientState, ServerState
 
 RUN, LOCK = "run.json", ".lock"
@@ -209,4 +210,6 @@ def _digest(*parts) -> str:
 
 
 def _binding(config: Mapping) -> dict:
-    return {name: value for name, value in config.items() if not name.startswith(FREE)}
+    """The fields that must agree. A field that is newer than the run has its default, which is what the run did."""
+    complete = settings.flatten(default_config()) | dict(config)
+    return {name: value for name, value in complete.items() if not name.startswith(FREE)}

@@ -72,3 +72,17 @@ def test_how_long_and_how_loud_may_change(tmp_path):
     longer = run.config.copy_and_resolve_references()
     longer.federation.rounds, longer.log.transcripts, longer.checkpoint.keep = 9, 0, 5
     standing.agree(tmp_path / "run", run._replace(config=longer), fork=False)
+
+
+def test_a_field_that_is_newer_than_the_run_has_its_default(tmp_path):
+    run, workdir = finished()
+    shutil.copytree(workdir, tmp_path / "run")
+    file = tmp_path / "run" / "run.json"
+    described = json.loads(file.read_text())
+    del described["config"]["training.kl_in"]
+    file.write_text(json.dumps(described))
+    standing.agree(tmp_path / "run", run, fork=False)
+    config = run.config.copy_and_resolve_references()
+    config.training.kl, config.training.kl_in = "k1", "reward"
+    with pytest.raises(ValueError, match="training.kl"):
+        standing.agree(tmp_path / "run", run._replace(config=config), fork=False)
