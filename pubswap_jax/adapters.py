@@ -10,7 +10,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from pubswap_jax import hf_folder
 from pubswap_jax.hf_config import read_config
-from pubswap_jax.tensorfile import DTYPES, read, read_header, read_json, write, write_json
+from pubswap_jax.tensorfile import DTYPES, read, read_header, read_json, read_metadata, write, write_json
 from pubswap_jax.types import LINEAR_LAYERS, ModelConfig, PyTree
 
+# The base's digest, in the metadata of WEIGHTS: PEFT warns of a key in CONFIG that it does not know, or refuses it.
+BASE_DIGEST = "base_sha256"
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Fields of adapter_config.json that change nothing in what an adapter computes; every other one must be off.
 _NEUTRAL = {
@@ -30,11 +32,19 @@ _NEUTRAL = {
     *("eva_config", "qalora_group_size", "megatron_core", "runtime_config"),
 }
 # Other initialisations (PiSSA, OLoRA, CorDA, LoftQ) move a part of the base's weights into the adapter.
+_ONLY_BLOCKS = (
+    f"only linear layers inside the blocks are adapted here ({', '.join(LINEAR_LAYERS)}), neither the head nor the embedding: "
+    "train without it, or merge it into the base with peft"
+)
 _HARMLESS_INITS = (True, False, "gaussian", "orthogonal", "eva")
 
 
 def export_adapter(path: str | pathlib.Path, lora: PyTree, config: ModelConfig, base_name: str) -> None:
-    """Writes PEFT's adapter_config.json and adapter_model.safetensors, all or nothing, and checks them against the base."""
+    """Writes PEFT's adapter_config.json and adapter_model.safetensors, all or nothing, and checks them against the base.
+
+    Where the config was read from a folder, as by `load_pretrained`, the digest of that base is written too: `load_adapter`
+    asks for the same one.
+    """
     matrices = _to_peft(lora, config)
     alpha = int(config.lora_alpha) if float(config.lora_alpha).is_integer() else config.lora_alpha
     fields = {
@@ -55,15 +65,26 @@ def export_adapter(path: str | pathlib.Path, lora: PyTree, config: ModelConfig, 
     }
     with _staged(path, replaces=(CONFIG, WEIGHTS)) as folder:
         write_json(folder / CONFIG, fields)
-        write(folder / WEIGHTS, {name: (m.shape, m.dtype) for name, m in matrices.items()}, iter(matrices.values()))
+        specs = {name: (m.shape, m.dtype) for name, m in matrices.items()}
+        metadata = {BASE_DIGEST: hf_folder.base_digest(config.folder)} if config.folder else {}
+        write(folder / WEIGHTS, specs, iter(matrices.values()), metadata)
         written = read_header(folder / WEIGHTS)
         for name, shape in _peft_shapes(config).items():
             if name not in written or written[name].shape != shape or not np.array_equal(read(written[name]), matrices[name]):
                 raise OSError(f"{path}: tensor {name!r} was not written as it is; check the disk and export again")
 
 
-def load_adapter(path: str | pathlib.Path, config: ModelConfig) -> tuple[ModelConfig, PyTree]:
-    """PEFT's two files -> the config with their rank, alpha and targets, and the lora tree in f32."""
+def load_adapter(
+    path: str | pathlib.Path, config: ModelConfig, *, any_base: bool = False, say: Callable[[str], None] = print
+) -> tuple[ModelConfig, PyTree]:
+    """PEFT's two files -> the config with their rank, alpha and targets, and the lora tree in f32.
+
+    Args:
+      path: the adapter's folder.
+      config: the base's, as `load_pretrained` gives it.
+      any_base: take an adapter that was trained on another base of equal shapes.
+      say: gets a line where the adapter does not say enough of its base for a comparison.
+    """
     folder = pathlib.Path(path)
     if not (folder / WEIGHTS).is_file() or not (folder / CONFIG).is_file():
         raise FileNotFoundError(f"{folder}: {CONFIG} and {WEIGHTS} expected; save the adapter with safe_serialization=True")
@@ -71,6 +92,9 @@ def load_adapter(path: str | pathlib.Path, config: ModelConfig) -> tuple[ModelCo
     rank, alpha = _checked_adapter(folder / CONFIG, fields)
     targets = tuple(t for t in LINEAR_LAYERS if any(f".{t}." in name for name in tensors))
     named = fields.get("target_modules")
+    beyond = sorted({str(name).split(".")[-1] for name in named} - set(LINEAR_LAYERS)) if isinstance(named, list) else []
+    if beyond:
+        raise ValueError(f"{folder}: target_modules has {beyond[0]!r}; {_ONLY_BLOCKS}")
     if isinstance(named, list) and {str(name).split(".")[-1] for name in named} != set(targets):
         raise ValueError(
             f"{folder}: target_modules {sorted(map(str, named))} and the tensors' {sorted(targets)} differ; export it again"
@@ -78,6 +102,9 @@ def load_adapter(path: str | pathlib.Path, config: ModelConfig) -> tuple[ModelCo
     config = config.replace(lora_rank=rank, lora_alpha=alpha, lora_targets=targets)
     expected = _peft_shapes(config)
     odd = sorted(set(expected) ^ set(tensors))
+    strangers = [name for name in odd if name not in expected and ".layers." not in name]
+    if strangers:
+        raise ValueError(f"{folder / WEIGHTS}: tensor {strangers[0]!r} is not part of the base model's blocks; {_ONLY_BLOCKS}")
     if odd:
         problem = "is missing" if odd[0] in expected else "is not part of the base model"
         raise ValueError(
@@ -86,6 +113,8 @@ def load_adapter(path: str | pathlib.Path, config: ModelConfig) -> tuple[ModelCo
     for name, shape in expected.items():
         if tensors[name].shape != shape:
             raise ValueError(f"{folder / WEIGHTS}: tensor {name!r} has shape {tensors[name].shape}, the base asks for {shape}")
+    if not any_base:
+        _check_base(folder, fields, config, say)
     leaves: dict = {}
     for name, (leaf, layer) in _peft_leaves(config).items():
         leaves.setdefault(leaf, {})[layer] = read(tensors[name], np.dtype(np.float32), transpose=True)
@@ -94,6 +123,31 @@ def load_adapter(path: str | pathlib.Path, config: ModelConfig) -> tuple[ModelCo
             {leaf: jnp.stack([by_layer[i] for i in sorted(by_layer)]) for leaf, by_layer in leaves.items()}
         )
     return config, unflatten_dict({leaf: jnp.asarray(*by_layer.values()) for leaf, by_layer in leaves.items()})
+
+
+def _check_base(folder: pathlib.Path, fields: dict, config: ModelConfig, say: Callable[[str], None]) -> None:
+    """Raises where the adapter is of another base; says so where it does not know its base well enough for a comparison."""
+    theirs, name = read_metadata(folder / WEIGHTS).get(BASE_DIGEST), fields.get("base_model_name_or_path")
+    if theirs and config.folder:
+        ours = hf_folder.base_digest(config.folder)
+        if theirs != ours:
+            raise ValueError(
+                f"{folder}: trained on the base {name!r} (SHA-256 {str(theirs)[:12]}), and {config.folder} is another one "
+                f"({ours[:12]}); give that base, or load_adapter(..., any_base=True) in Python"
+            )
+        return
+    ours, given = hf_folder.hub_name(config.folder), str(name or "")
+    on_the_hub = given.count("/") == 1 and not given.startswith((".", "/", "~"))
+    if ours and on_the_hub and ours.split("/")[-1].lower() != given.split("/")[-1].lower():
+        raise ValueError(
+            f"{folder}: base_model_name_or_path is {given!r}, and the base is {ours!r}; give that base, or "
+            "load_adapter(..., any_base=True) in Python"
+        )
+    missing = "the config has no folder" if theirs else "it holds no digest of its base"
+    say(
+        f"{folder}: trained on {repr(given) if given else 'a base that it does not name'}; that its weights are those of "
+        f"{ours or config.folder or 'this base'} could not be checked: {missing}"
+    )
 
 
 def merge_adapter(
@@ -195,6 +249,8 @@ def _checked_adapter(path: pathlib.Path, fields: dict) -> tuple[int, float]:
         raise ValueError(
             f"{path}: init_lora_weights is {fields['init_lora_weights']!r}, which changes the base; convert it to plain LoRA"
         )
+    if fields.get("modules_to_save"):
+        raise ValueError(f"{path}: modules_to_save has {fields['modules_to_save'][0]!r}; {_ONLY_BLOCKS}")
     active = sorted(name for name, value in fields.items() if name not in _NEUTRAL and value)
     if active:
         raise ValueError(

@@ -1,6 +1,5 @@
 """What a config names, made: the model, the questions and who holds them, the algorithm, and the evaluation's sampler."""
 
-import hashlib
 import pathlib
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +15,7 @@ from pubswap_jax.distortion import make_measure
 from pubswap_jax.evaluate import Questions, make_sampler
 from pubswap_jax.grader import grade, grade_together, make_judge
 from pubswap_jax.hf_config import read_config
+from pubswap_jax.hf_folder import base_digest as base_digest
 from pubswap_jax.logps import check_positions, response_logps
 from pubswap_jax.model import Transformer, init_lora
 from pubswap_jax.partition import Split
@@ -151,16 +151,6 @@ def check_context(config, model_config: ModelConfig) -> None:
     """Raises where the longest question and the longest response that the config allows do not fit the base together."""
     prompt = ("config.data.max_prompt_tokens", config.data.max_prompt_tokens)
     check_positions(model_config, prompt, ("config.training.max_new_tokens", config.training.max_new_tokens))
-
-
-def base_digest(folder: pathlib.Path) -> str:
-    """SHA-256 over the base's config, weights and tokenizer: a run goes on only with the very same base."""
-    total = hashlib.sha256()
-    for pattern in ("config.json", "*.safetensors", "tokenizer*.json"):
-        for path in sorted(folder.glob(pattern)):
-            with path.open("rb") as file:
-                total.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return total.hexdigest()
 
 
 def make_tokenizer(config, folder: pathlib.Path) -> Tokenizer:

@@ -61,6 +61,7 @@ def read_config(folder: pathlib.Path) -> ModelConfig:
         model_type=family,
         eos_ids=eos_ids,
         pad_id=pad_id,
+        folder=str(folder.absolute()),
     )
 
 

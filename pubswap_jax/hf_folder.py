@@ -1,5 +1,7 @@
 """A Hugging Face model's folder: where it lies, which tensors it must hold, and where each goes in the parameter tree."""
 
+import functools
+import hashlib
 import pathlib
 from typing import NamedTuple
 
@@ -19,6 +21,32 @@ class Slot(NamedTuple):
     layer: int | None
     shape: tuple[int, ...]
     transpose: bool
+
+
+def base_digest(folder: str | pathlib.Path) -> str:
+    """SHA-256 over the base's config, weights and tokenizer: a run goes on only with the very same base."""
+    files = [
+        path
+        for pattern in ("config.json", "*.safetensors", "tokenizer*.json")
+        for path in sorted(pathlib.Path(folder).glob(pattern))
+    ]
+    return _digest(tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files))
+
+
+@functools.lru_cache(maxsize=8)
+def _digest(files: tuple[tuple[pathlib.Path, int, int], ...]) -> str:
+    """Of files as they are now, with their sizes and times: an export asks once for each client."""
+    total = hashlib.sha256()
+    for path, _, _ in files:
+        with path.open("rb") as file:
+            total.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def hub_name(folder: str | pathlib.Path) -> str:
+    """'Qwen/Qwen3-4B' of a snapshot in the Hugging Face cache; empty for any other folder."""
+    parts = [part for part in pathlib.Path(folder).parts if part.startswith("models--")]
+    return parts[-1].removeprefix("models--").replace("--", "/") if parts else ""
 
 
 def find_folder(path_or_name: str | pathlib.Path, revision: str | None = None) -> pathlib.Path:

@@ -65,14 +65,25 @@ def _no_constant(name: str):
     raise ValueError(f"{name} is not JSON")
 
 
+def read_metadata(path: pathlib.Path) -> dict:
+    """The free words of a safetensors file, which its writer put beside the tensors."""
+    found = _json_header(path)[0].get("__metadata__")
+    return found if isinstance(found, dict) else {}
+
+
+def _json_header(path: pathlib.Path) -> tuple[dict, int]:
+    """The JSON at the beginning of a safetensors file, and its length in bytes."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 0 < length <= min(_LONGEST_HEADER, path.stat().st_size - 8):
+            raise ValueError(f"{path}: not a safetensors file, or a truncated one; download the file again")
+        return parse_json(file.read(length), path), length
+
+
 def read_header(path: pathlib.Path) -> dict[str, Entry]:
     """Every tensor of a safetensors file. Raises unless the tensors fill the file exactly, without holes or overlaps."""
     size = path.stat().st_size
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 0 < length <= min(_LONGEST_HEADER, size - 8):
-            raise ValueError(f"{path}: not a safetensors file, or a truncated one; download the file again")
-        header = parse_json(file.read(length), path)
+    header, length = _json_header(path)
     header.pop("__metadata__", None)
     entries, spans = {}, []
     for name, fields in header.items():
@@ -127,9 +138,15 @@ def read(entry: Entry, dtype: np.dtype | None = None, transpose: bool = False) -
     return out
 
 
-def write(path: pathlib.Path, specs: dict[str, tuple[tuple[int, ...], np.dtype]], tensors: Iterator[np.ndarray]) -> None:
+def write(
+    path: pathlib.Path,
+    specs: dict[str, tuple[tuple[int, ...], np.dtype]],
+    tensors: Iterator[np.ndarray],
+    metadata: dict[str, str] | None = None,
+) -> None:
     """Writes tensors one at a time, in the order of `specs`, and returns when the bytes are durable."""
-    header, end = {"__metadata__": {"format": "pt"}}, 0  # readers of the Hugging Face family ask for this mark
+    # Readers of the Hugging Face family ask for this format, and pass over the rest of the metadata.
+    header, end = {"__metadata__": {"format": "pt"} | (metadata or {})}, 0
     for name, (shape, dtype) in specs.items():
         begin, end = end, end + math.prod(shape) * np.dtype(dtype).itemsize
         header[name] = {"dtype": _CODES[np.dtype(dtype)], "shape": list(shape), "data_offsets": [begin, end]}

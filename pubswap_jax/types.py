@@ -156,6 +156,8 @@ class ModelConfig:
     lora_rank: int = 32
     lora_alpha: float = 64.0
     lora_targets: tuple[str, ...] = LINEAR_LAYERS
+    # The base's folder, empty where it was not read from one: adapters are compared with it. It keys no program.
+    folder: str = dataclasses.field(default="", compare=False)
 
     def replace(self, **changes) -> "ModelConfig":
         return dataclasses.replace(self, **changes)

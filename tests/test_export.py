@@ -41,6 +41,18 @@ def test_the_exported_adapter_gives_the_runs_own_figure(trained, assembled_once)
     assert export.export(run.config, workdir) == folders, "a second export takes the place of the first"
 
 
+def test_an_exported_adapter_is_evaluated_on_its_own_base_alone(trained, assembled_once, tmp_path, monkeypatch):
+    run, workdir = trained
+    folder, *_ = export.export(run.config, workdir)
+    other = shutil.copytree(run.base, tmp_path / "other")
+    file = other / "tokenizer_config.json"
+    file.write_text(file.read_text() + " ")
+    theirs = run._replace(base=other, model_config=run.model_config.replace(folder=str(other)))
+    monkeypatch.setattr(export, "assemble", lambda config: theirs)
+    with pytest.raises(ValueError, match="trained on the base .* is another one"):
+        export.evaluate_adapter(run.config, workdir, str(folder))
+
+
 def test_an_empty_workdir_is_named(assembled_once, trained, tmp_path):
     with pytest.raises(ValueError, match="no checkpoint in it; give the --workdir of a run"):
         export.export(trained[0].config, tmp_path / "empty")
