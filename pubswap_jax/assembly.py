@@ -118,7 +118,7 @@ def assemble(config) -> Run:
         place_questions=make_place_questions(devices),
         key=place(key),
         evaluation_key=place(jax.random.key(config.evaluation.seed)),
-        notes=asked.notes + _never_public(schedule, config.federation.rounds),
+        notes=asked.notes + _never_public(schedule, config.federation.rounds) + _without_gradient(config.training),
     )
 
 
@@ -134,6 +134,12 @@ def _never_public(schedule: data.Schedule, rounds: int) -> list[str]:
     if not schedule.period or any(schedule.public(*at) for at in steps):
         return []
     return [f"no step is public: federation.swap_period={schedule.period} is more than there is; 0 says that it is meant"]
+
+
+def _without_gradient(training) -> list[str]:
+    if (training.kl, training.kl_in) != ("k1", "loss") or not training.kl_coef:
+        return []
+    return ["training.kl=k1 in the loss has no gradient on average: set training.kl_in=reward, or training.kl=k2"]
 
 
 # --- the model ----------------------------------------------------------------------------------------------------------

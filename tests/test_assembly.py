@@ -47,6 +47,21 @@ def test_the_contexts_length_is_checked_before_weights_are_read(tmp_path):
         assembly.check_context(config, stretched)
 
 
+def test_the_kl_is_where_the_config_says(monkeypatch):
+    run, _ = finished()
+    config = run.config.copy_and_resolve_references()
+    asked = []
+    monkeypatch.setattr(assembly, "pubswap", lambda *args, **settings: asked.append(settings))
+    assembly.make_algorithm(config, None)
+    config.training.kl, config.training.kl_in, config.training.kl_coef = "k1", "reward", 0.1
+    assembly.make_algorithm(config, None)
+    assert [(how["kl"], how["kl_in_reward"]) for how in asked] == [(None, False), (assembly.grpo.kl_k1, True)]
+    assert assembly._without_gradient(config.training) == []
+    config.training.kl_in = "loss"
+    (line,) = assembly._without_gradient(config.training)
+    assert "k1 in the loss has no gradient on average: set training.kl_in=reward" in line
+
+
 def test_warm_up_reaches_the_learning_rate_and_counts_over_rounds():
     run, _ = finished()
     config = run.config.copy_and_resolve_references()
