@@ -35,7 +35,12 @@ FIELDS = (
     Field("data.test_path", "", "the same for the test questions, whatever the others are; empty: drawn from them", OURS),
     Field("data.test_name", "", "a hub set whose test split is asked; empty: that of data.name", OURS),
     Field("data.fields", ConfigDict(), "which column holds which field of a question: see pubswap_jax.sources.Fields", OURS),
-    Field("data.max_prompt_tokens", 512, "longer questions are left out, and counted", OURS),
+    Field(
+        "data.max_prompt_tokens",
+        512,
+        "longer questions are left out, and counted; with training.max_new_tokens within the base's context",
+        OURS,
+    ),
     Field("data.max_questions", 0, "training questions kept, the first ones; 0: all", OURS),
     Field("data.test", 512, "test questions at most; 0: all there are", OURS),
     Field("data.validation", 256, "questions set aside to choose the best round by", OURS),
