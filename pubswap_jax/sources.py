@@ -1,35 +1,45 @@
-"""Where questions come from: JSONL, parquet and CSV files of one's own.
+"""Where questions come from: JSONL, JSON, CSV, TSV and parquet files of one's own.
 
 A source is a function that returns a list of `Problem`; a generator of questions is one, too. `local`, here, and `hub`,
 in hub.py, read rows and take each field of a question from the column that `Fields` names.
 """
 
-import csv
+import ast
 import dataclasses
-import itertools
 import json
 import pathlib
 import re
 import string
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from pubswap_jax import readers
 from pubswap_jax.data import Problem, nearest
+from pubswap_jax.readers import first_repeated
+from pubswap_jax.readers import jsonl as jsonl
 
 LETTERS = string.ascii_uppercase
 
 
+# Golds that stand for a missing one, as programs write it to a CSV file.
+MISSING = {"nan", "NaN", "NAN", "null", "NULL", "None", "<NA>", "#N/A"}
+
+
 @dataclasses.dataclass(frozen=True)
 class Fields:
-    """Which column gives which field of a `Problem`; an empty name says that there is none."""
+    """Which column gives which field of a `Problem`; an empty name says that there is none.
+
+    A name may list alternatives for files whose columns differ: with "question|prompt" each row gives the first of the
+    two columns that it has and that is filled. An empty alternative, as in "topic|", allows files without the column.
+    """
 
     prompt: str = "question"
     answer: str = "answer"
-    id: str = "id"  # without one: the file's name and the line
-    topic: str = "topic"
-    level: str = "level"
+    id: str = "id|"  # without one: the file's name and the line
+    topic: str = "topic|"
+    level: str = "level|"
     options: str | Sequence[str] = ""  # one column with a dict or a list, or one column an option; makes it multiple choice
     key: str = ""  # a natural key (a hospital, a school): it leads the id, and the natural partition goes by it
-    final: str = "whole"  # where in the answer's column the final answer stands: a name in FINAL
+    final: str = "whole"  # where in the answer's column the final answer stands: a name in FINAL; "box|whole" tries both
     topic_depth: int = 1  # levels kept of a topic tree "Mathematics -> Algebra -> ..."
 
     @classmethod
@@ -44,9 +54,14 @@ class Fields:
             expected = (int, "a whole number") if name == "topic_depth" else (str, "the name of a column")
             if not all(isinstance(one, expected[0]) for one in (value if several else [value])):
                 raise ValueError(f"data.fields.{name} is {value!r}: {expected[1]} expected")
+            if name in ("prompt", "answer") and not value.strip():
+                raise ValueError(
+                    f"data.fields.{name} is {value!r}: every question needs one, so the name of a column is expected"
+                )
         fields = cls(**names)
-        if fields.final not in FINAL:
-            raise ValueError(f"data.fields.final is {fields.final!r}{nearest(fields.final, FINAL)}")
+        for final in fields.final.split("|"):
+            if final not in FINAL:
+                raise ValueError(f"data.fields.final is {fields.final!r}{nearest(final, FINAL)}")
         return fields
 
 
@@ -80,22 +95,23 @@ def letter(index: str) -> str:
 FINAL = {"whole": str.strip, "box": last_box, "hashes": after_hashes, "index": letter}
 
 
-def local(paths: str | Sequence[str], fields: Fields | None = None) -> list[Problem]:
-    """The questions of JSONL, parquet or CSV files."""
-    problems = []
-    for path in [paths] if isinstance(paths, str) else paths:
-        file = pathlib.Path(path).expanduser()
-        if file.suffix not in READERS:
-            raise ValueError(f"{path}: not a .jsonl, .parquet or .csv file")
-        if not file.is_file():
-            raise ValueError(
-                f"{path}: no such file; data.path must name the file with the questions, as test_path and public_path theirs"
-            )
-        rows = ((f"{path}:{line}", f"{file.stem}/{line}", row) for line, row in READERS[file.suffix](file))
-        problems += questions(rows, fields or Fields(), str(path))
-    repeated = _first_repeated(problem.id for problem in problems)
+def local(paths: str | Sequence[str], fields: Fields | None = None, beside: Sequence[pathlib.Path] = ()) -> list[Problem]:
+    """The questions of files; rows without an id are named after their file and line, and unlike those of files `beside`."""
+    files = readers.expand(paths)
+    if not files:
+        raise ValueError(f"{paths!r} names no file of questions")
+    parts = []
+    for file, name in zip(files, readers.names(files, beside), strict=True):
+        rows = ((f"{file}:{line}", f"{name}/{line}", row) for line, row in readers.read(file))
+        parts.append(questions(rows, fields or Fields(), str(file)))
+    problems = [problem for part in parts for problem in part]
+    repeated = first_repeated(problem.id for problem in problems)
     if repeated:
-        raise ValueError(f"{paths}: two questions have the id {repeated!r}; set data.fields.id to another column, or to ''")
+        where = [str(file) for file, part in zip(files, parts, strict=True) if any(p.id == repeated for p in part)]
+        raise ValueError(
+            f"{' and '.join(where)}: two questions have the id {repeated!r}; set data.fields.id to another column, "
+            f"or to '' for ids of file and line"
+        )
     return problems
 
 
@@ -110,15 +126,17 @@ def questions(rows: Iterable[tuple[str, str, Mapping]], fields: Fields, source: 
 def _question(place: str, name: str, row: Mapping, fields: Fields) -> Problem:
     def read(field: str) -> str:
         column = getattr(fields, field)
-        return _text(_column(place, row, column, field)) if column else ""
+        return _text(place, column, _cell(place, row, column, field))
 
     prompt = read("prompt")
     if not prompt:
         raise ValueError(f"{place}: the question in {fields.prompt!r} is empty")
+    answer = _final(fields.final, read("answer"))
     options = _options(place, row, fields.options) if fields.options else None
-    answer = FINAL[fields.final](read("answer"))
-    if options is not None and answer not in options:
-        raise ValueError(f"{place}: the answer {answer!r} is none of the options {', '.join(options)}")
+    if options is not None:
+        options = _filled(place, options, answer)
+    elif answer in MISSING:
+        answer = ""
     name = read("id") or name
     return Problem(
         id=f"{read('key')}/{name}" if fields.key else name,
@@ -131,24 +149,66 @@ def _question(place: str, name: str, row: Mapping, fields: Fields) -> Problem:
     )
 
 
-def _column(place: str, row: Mapping, column: str, field: str) -> object:
-    if column not in row:
+def _cell(place: str, row: Mapping, columns: str, field: str) -> object:
+    """The first filled cell of the columns that `columns` lists; None where all are empty or none is needed."""
+    names = [columns] if columns in row else [name.strip() for name in columns.split("|")]
+    present = [name for name in names if name in row]
+    if not present and "" not in names:
         unset = "" if field in ("prompt", "answer", "options") else f", or set data.fields.{field} to '' for none"
-        raise ValueError(f"{place}: no column {column!r} for data.fields.{field}{nearest(column, row)}{unset}")
-    return row[column]
+        wanted = " or ".join(map(repr, names))
+        raise ValueError(f"{place}: no column {wanted} for data.fields.{field}{nearest(names[0], row)}{unset}")
+    return next((row[name] for name in present if not _missing(row[name])), None)
+
+
+def _final(names: str, text: str) -> str:
+    """The final answer by the first of the `names` in FINAL that finds one."""
+    return next(filter(None, (FINAL[name](text) for name in names.split("|"))), "")
 
 
 def _options(place: str, row: Mapping, columns: str | Sequence[str]) -> dict[str, str]:
-    if not isinstance(columns, str):
-        found = [_column(place, row, column, "options") for column in columns]
+    """Every option of a row by its key; empty ones have the text ''."""
+    if isinstance(columns, str):
+        found = _cell(place, row, columns, "options")
+        found = _parsed(found) if isinstance(found, str) else found
     else:
-        found = _column(place, row, columns, "options")
-    if isinstance(found, Sequence) and not isinstance(found, str):
+        found = [_cell(place, row, column, "options") for column in columns]
+    if isinstance(found, list | tuple):
+        _check_letters(place, len(found))
         found = dict(zip(LETTERS, found, strict=False))
     if not isinstance(found, Mapping):
-        raise ValueError(f"{place}: the options in {columns!r} are neither a dict nor a list")
-    # Arrow fills the letters that other rows have with None.
-    return {letter: _text(text) for letter, text in found.items() if text is not None}
+        raise ValueError(f"{place}: the options in {columns!r} are neither a dict nor a list, nor the text of one")
+    return {str(key).strip(): _text(place, columns, text) for key, text in found.items()}
+
+
+def _parsed(text: str) -> object:
+    """What a cell's text holds as JSON, or as Python writes dicts and lists; None where it is neither."""
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            return parse(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+    return None
+
+
+def _filled(place: str, options: Mapping[str, str], answer: str) -> dict[str, str]:
+    """The options that are not empty; the answer must be one of them."""
+    filled = {key: text for key, text in options.items() if text}
+    _check_letters(place, len(filled))
+    if answer in filled:
+        return filled
+    if not answer:
+        raise ValueError(f"{place}: the answer is missing; a question with options needs the key of the right one")
+    if answer in options:
+        raise ValueError(f"{place}: the answer is {answer!r}, and that option is empty")
+    texts = [key for key, text in filled.items() if text == answer]
+    hint = "; set data.fields.final to 'index' if it counts the options from 0" if answer.isdecimal() else ""
+    hint = f"; it is the text of {texts[0]!r}, and the key is expected" if texts else hint
+    raise ValueError(f"{place}: the answer {answer!r} is none of the options {', '.join(filled)}{hint}")
+
+
+def _check_letters(place: str, count: int) -> None:
+    if count > len(LETTERS):
+        raise ValueError(f"{place}: {count} options; a question may have {len(LETTERS)} at most, one a letter")
 
 
 def _branch(topic: str, depth: int) -> str:
@@ -157,61 +217,14 @@ def _branch(topic: str, depth: int) -> str:
     return " -> ".join(levels[1 : 1 + depth]) if len(levels) > 1 else topic
 
 
-def _text(value: object) -> str:
-    """A cell as text: 27.0 of a float column is the integer 27."""
-    if value is None:
+def _missing(value: object) -> bool:
+    return value is None or value == "" or value != value  # NaN alone differs from itself
+
+
+def _text(place: str, column: object, value: object) -> str:
+    """A cell as text: 27.0 of a float column is the integer 27, NaN is an empty cell."""
+    if _missing(value):
         return ""
+    if isinstance(value, Mapping | list | tuple | bytes):
+        raise ValueError(f"{place}: {column!r} holds a {type(value).__name__}, where a text or a number is expected")
     return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
-
-
-def _first_repeated(names: Iterable[str]) -> str | None:
-    seen = set()
-    return next((name for name in names if name in seen or seen.add(name)), None)
-
-
-def _decoded(file: pathlib.Path) -> Iterator[str]:
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{file}:{number}: not UTF-8: {error.reason}") from None
-
-
-def jsonl(file: pathlib.Path) -> Iterator[tuple[int, Mapping]]:
-    """(line number, row) of a file of JSON objects; a ValueError names the line that is none."""
-    for number, line in enumerate(_decoded(file), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{file}:{number}: not a JSON object: {error.msg}, column {error.colno}") from None
-        if not isinstance(row, dict):
-            raise ValueError(f"{file}:{number}: not a JSON object but a {type(row).__name__}")
-        yield number, row
-
-
-def _csv(file: pathlib.Path) -> Iterator[tuple[int, Mapping]]:
-    reader = csv.DictReader(_decoded(file), strict=True)
-    try:
-        for row in reader:
-            if None in row or None in row.values():
-                raise ValueError(f"{file}:{reader.line_num}: the row and the header differ in length")
-            yield reader.line_num, row
-    except csv.Error as error:
-        raise ValueError(f"{file}:{reader.reader.line_num}: not a CSV row: {error}") from None
-
-
-def _parquet(file: pathlib.Path) -> Iterator[tuple[int, Mapping]]:
-    import pyarrow.lib
-    import pyarrow.parquet
-
-    try:
-        batches = pyarrow.parquet.ParquetFile(file).iter_batches()
-        yield from enumerate(itertools.chain.from_iterable(batch.to_pylist() for batch in batches), 1)
-    except pyarrow.lib.ArrowException as error:
-        raise ValueError(f"{file}: not a readable parquet file: {error}") from None
-
-
-READERS = {".jsonl": jsonl, ".parquet": _parquet, ".csv": _csv}

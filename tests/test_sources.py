@@ -2,6 +2,7 @@
 
 import json
 
+import pyarrow.parquet
 import pytest
 
 from pubswap_jax.sources import Fields, after_hashes, last_box, letter, local
@@ -46,6 +47,112 @@ def test_ids_of_file_and_line_keys_and_several_files(tmp_path):
     assert [problem.id for problem in local(paths, Fields(id=""))] == ["north/1", "north/3", "south/1", "south/3"]
     row = ROW | {"hospital": "mercy"}
     assert local(write(tmp_path / "h.jsonl", row), Fields(key="hospital"))[0].id == "mercy/a/1"
+
+
+def test_files_of_one_name_have_ids_of_their_own(tmp_path):
+    paths = []
+    for folder in ("north", "south"):
+        (tmp_path / folder).mkdir()
+        paths.append(write(tmp_path / folder / "train.jsonl", ROW))
+    with pytest.raises(
+        ValueError, match=r"north/train.jsonl and .*south/train.jsonl: two questions have the id 'a/1'; set .* to ''"
+    ):
+        local(paths)
+    assert [problem.id for problem in local(paths, Fields(id=""))] == [
+        "north/train/1",
+        "south/train/1",
+    ]  # what the message says
+    with pytest.raises(ValueError, match="names no file"):
+        local([])
+
+
+def test_columns_that_nobody_named_may_be_missing(tmp_path):
+    bare = {"question": "1 + 1?", "answer": "2"}
+    (problem,) = local(write(tmp_path / "q.jsonl", bare))
+    assert (problem.id, problem.topic, problem.level) == ("q/1", "", "")
+
+
+@pytest.mark.parametrize("field", ["id", "topic", "level", "key", "answer"])
+def test_a_column_that_is_named_must_be_there(tmp_path, field):
+    path = write(tmp_path / "q.jsonl", {"question": "1 + 1?", "answer": "2", "levels": 1})
+    for column in ("level", "level|grade"):
+        with pytest.raises(
+            ValueError, match=rf"q\.jsonl:1: no column 'level'.* for data.fields.{field}; did you mean 'levels'"
+        ):
+            local(path, Fields.of({field: column}))
+
+
+def test_files_whose_columns_differ(tmp_path):
+    """A name may list alternatives, which also holds for where the final answer stands."""
+    one = write(tmp_path / "one.jsonl", {"problem": "1 + 1?", "solution": r"So \boxed{2}.", "subject": "Sums"})
+    two = write(tmp_path / "two.jsonl", {"question": "2 + 2?", "answer": "4", "problem": None, "a|b": "x"})
+    names = {"prompt": "problem|question", "answer": "solution | answer", "topic": "subject|", "final": "box|whole"}
+    problems = local([one, two], Fields.of(names))
+    assert [(p.prompt, p.answer, p.topic) for p in problems] == [("1 + 1?", "2", "Sums"), ("2 + 2?", "4", "")]
+    assert local(two, Fields(topic="a|b"))[0].topic == "x"  # a column of that very name
+    with pytest.raises(ValueError, match="data.fields.final is 'box|hole'; did you mean 'whole'?"):
+        Fields.of({"final": "box|hole"})
+
+
+@pytest.mark.parametrize("gold", ["NaN", "null", '""', '"  "', '"nan"', '"None"'])
+def test_a_missing_gold_is_empty(tmp_path, gold):
+    text = json.dumps(ROW | {"answer": "?"}).replace('"?"', gold)
+    assert local(write(tmp_path / "q.jsonl", text))[0].answer == ""
+    with pytest.raises(ValueError, match=r"q\.jsonl:1: the answer is missing|the answer '(nan|None)' is none of"):
+        local(write(tmp_path / "q.jsonl", json.dumps(CHOICE | {"answer": "?"}).replace('"?"', gold)), Fields(options="options"))
+
+
+def test_a_missing_gold_of_parquet_and_csv_is_empty(tmp_path):
+    rows = [{"question": "1 + 1?", "answer": answer} for answer in (2.0, float("nan"), None)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "q.parquet")
+    (tmp_path / "q.csv").write_text("question,answer\n1 + 1?,2\n1 + 1?,nan\n1 + 1?,\n")
+    for name in ("q.parquet", "q.csv"):
+        assert [problem.answer for problem in local(str(tmp_path / name))] == ["2", "", ""]
+
+
+def test_empty_options_are_not_shown(tmp_path):
+    lines = ["question,answer,A,B,C,D", "Which?,B,one,two,,", "Which?,C,one,two,,four"]
+    path = write(tmp_path / "q.csv", *lines[:2])
+    assert local(path, Fields(options=["A", "B", "C", "D"]))[0].options == {"A": "one", "B": "two"}
+    with pytest.raises(ValueError, match=r"q\.csv:3: the answer is 'C', and that option is empty"):
+        local(write(tmp_path / "q.csv", *lines), Fields(options=["A", "B", "C", "D"]))
+
+
+def test_options_as_text_in_a_cell(tmp_path):
+    expected = {"A": "it's one", "B": "two"}
+    for text in (json.dumps(expected), json.dumps([*expected.values()]), str([*expected.values()]), str(expected)):
+        path = write(tmp_path / "q.tsv", "question\tanswer\toptions", "Which?\tB\t" + '"' + text.replace('"', '""') + '"')
+        assert local(path, Fields(options="options"))[0].options == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"options": [str(i) for i in range(27)], "answer": "A"}, "27 options; a question may have 26 at most"),
+        ({"options": {f"{i}": "x" for i in range(27)}, "answer": "1"}, "27 options; a question may have 26 at most"),
+        ({"options": ["one", "two"], "answer": "two"}, "the answer 'two' is none of .*; it is the text of 'B'"),
+        ({"options": ["one", "two"], "answer": 1}, "the answer '1' is none of .*; set data.fields.final to 'index'"),
+        ({"options": [{"key": "A", "text": "one"}]}, "'options' holds a dict, where a text or a number is expected"),
+    ],
+)
+def test_options_that_cannot_be(tmp_path, change, message):
+    with pytest.raises(ValueError, match=rf"q\.jsonl:1: {message}"):
+        local(write(tmp_path / "q.jsonl", CHOICE | change), Fields(options="options"))
+
+
+def test_cells_that_are_no_text(tmp_path):
+    chat = ROW | {"question": [{"role": "user", "content": "1 + 1?"}]}
+    for row, field in ((chat, "question"), (ROW | {"answer": ["2"]}, "answer")):
+        with pytest.raises(ValueError, match=rf"q\.jsonl:1: '{field}' holds a list, where a text or a number is expected"):
+            local(write(tmp_path / "q.jsonl", row))
+    with pytest.raises(ValueError, match="data.fields.answer is '': every question needs one"):
+        Fields.of({"answer": ""})
+
+
+def test_columns_with_names_of_any_script(tmp_path):
+    path = write(tmp_path / "q.csv", "问题,答案", "一加一？, 2 ")
+    (problem,) = local(path, Fields(prompt="问题", answer="答案"))
+    assert (problem.prompt, problem.answer) == ("一加一？", "2")
 
 
 def test_topic_trees(tmp_path):
@@ -103,7 +210,7 @@ def test_errors_of_jsonl(tmp_path, rows, fields, message):
 def test_errors_of_files(tmp_path):
     with pytest.raises(ValueError, match=r"gone\.jsonl: no such file; data.path must name"):
         local(str(tmp_path / "gone.jsonl"))
-    with pytest.raises(ValueError, match=r"q\.txt: not a \.jsonl, \.parquet or \.csv file"):
+    with pytest.raises(ValueError, match=r"q\.txt: not a file of \.jsonl, .*\.csv, .*\.parquet; \.gz may follow"):
         local(str(tmp_path / "q.txt"))
     (tmp_path / "q.jsonl").write_bytes(b'{"question": "\xff"}\n')
     with pytest.raises(ValueError, match=r"q\.jsonl:1: not UTF-8"):

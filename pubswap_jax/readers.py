@@ -1,0 +1,151 @@
+"""Files of rows: JSON lines, JSON, CSV, TSV and parquet, the text formats also compressed by gzip.
+
+A reader yields (number, row): the line of a JSONL or CSV row, the position from 1 of a JSON or parquet row. Whatever is wrong
+with a file is a ValueError of one line that names the file and the number.
+"""
+
+import csv
+import glob
+import gzip
+import itertools
+import json
+import os
+import pathlib
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+
+def expand(paths: str | Sequence[str]) -> list[pathlib.Path]:
+    """The files that are named, patterns such as data/*.jsonl replaced by what matches; each must exist and be readable."""
+    files = []
+    for path in [paths] if isinstance(paths, str) else paths:
+        file = pathlib.Path(path).expanduser()
+        matches = sorted(glob.glob(str(file), recursive=True)) if set(path) & set("*?[") and not file.exists() else []
+        files += map(pathlib.Path, matches) if matches else [file]
+    for file in files:
+        if file.is_dir():
+            raise ValueError(f"{file}: a folder; name the files in it, as in {file}/*.jsonl")
+        if not suffix(file):
+            endings = ", ".join(READERS)
+            raise ValueError(f"{file}: not a file of {endings}; .gz may follow all but .parquet")
+        if not file.is_file():
+            raise ValueError(
+                f"{file}: no such file; data.path must name the file with the questions, as test_path and public_path theirs"
+            )
+    twice = first_repeated(map(os.path.abspath, files))
+    if twice:
+        raise ValueError(f"{twice}: the file is named twice")
+    return files
+
+
+def names(files: Sequence[pathlib.Path], beside: Sequence[pathlib.Path]) -> list[str]:
+    """What leads the ids of each file's rows: the shortest end of its path that tells it from all other files."""
+    paths = [pathlib.Path(os.path.abspath(file)) for file in (*files, *beside)]
+    for depth in range(1, max(len(path.parts) for path in paths) + 1):
+        for last in (stem, lambda path: path.name):
+            ends = ["/".join([*path.parts[-depth:-1], last(path)]) for path in paths]
+            if len(set(ends)) == len(ends):
+                return ends[: len(files)]
+    raise ValueError(f"{files[0]}: the file is named twice")
+
+
+def first_repeated(names: Iterable[str]) -> str | None:
+    seen = set()
+    return next((name for name in names if name in seen or seen.add(name)), None)
+
+
+def suffix(file: pathlib.Path) -> str:
+    """The key in `READERS` that a file's name ends with, empty where there is none."""
+    name = file.name.lower()
+    text = name.removesuffix(".gz")
+    found = next((ending for ending in READERS if text.endswith(ending)), "")
+    return "" if found == ".parquet" and text != name else found
+
+
+def stem(file: pathlib.Path) -> str:
+    """A file's name without the endings of its format: 'train' of train.jsonl.gz."""
+    name = file.name[:-3] if file.name.lower().endswith(".gz") else file.name
+    return name[: len(name) - len(suffix(file))]
+
+
+def read(file: pathlib.Path) -> Iterator[tuple[int, Mapping]]:
+    """The rows of a file whose `suffix` is not empty."""
+    return READERS[suffix(file)](file)
+
+
+def jsonl(file: pathlib.Path) -> Iterator[tuple[int, Mapping]]:
+    """(line number, row) of a file of JSON objects, one a line."""
+    for number, line in enumerate(_decoded(file), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{file}:{number}: not a JSON object: {error.msg}, column {error.colno}") from None
+        yield number, _object(file, number, row)
+
+
+def _object(file: pathlib.Path, number: int, row: object) -> Mapping:
+    if not isinstance(row, dict):
+        raise ValueError(f"{file}:{number}: not a JSON object but a {type(row).__name__}")
+    return row
+
+
+def _json(file: pathlib.Path) -> Iterator[tuple[int, Mapping]]:
+    """A list of rows, {"data": [rows]}, or JSON lines, which many name .json."""
+    try:
+        found = json.loads("".join(_decoded(file)))
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data":
+            yield from jsonl(file)
+            return
+        raise ValueError(f"{file}:{error.lineno}: not JSON: {error.msg}, column {error.colno}") from None
+    rows = found.get("data") if isinstance(found, dict) else found
+    if not isinstance(rows, list):
+        raise ValueError(f'{file}: neither a list of rows, nor {{"data": [rows]}}, nor several lines of JSON objects')
+    for number, row in enumerate(rows, 1):
+        yield number, _object(file, number, row)
+
+
+def _csv(file: pathlib.Path, delimiter: str = ",") -> Iterator[tuple[int, Mapping]]:
+    reader = csv.DictReader(_decoded(file), delimiter=delimiter, strict=True)
+    try:
+        repeated = [name for name, count in Counter(reader.fieldnames or ()).items() if count > 1]
+        if repeated:
+            raise ValueError(f"{file}:1: two columns have the name {repeated[0]!r}")
+        for row in reader:
+            if None in row or None in row.values():
+                raise ValueError(f"{file}:{reader.line_num}: the row and the header differ in length")
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise ValueError(f"{file}:{reader.reader.line_num}: not a CSV row: {error}") from None
+
+
+def _tsv(file: pathlib.Path) -> Iterator[tuple[int, Mapping]]:
+    return _csv(file, "\t")
+
+
+def _parquet(file: pathlib.Path) -> Iterator[tuple[int, Mapping]]:
+    import pyarrow.lib
+    import pyarrow.parquet
+
+    try:
+        batches = pyarrow.parquet.ParquetFile(file).iter_batches()
+        yield from enumerate(itertools.chain.from_iterable(batch.to_pylist() for batch in batches), 1)
+    except pyarrow.lib.ArrowException as error:
+        raise ValueError(f"{file}: not a readable parquet file: {error}") from None
+
+
+def _decoded(file: pathlib.Path) -> Iterator[str]:
+    try:
+        with gzip.open(file) if file.name.lower().endswith(".gz") else file.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}:{number}: not UTF-8: {error.reason}") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{file}: not a readable gzip file: {error}") from None
+
+
+READERS = {".jsonl": jsonl, ".json": _json, ".csv": _csv, ".tsv": _tsv, ".parquet": _parquet}
