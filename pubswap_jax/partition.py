@@ -52,7 +52,7 @@ def split(
     left = np.setdiff1d(left, chosen)
     twin = near_copies([problems[i] for i in left], [problems[i] for i in chosen]) >= 0
     copies, left = left[twin], left[~twin]
-    _check_clients(num_clients, len(left))
+    _check_clients(num_clients, len(left), f"; {len(copies)} others are near copies of public questions" if len(copies) else "")
     parts = partition([problems[i] for i in left], num_clients, rng)
     return Split(
         public=_listed(chosen),
@@ -175,11 +175,11 @@ def _check_alpha(alpha: float) -> None:
         raise ValueError(f"data.alpha must be greater than 0 and finite, not {alpha}")
 
 
-def _check_clients(num_clients: int, total: int) -> None:
+def _check_clients(num_clients: int, total: int, lost: str = "") -> None:
     if num_clients < 1:
         raise ValueError(f"federation.num_clients must be at least 1, not {num_clients}")
     if total < num_clients:
-        raise ValueError(f"federation.num_clients is {num_clients}, but there are {total} private questions to share")
+        raise ValueError(f"federation.num_clients is {num_clients}, but there are {total} private questions to share{lost}")
 
 
 def _listed(indices: np.ndarray) -> list[int]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pubswap_jax import data, homework, hub, sources
+from pubswap_jax import data, homework, hub, readers, sources
 from pubswap_jax.data import Problem
 from pubswap_jax.evaluate import Questions
 from pubswap_jax.leakage import near_copies
@@ -37,20 +37,16 @@ def load_questions(config, tokenizer: Tokenizer) -> Asked:
     read, valid, test = read_problems(config)
     train, encoded = _usable(read[: config.data.max_questions or None], config, tokenizer, "training", notes)
     if test is None:
-        train, encoded, test, test_encoded = _set_aside(
-            train, encoded, config.data.test or len(train) // 10, config.seed, "data.test"
-        )
+        size = config.data.test or _tenth(len(train), notes)
+        train, encoded, test, test_encoded = _set_aside(train, encoded, size, config.seed, "data.test", notes)
     else:
         test, test_encoded = _usable(test, config, tokenizer, "test", notes)
         chosen = _draw(test, config.data.test or len(test), config.seed)
         test, test_encoded = [test[i] for i in chosen], [test_encoded[i] for i in chosen]
-    clean = near_copies(train, test) < 0
-    if not clean.all():
-        notes.append(data.dropped_line(_where(train, ~clean), len(train), "near copies of test questions"))
-    train, encoded = _where(train, clean), _where(encoded, clean)
+    train, encoded = _without_copies(train, encoded, test, config, "", notes)
     if valid is None:
         train, encoded, valid, valid_encoded = _set_aside(
-            train, encoded, config.data.validation, config.seed, "data.validation"
+            train, encoded, config.data.validation, config.seed, "data.validation", notes
         )
     else:
         valid, valid_encoded = _usable(valid, config, tokenizer, "validation", notes)
@@ -71,6 +67,11 @@ def load_questions(config, tokenizer: Tokenizer) -> Asked:
         if rows:
             name = {"test": "validation"}.get(against, against)
             notes.append(data.dropped_line([train[i] for i in rows], len(train), f"near copies of {name} questions"))
+    if any("near copies" in note for note in notes):
+        notes.append("near copies are found by shared wording: a question asked in other words is not seen as a copy")
+    if config.data.partition in ("dirichlet", "by_topic") and not any(problem.topic for problem in train):
+        kind = config.data.partition
+        notes.append(f"no question has a topic, so data.partition={kind} deals all alike: name a column in data.fields.topic")
     longest = max(len(ids) for ids in [*encoded, *valid_encoded, *test_encoded])
     pad = [
         Questions(problems, left_pad(ids, np.arange(len(ids)), longest, tokenizer.pad_id))
@@ -82,16 +83,26 @@ def load_questions(config, tokenizer: Tokenizer) -> Asked:
 def _from_elsewhere(config, tokenizer, private, test, notes) -> tuple[list[Problem], list[np.ndarray]]:
     """The public questions of a file of their own, without near copies of test questions, and their ids."""
     fields = sources.Fields.of(config.data.fields.to_dict())
-    read = sources.local(config.data.public_path.split(","), fields)
+    beside = readers.expand(_paths(config.data.path))
+    for file in readers.expand(_paths(config.data.public_path)):
+        if any(file.samefile(other) for other in beside):
+            raise ValueError(
+                f"config.data.public_path: {file} is a file of data.path too; data.public takes a share of that one"
+            )
+    read = sources.local(_paths(config.data.public_path), fields, beside)
     problems, encoded = _usable(read, config, tokenizer, "public", notes)
     known = {problem.id for problem in private}
     for problem in problems:
         if problem.id in known:
-            raise ValueError(f"config.data.public_path: {problem.id!r} is the id of a private question too; give it another")
-    clean = near_copies(problems, test) < 0
-    if not clean.all():
-        notes.append(data.dropped_line(_where(problems, ~clean), len(problems), "public: near copies of test questions"))
-    return _where(problems, clean), _where(encoded, clean)
+            raise ValueError(
+                f"config.data.public_path: {problem.id!r} is the id of a private question too; give it another, "
+                f"or set data.fields.id to '' for ids of file and line"
+            )
+    return _without_copies(problems, encoded, test, config, "public: ", notes)
+
+
+def _paths(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def read_problems(config) -> tuple[list[Problem], list[Problem] | None, list[Problem] | None]:
@@ -100,9 +111,9 @@ def read_problems(config) -> tuple[list[Problem], list[Problem] | None, list[Pro
     if wanted.fields and not (wanted.path or wanted.test_path or wanted.public_path):
         raise ValueError("config.data.fields: there is no file whose columns it could name; set config.data.path")
     fields = sources.Fields.of(wanted.fields.to_dict())
-    test = sources.local(wanted.test_path.split(","), fields) if wanted.test_path else None
+    test = sources.local(_paths(wanted.test_path), fields) if wanted.test_path else None
     if wanted.path:
-        return sources.local(wanted.path.split(","), fields), None, test
+        return sources.local(_paths(wanted.path), fields), None, test
     if wanted.test_name and test is None:
         test = _of_sets(wanted.test_name, "test", "test_name")
     if wanted.name in HOMEWORK:
@@ -138,10 +149,44 @@ def _usable(problems, config, tokenizer, what, notes) -> tuple[list[Problem], li
     return kept, encoded
 
 
-def _set_aside(problems: list, encoded: list, size: int, seed: int, field: str) -> tuple[list, list, list, list]:
+def _tenth(count: int, notes: list[str]) -> int:
+    """How many test questions data.test=0 takes from the training ones, where there are no others."""
+    if count < 10:
+        raise ValueError(
+            f"config.data.test=0: a tenth of {count} questions is none, and there is no test file or split; "
+            f"set data.test to a number below {count}, or data.test_path"
+        )
+    notes.append(f"data.test=0, and there is no test file or split: a tenth, {count // 10} of {count} questions, is the test")
+    return count // 10
+
+
+def _without_copies(problems, encoded, test, config, lead, notes) -> tuple[list[Problem], list[np.ndarray]]:
+    """The questions, and their ids, that are no near copies of test questions."""
+    clean = near_copies(problems, test) < 0
+    if not clean.any():
+        what = "public" if lead else "training"
+        field = next((name for name in ("test_path", "test_name") if config.data[name]), "test")
+        hint = (
+            "; name a file with other questions, or leave it empty to draw the test from data.path"
+            if field == "test_path"
+            else ""
+        )
+        raise ValueError(
+            f"config.data.{field}={config.data[field]}: all {len(problems)} {what} questions are near copies of test ones, "
+            f"and so none is left to train on{hint}"
+        )
+    if not clean.all():
+        notes.append(data.dropped_line(_where(problems, ~clean), len(problems), f"{lead}near copies of test questions"))
+    return _where(problems, clean), _where(encoded, clean)
+
+
+def _set_aside(
+    problems: list, encoded: list, size: int, seed: int, field: str, notes: list[str]
+) -> tuple[list, list, list, list]:
     """Takes `size` questions out, IID over topics."""
     if size >= len(problems):
-        raise ValueError(f"config.{field}={size}: there are only {len(problems)} questions to take them from")
+        lost = "".join(f"; {note}" for note in notes if "left out" in note)
+        raise ValueError(f"config.{field}={size}: there are only {len(problems)} questions to take them from{lost}")
     chosen = np.zeros(len(problems), bool)
     chosen[_draw(problems, size, seed)] = True
     return _where(problems, ~chosen), _where(encoded, ~chosen), _where(problems, chosen), _where(encoded, chosen)

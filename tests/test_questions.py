@@ -121,3 +121,72 @@ def test_public_questions_may_come_from_a_file_of_their_own(tmp_path):
     (tmp_path / "public.jsonl").write_text(json.dumps({**fresh[0], "id": private[0]}))
     with pytest.raises(ValueError, match="config.data.public_path: .* is the id of a private question too"):
         asked(config)
+
+
+def test_where_there_is_no_test_file_zero_is_a_tenth_and_said(tmp_path):
+    found = asked(small_config(tmp_path, data__test=0))
+    assert len(found.test.problems) == 12
+    assert "data.test=0, and there is no test file or split: a tenth, 12 of 120 questions, is the test" in found.notes
+    rows = (tmp_path / "questions.jsonl").read_text().splitlines()
+    (tmp_path / "few.jsonl").write_text("\n".join(rows[:9]))
+    config = small_config(tmp_path, data__test=0, data__path=str(tmp_path / "few.jsonl"))
+    with pytest.raises(
+        ValueError, match="config.data.test=0: a tenth of 9 questions is none.*; set data.test to .*, or data.test_path"
+    ):
+        asked(config)
+    config.data.test_path = str(tmp_path / "questions.jsonl")
+    (tmp_path / "few.jsonl").write_text("\n".join(f'{{"question": "{i:06d}", "answer": "{i}"}}' for i in range(30)))
+    found = asked(config)
+    assert len(found.test.problems) == 120  # a test file is asked whole
+    assert any("no question has a topic, so data.partition=dirichlet deals all alike" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("count", range(1, 8))
+@pytest.mark.parametrize("test", [0, 1])
+def test_tiny_sets_end_in_one_line(tmp_path, count, test):
+    config = small_config(tmp_path, data__test=test, data__validation=1, federation__num_clients=3)
+    rows = (tmp_path / "questions.jsonl").read_text().splitlines()
+    (tmp_path / "questions.jsonl").write_text("\n".join(rows[:count]))
+    if count >= 6 and test:
+        assert len(asked(config).test.problems) == 1
+    else:
+        with pytest.raises(ValueError, match=r"(data\.(test|validation)|federation.num_clients).*there (are|is)") as error:
+            asked(config)
+        assert "\n" not in str(error.value)
+
+
+def test_training_on_the_test_file_is_refused_with_the_reason(tmp_path):
+    path = str(tmp_path / "questions.jsonl")
+    with pytest.raises(
+        ValueError, match="config.data.test_path=.*: all 120 training questions are near copies .*; name a file"
+    ):
+        asked(small_config(tmp_path, data__test_path=path, data__test=0))
+    rows = (tmp_path / "questions.jsonl").read_text().splitlines()
+    (tmp_path / "test.jsonl").write_text("\n".join(rows[5:]))
+    with pytest.raises(
+        ValueError, match="config.data.validation=12: there are only 5 .*; 115 of 120 questions left out, near cop"
+    ):
+        asked(small_config(tmp_path, data__test_path=str(tmp_path / "test.jsonl"), data__test=0))
+    with pytest.raises(ValueError, match="config.data.public_path: .*questions.jsonl is a file of data.path too"):
+        asked(small_config(tmp_path, data__public_path=path))
+
+
+def test_public_files_of_the_same_name_have_ids_of_their_own(tmp_path):
+    (tmp_path / "public").mkdir()
+    rows = [{"question": f"{i:09b}=".replace("0", "2"), "answer": str(i)} for i in range(30)]
+    (tmp_path / "public" / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    config = small_config(tmp_path, data__public_path=str(tmp_path / "public" / "*.jsonl"))
+    config.data.fields.id = ""
+    found = asked(config)
+    public = [found.train.problems[i].id for i in found.split.public]
+    assert public and all(name.startswith("public/questions/") for name in public)
+    assert {problem.id.split("/")[0] for problem in found.test.problems} == {"questions"}
+
+
+def test_paths_may_have_spaces_between_them(tmp_path):
+    config = small_config(tmp_path)
+    rows = (tmp_path / "questions.jsonl").read_text().splitlines()
+    for name, part in (("one", rows[:60]), ("two", rows[60:])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(part))
+    config.data.path = f"{tmp_path}/one.jsonl, {tmp_path}/two.jsonl,"
+    assert len(read_problems(config)[0]) == 120
