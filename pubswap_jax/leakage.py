@@ -1,5 +1,10 @@
 """Questions that are copies of other questions: between training, public and test sets they would fake the result.
 
+What is seen: the same wording with other case, punctuation, LaTeX or number words ("three apples", "3 apples"); a lead or a
+sentence added or cut; a word changed; and a new wording that shares numbers, answer and a fifth of its 4-grams. What is not
+seen: a question asked in other words ("Compute the sum of the two numbers 51 and 99." against "What is 51 + 99?"), a
+translation, and a fraction, a multiple or an ordinal in words ("half", "twice", "third") against figures.
+
 Overlap is that of character 13-grams of the normalised text. It alone does not tell a copy from an honest sibling ("the
 greatest common factor of 32 and 48"), for competition questions share phrases and figures; the numbers of a question do.
 """
@@ -25,6 +30,41 @@ _LOOKS = re.compile(
 )
 _KEPT = re.compile(r"[^\w+\-*/^=<>\\]+")
 
+_ONES = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+_TEENS = ("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen")
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_VALUES = {
+    "zero": 0,
+    **dict(zip(_ONES + _TEENS, range(1, 20), strict=True)),
+    **dict(zip(_TENS, range(20, 100, 10), strict=True)),
+}
+_SCALES = {"dozen": 12, "hundred": 100, "thousand": 1000, "million": 10**6}
+_SMALL = rf"(?:(?:{'|'.join(_TENS)})(?:[\s-]+(?:{'|'.join(_ONES)}))?|zero|{'|'.join(_TEENS + _ONES)})\b"
+_LARGE = rf"(?:(?:{_SMALL}|an?|(?<![\d.,])\d{{1,6}})[\s-]+)?(?:(?:{'|'.join(_SCALES)})\b[\s-]*)+"
+# The lookahead is for speed alone: the first letter rules out most words.
+_WORDS = re.compile(
+    rf"\b(?=[adefhmnostz\d])(?:{_LARGE}(?:(?:and[\s-]+)?{_LARGE})*(?:(?:and[\s-]+)?{_SMALL})?|{_SMALL})", re.IGNORECASE
+)
+
+
+def in_figures(text: str) -> str:
+    """A text whose number words are figures: 'Twenty-three eggs and 2 dozen more' is '23 eggs and 24 more'."""
+    return _WORDS.sub(_figures, text)
+
+
+def _figures(match: re.Match) -> str:
+    total = part = 0
+    for word in re.findall(r"[a-z]+|\d+", match[0].lower()):
+        if word.isdecimal():
+            part += int(word)
+        elif word in _VALUES:
+            part += _VALUES[word]
+        elif word in _SCALES:
+            part = max(part, 1) * _SCALES[word]
+            if part >= 1000:
+                total, part = total + part, 0
+    return f"{total + part}{' ' if match[0][-1].isspace() else ''}"
+
 
 def normalise(text: str) -> str:
     """A question without case, white space, punctuation and the looks of its formulae."""
@@ -48,20 +88,22 @@ class _Reduced:
 
     def __init__(self, problem: Problem):
         options = problem.options or {}
-        text = " ".join([problem.prompt, *options.values()])
+        raw = " ".join([problem.prompt, *options.values()])
+        text = in_figures(raw)
         self.text = normalise(text)
         self.numbers = numbers(text)
+        self.figures = self.numbers if text == raw else numbers(raw)  # without number words
         self.grams = grams(self.text, GRAM)
         self.answer = normalise(options.get(problem.answer, problem.answer))
         self.key = (frozenset(self.numbers.items()), self.answer)
 
 
 def near_copies(problems: Sequence[Problem], against: Sequence[Problem]) -> np.ndarray:
-    """int[n]: for each question the index of one in `against` that it nearly copies, or -1.
+    """int[n]: for each question the index of one in `against` that it nearly copies, or -1. Number words count as numbers.
 
     overlap(a, b) = w(A and B) / min(w(A), w(B)) of the sets of 13-grams, where a gram that k questions share weighs 1 / k.
     A copy is a question with
-      the same numbers, and overlap >= 0.6;
+      the same numbers, or the same figures and answer (a number word was misspelt), and overlap >= 0.6;
       the same answer, or the numbers of one among the other's, and overlap >= 0.9: something was added, cut off or misspelt;
       the same numbers and answer, and a fifth of the longer text's 4-grams in common: it was reworded.
     """
@@ -91,8 +133,10 @@ def _weight(question: _Reduced, holders: Mapping[str, Sequence[int]]) -> float:
 
 
 def _copies(a: _Reduced, b: _Reduced, overlap: float) -> bool:
-    if a.numbers == b.numbers:
-        return overlap >= 0.6
+    if overlap < 0.6:
+        return False
+    if a.numbers == b.numbers or (a.figures == b.figures and a.answer == b.answer):
+        return True
     return overlap >= 0.9 and (a.answer == b.answer or a.numbers <= b.numbers or b.numbers <= a.numbers)
 
 

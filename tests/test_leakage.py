@@ -5,9 +5,10 @@ import random
 import re
 
 import numpy as np
+import pytest
 
 from pubswap_jax.data import Problem
-from pubswap_jax.leakage import grams, near_copies, normalise, numbers
+from pubswap_jax.leakage import grams, in_figures, near_copies, normalise, numbers
 from pubswap_jax.sources import local
 
 
@@ -96,6 +97,60 @@ def test_options_are_part_of_a_choice():
     known = [choice(stem, "Blood is red because of iron", "Bones are hollow", "Nails are alive")]
     assert near_copies([choice(stem, "Sodium is a metal", "Neon burns", "Gold rusts")], known) == [-1]
     assert near_copies([choice(stem.upper(), "Blood is red because of iron", "Bones are hollow", "Nails live")], known) == [0]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Three apples, twenty-three pears", "3 apples, 23 pears"),
+        ("one thousand two hundred thirty four people", "1234 people"),
+        ("two hundred and five thousand", "205000"),
+        ("a dozen eggs or 2 dozen", "12 eggs or 24"),
+        ("a hundred and more", "100 and more"),
+        ("two three, two and three", "2 3, 2 and 3"),
+        ("someone often weighs tons at the hundreds digit", "someone often weighs tons at the hundreds digit"),
+        ("a zero-sum game of 3 and 1,000", "a 0-sum game of 3 and 1,000"),
+    ],
+)
+def test_number_words_in_figures(text, expected):
+    assert in_figures(text) == expected
+
+
+WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+
+
+def in_words(text):
+    """The small numbers of a text's prose as words."""
+    return re.sub(r"(?<![\d.,\\{^_$a-z])\b(\d|1[0-2])\b(?![.,]?\d)(?=[ ,?])", lambda number: WORDS[int(number[1])], text)
+
+
+def test_copies_with_number_words_go(shared_data):
+    """At least 99 % of the real test questions whose figures can be written as words, both ways round."""
+    test = [
+        problem
+        for name in ("math_test", "gsm8k_test")
+        for problem in local(str(shared_data / "math" / f"{name}.jsonl"))
+        if in_words(problem.prompt) != problem.prompt
+    ]
+    worded = [dataclasses.replace(problem, prompt=in_words(problem.prompt)) for problem in test]
+    assert len(test) > 700
+    for copies, known in ((worded, test), (test, worded)):
+        assert np.mean(near_copies(copies, known) >= 0) >= 0.99
+
+
+def test_siblings_that_differ_in_a_number_word_stay():
+    texts = [
+        "How many positive two-digit integers are multiples of 7?",
+        "How many positive nine-digit integers are multiples of 7?",
+    ]
+    one, other = problems_of(zip(texts, ("13", "128571428"), strict=True))
+    assert near_copies([one], [other]) == [-1]
+
+
+def test_what_is_not_seen():
+    """The limit that leakage.py states. If this fails, the docstring, the README and the run's note are out of date."""
+    known = problems_of([("What is 51 + 99?", "150")])
+    assert near_copies(problems_of([("Compute the sum of the two numbers 51 and 99.", "150")]), known) == [-1]
 
 
 def test_empty_sets():
