@@ -16,12 +16,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 
-def expand(paths: str | Sequence[str]) -> list[pathlib.Path]:
+def expand(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> list[pathlib.Path]:
     """The files that are named, patterns such as data/*.jsonl replaced by what matches; each must exist and be readable."""
     files = []
-    for path in [paths] if isinstance(paths, str) else paths:
+    for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
         file = pathlib.Path(path).expanduser()
-        matches = sorted(glob.glob(str(file), recursive=True)) if set(path) & set("*?[") and not file.exists() else []
+        matches = sorted(glob.glob(str(file), recursive=True)) if set(str(path)) & set("*?[") and not file.exists() else []
         files += map(pathlib.Path, matches) if matches else [file]
     for file in files:
         if file.is_dir():
@@ -81,6 +81,8 @@ def jsonl(file: pathlib.Path) -> Iterator[tuple[int, Mapping]]:
             continue
         try:
             row = json.loads(line)
+        except RecursionError:
+            raise ValueError(f"{file}:{number}: not a JSON object that can be read: it is nested too deeply") from None
         except json.JSONDecodeError as error:
             raise ValueError(f"{file}:{number}: not a JSON object: {error.msg}, column {error.colno}") from None
         yield number, _object(file, number, row)
@@ -96,6 +98,8 @@ def _json(file: pathlib.Path) -> Iterator[tuple[int, Mapping]]:
     """A list of rows, {"data": [rows]}, or JSON lines, which many name .json."""
     try:
         found = json.loads("".join(_decoded(file)))
+    except RecursionError:
+        raise ValueError(f"{file}: not JSON that can be read: its lists are nested too deeply") from None
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":
             yield from jsonl(file)
@@ -131,10 +135,20 @@ def _parquet(file: pathlib.Path) -> Iterator[tuple[int, Mapping]]:
     import pyarrow.parquet
 
     try:
-        batches = pyarrow.parquet.ParquetFile(file).iter_batches()
+        batches = map(_doubles, pyarrow.parquet.ParquetFile(file).iter_batches())
         yield from enumerate(itertools.chain.from_iterable(batch.to_pylist() for batch in batches), 1)
     except pyarrow.lib.ArrowException as error:
         raise ValueError(f"{file}: not a readable parquet file: {error}") from None
+
+
+def _doubles(batch):
+    """A batch whose float32 columns hold the doubles of the same decimal text: 0.1, where a plain cast gives 0.10000000149."""
+    import pyarrow
+
+    for i, field in enumerate(batch.schema):
+        if field.type == pyarrow.float32():
+            batch = batch.set_column(i, field.name, batch.column(i).cast(pyarrow.string()).cast(pyarrow.float64()))
+    return batch
 
 
 def _decoded(file: pathlib.Path) -> Iterator[str]:

@@ -7,6 +7,7 @@ in hub.py, read rows and take each field of a question from the column that `Fie
 import ast
 import dataclasses
 import json
+import os
 import pathlib
 import re
 import string
@@ -95,7 +96,9 @@ def letter(index: str) -> str:
 FINAL = {"whole": str.strip, "box": last_box, "hashes": after_hashes, "index": letter}
 
 
-def local(paths: str | Sequence[str], fields: Fields | None = None, beside: Sequence[pathlib.Path] = ()) -> list[Problem]:
+def local(
+    paths: str | os.PathLike | Sequence[str | os.PathLike], fields: Fields | None = None, beside: Sequence[pathlib.Path] = ()
+) -> list[Problem]:
     """The questions of files; rows without an id are named after their file and line, and unlike those of files `beside`."""
     files = readers.expand(paths)
     if not files:
@@ -184,9 +187,11 @@ def _parsed(text: str) -> object:
     """What a cell's text holds as JSON, or as Python writes dicts and lists; None where it is neither."""
     for parse in (json.loads, ast.literal_eval):
         try:
-            return parse(text)
+            found = parse(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
+        # NumPy writes ['x' 'y'] without a comma, which Python reads as the one text 'xy'.
+        return None if isinstance(found, list | tuple) and len(found) < 2 else found
     return None
 
 
@@ -227,4 +232,7 @@ def _text(place: str, column: object, value: object) -> str:
         return ""
     if isinstance(value, Mapping | list | tuple | bytes):
         raise ValueError(f"{place}: {column!r} holds a {type(value).__name__}, where a text or a number is expected")
-    return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
+    text = str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
+    if not text.isascii() and re.search("[\ud800-\udfff]", text):
+        raise ValueError(f"{place}: {column!r} holds half of a surrogate pair, which is no character")
+    return text

@@ -44,6 +44,7 @@ def test_copies_of_test_questions_are_not_trained_on(tmp_path):
     test_texts = {p.prompt for p in found.test.problems}
     assert len(test_texts) == 5 and not test_texts & {p.prompt for p in [*found.train.problems, *found.validation.problems]}
     assert any("near copies of test questions" in note for note in found.notes)
+    assert any("a question asked in other words is not seen" in note for note in found.notes)
 
 
 def test_the_same_seed_gives_the_same_parts(tmp_path):

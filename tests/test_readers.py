@@ -45,6 +45,15 @@ def test_parquet(tmp_path):
     assert readers.suffix(tmp_path / "a.parquet.gz") == "" == readers.suffix(tmp_path / "a.gz")
 
 
+def test_float32_columns_keep_their_decimal_text(tmp_path):
+    values = [0.1, 3.14, 2.0, None, 1e-7]
+    table = pyarrow.table(
+        {"answer": pyarrow.array(values, pyarrow.float32()), "other": pyarrow.array(values, pyarrow.float64())}
+    )
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    assert [row for _, row in readers.read(tmp_path / "a.parquet")] == [{"answer": v, "other": v} for v in values]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -53,6 +62,8 @@ def test_parquet(tmp_path):
         ("a.json", "[1]", r"a\.json:1: not a JSON object but a int"),
         ("a.csv", "answer,question,answer\n1,2,3", r"a\.csv:1: two columns have the name 'answer'"),
         ("a.tsv", "a\tb\n1", r"a\.tsv:2: the row and the header differ in length"),
+        ("deep.json", "[" * 100_000, r"deep\.json: not JSON that can be read: its lists are nested too deeply"),
+        ("deep.jsonl", "[" * 100_000, r"deep\.jsonl:1: not a JSON object that can be read: it is nested too deeply"),
         ("b.json", b'["\xff"]', r"b\.json:1: not UTF-8"),
     ],
 )
@@ -73,7 +84,7 @@ def test_a_file_that_is_no_gzip_file(tmp_path):
 def test_patterns_are_replaced_by_what_matches(tmp_path):
     files = [put(tmp_path / name, LINES) for name in ("b.jsonl", "a.jsonl", "[odd].jsonl")]
     assert readers.expand(str(tmp_path / "?.jsonl")) == [files[1], files[0]]
-    assert readers.expand(str(files[2])) == [files[2]]  # a file of that very name
+    assert readers.expand(files[2]) == readers.expand([str(files[2])]) == [files[2]]  # a file of that very name
     with pytest.raises(ValueError, match=r"\*\.csv: no such file"):
         readers.expand(str(tmp_path / "*.csv"))
     with pytest.raises(ValueError, match=r": a folder; name the files in it, as in .*/\*\.jsonl"):

@@ -128,6 +128,10 @@ def test_options_as_text_in_a_cell(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            {"options": "['x' 'y']", "answer": "A"},
+            "the options in 'options' are neither a dict nor a list, nor the text of one",
+        ),
         ({"options": [str(i) for i in range(27)], "answer": "A"}, "27 options; a question may have 26 at most"),
         ({"options": {f"{i}": "x" for i in range(27)}, "answer": "1"}, "27 options; a question may have 26 at most"),
         ({"options": ["one", "two"], "answer": "two"}, "the answer 'two' is none of .*; it is the text of 'B'"),
@@ -145,6 +149,8 @@ def test_cells_that_are_no_text(tmp_path):
     for row, field in ((chat, "question"), (ROW | {"answer": ["2"]}, "answer")):
         with pytest.raises(ValueError, match=rf"q\.jsonl:1: '{field}' holds a list, where a text or a number is expected"):
             local(write(tmp_path / "q.jsonl", row))
+    with pytest.raises(ValueError, match=r"q\.jsonl:1: 'question' holds half of a surrogate pair"):
+        local(write(tmp_path / "q.jsonl", ROW | {"question": "1 + 1 \ud83d?"}))
     with pytest.raises(ValueError, match="data.fields.answer is '': every question needs one"):
         Fields.of({"answer": ""})
 
