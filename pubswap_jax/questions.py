@@ -71,7 +71,9 @@ def load_questions(config, tokenizer: Tokenizer) -> Asked:
         notes.append("near copies are found by shared wording: a question asked in other words is not seen as a copy")
     if config.data.partition in ("dirichlet", "by_topic") and not any(problem.topic for problem in train):
         kind = config.data.partition
-        notes.append(f"no question has a topic, so data.partition={kind} deals all alike: name a column in data.fields.topic")
+        notes.append(
+            f"no question has a topic, so data.partition={kind} deals them like iid: name a column in data.fields.topic"
+        )
     longest = max(len(ids) for ids in [*encoded, *valid_encoded, *test_encoded])
     pad = [
         Questions(problems, left_pad(ids, np.arange(len(ids)), longest, tokenizer.pad_id))

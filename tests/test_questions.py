@@ -139,7 +139,7 @@ def test_where_there_is_no_test_file_zero_is_a_tenth_and_said(tmp_path):
     (tmp_path / "few.jsonl").write_text("\n".join(f'{{"question": "{i:06d}", "answer": "{i}"}}' for i in range(30)))
     found = asked(config)
     assert len(found.test.problems) == 120  # a test file is asked whole
-    assert any("no question has a topic, so data.partition=dirichlet deals all alike" in note for note in found.notes)
+    assert any("no question has a topic, so data.partition=dirichlet deals them like iid" in note for note in found.notes)
 
 
 @pytest.mark.parametrize("count", range(1, 8))
