@@ -5,14 +5,20 @@ with the arrays, `notes.json` and `MANIFEST.json`. It is written under a hidden 
 folder that bears its name is complete, whatever was killed and when.
 """
 
+import contextlib
+import errno
 import hashlib
+import io
 import json
+import logging
 import os
 import pathlib
 import re
 import shutil
+import sys
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -22,6 +28,7 @@ import orbax.checkpoint as ocp
 from pubswap_jax.types import PyTree
 
 MANIFEST, NOTES, ARRAYS = "MANIFEST.json", "notes.json", "arrays"
+LATE = 1.0  # seconds in which the writers of a failed save still print
 _NAME = re.compile(r"round-(\d{6,})(?:-step-(\d{6,}))?")
 
 
@@ -46,8 +53,10 @@ def save(folder: str | os.PathLike, round: int, step: int, tree: PyTree, notes: 
     staging = folder / f".{found.path.name}.{uuid.uuid4().hex[:8]}"
     try:
         staging.mkdir(parents=True)
-        with _checkpointer() as checkpointer:
-            checkpointer.save(staging / ARRAYS, jax.tree.map(np.asarray, tree))
+        arrays = jax.tree.map(np.asarray, tree)
+        _check_space(staging, sum(x.nbytes for x in jax.tree.leaves(arrays)))
+        with _one_error(), _checkpointer() as checkpointer:
+            checkpointer.save(staging / ARRAYS, arrays)
             checkpointer.wait_until_finished()  # `save` alone returns before it fails
         (staging / NOTES).write_text(json.dumps(notes))
         (staging / MANIFEST).write_bytes(_manifest(_digests(staging)))
@@ -94,6 +103,14 @@ def load(checkpoint: Checkpoint, template: PyTree) -> PyTree:
         raise ValueError(f"{checkpoint.path}: holds other arrays than this config's: {_reason(error)}") from error
 
 
+def arrays(checkpoint: Checkpoint) -> dict:
+    """All arrays of a checkpoint as nested dicts of numpy arrays, for readers that have no template."""
+    with _checkpointer() as checkpointer:
+        stored = checkpointer.metadata(checkpoint.path / ARRAYS).item_metadata.tree
+        template = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), stored)
+        return checkpointer.restore(checkpoint.path / ARRAYS, template)
+
+
 def notes(checkpoint: Checkpoint) -> dict:
     return json.loads((checkpoint.path / NOTES).read_text())
 
@@ -138,6 +155,35 @@ def _checkpointer() -> ocp.StandardCheckpointer:
     me = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(me, active_processes={me}, barrier_sync_key_prefix="pubswap")
     return ocp.StandardCheckpointer(multiprocessing_options=alone) if jax.process_count() > 1 else ocp.StandardCheckpointer()
+
+
+def _check_space(folder: pathlib.Path, size: int) -> None:
+    """Raises before orbax begins what the disk cannot hold."""
+    if shutil.disk_usage(folder).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+
+@contextlib.contextmanager
+def _one_error() -> Iterator[None]:
+    """Holds back what is printed to stderr while a checkpoint is written, and drops it where an error is raised.
+
+    Orbax writes each array in an asyncio task of its own: where the disk fills up, each one prints a traceback. The error that is
+    raised says it once.
+    """
+    held = io.StringIO()
+    for name in ("asyncio", "absl"):  # for good: a task reports its error when it is freed, which may be at the process's end
+        logging.getLogger(name).addFilter(_not_of_orbax)
+    with contextlib.redirect_stderr(held):
+        try:
+            yield
+        except Exception:
+            time.sleep(LATE)
+            raise
+    sys.stderr.write(held.getvalue())
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and ".orbax-checkpoint-tmp" in str(record.exc_info[1]))
 
 
 def _manifest(files: dict[str, list]) -> bytes:

@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -150,3 +151,38 @@ def test_prune_keeps_the_newest_and_the_best(tmp_path):
     checkpoint.prune(tmp_path, keep=1, best=1, reached=(3, 0))  # (3, 5) was passed over as damaged: it is no newer one
     assert [(c.round, c.step) for c in checkpoint.listed(tmp_path)] == [(1, 0), (3, 0), (3, 5)]
     assert checkpoint.newest(tmp_path / "nothing here", pytest.fail) is None
+
+
+FULL = """
+import sys
+import numpy as np
+from pubswap_jax import checkpoint
+if sys.argv[2] == "unforeseen":
+    checkpoint._check_space = lambda *_: None
+large = {f"x{i}": np.random.default_rng(i).normal(size=1 << 16) for i in range(20)}
+try:
+    checkpoint.save(sys.argv[1], 2, 0, large, {})
+except OSError as error:
+    print(error, file=sys.stderr)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["foreseen", "unforeseen"])
+def test_a_full_disk_is_one_line_on_stderr(tmp_path, how):
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path], capture_output=True).returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    try:
+        run = subprocess.run([sys.executable, "-c", FULL, tmp_path, how], capture_output=True, text=True, check=True)
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+    assert run.stderr.splitlines() == [
+        f"{tmp_path}/round-000002: not saved, the disk is full; older rounds are intact, run the same command to go on"
+    ]
+
+
+def test_arrays_are_read_without_a_template(tmp_path):
+    found = checkpoint.save(tmp_path, 1, 0, state(), {})
+    arrays = checkpoint.arrays(found)
+    np.testing.assert_array_equal(arrays["server"]["lora"]["layer"]["a"], state()["server"].lora["layer"]["a"])
+    assert arrays["clients"]["lora"]["layer"]["b"].shape == (3, 3, 2)
