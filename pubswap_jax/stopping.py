@@ -26,7 +26,7 @@ class Stop:
     def __init__(self, farewell: str, gathered: Callable | None = None, patience: float = PATIENCE):
         """`gathered` gives every process's value: several stop at the same place, whichever was asked, and wait for it."""
         self._farewell, self._gathered = farewell, gathered
-        self._asked, self._save = False, None
+        self._asked, self._save = 0, None  # the number of the signal that asked for the end, in any process
         self._timer = threading.Timer(patience, self._end)
         self._timer.daemon = True
         self._ending = threading.RLock()  # taken for good by who ends the run: the main thread, or ours
@@ -54,9 +54,16 @@ class Stop:
             self._save = None
 
     def check(self) -> None:
-        if any(self._gathered(self._asked) if self._gathered else [self._asked]):
+        asked = max(self._gathered(self._asked) if self._gathered else [self._asked])
+        if asked:
+            self._asked = asked
             self._ending.acquire()
             raise Stopped
+
+    @property
+    def status(self) -> int:
+        """The exit status of a process that the signal ended: 143 after SIGTERM, 130 after Ctrl-C."""
+        return 128 + self._asked
 
     def offer(self, save: Callable[[], None]) -> None:
         """What has been reached: `save` may be called at any time from now on, and from another thread."""
@@ -74,7 +81,7 @@ class Stop:
                     continue
                 if self._asked:
                     os._exit(128 + number[0])
-                self._asked = True
+                self._asked = number[0]
                 if not self._gathered:
                     self._timer.start()
 
@@ -85,10 +92,10 @@ class Stop:
         try:
             if self._save:
                 self._save()
-            status = 0
+            status = self.status
             print(self._farewell if self._save else NOTHING, flush=True)
         except Exception as error:
-            if status:
+            if status == 2:
                 print(f"pubswap_jax: {error}", file=sys.stderr, flush=True)
         finally:  # whatever it was, the main thread cannot end any more
             os._exit(status)

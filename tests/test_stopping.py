@@ -38,9 +38,9 @@ def test_the_first_signal_ends_in_good_order():
         stop.check()
         ask()
         try: stop.check()
-        except Stopped: print("stopped"); time.sleep(0.5)
+        except Stopped: print("stopped", stop.status); time.sleep(0.5)
     """
-    assert ended(body) == (["stopped", "after"], 0)
+    assert ended(body) == (["stopped", "143", "after"], 0)
 
 
 @pytest.mark.slow
@@ -52,13 +52,13 @@ def test_a_run_that_cannot_end_is_saved_by_another_thread():
         ask()
         time.sleep(60)
     """
-    assert ended(body) == (["saved", "farewell"], 0)
+    assert ended(body) == (["saved", "farewell"], 143)
 
 
 @pytest.mark.slow
 def test_it_ends_even_where_nothing_was_offered_or_saving_fails():
-    assert ended("ask(); time.sleep(60)") == (["stopped", "before", "there", "was", "anything", "to", "save"], 0)
-    assert ended("stop.offer(lambda: None); sys.stdout.close(); ask(); time.sleep(60)") == ([], 0)
+    assert ended("ask(); time.sleep(60)") == (["stopped", "before", "there", "was", "anything", "to", "save"], 143)
+    assert ended("stop.offer(lambda: None); sys.stdout.close(); ask(); time.sleep(60)") == ([], 143)
     said, status = ended("stop.offer(lambda: 1 / 0); ask(); time.sleep(60)")
     assert said[:1] == ["pubswap_jax:"] and status == 2
 
@@ -71,7 +71,7 @@ def test_the_run_waits_where_the_other_thread_is_saving_already():
         time.sleep(0.6)
         stop.check()
     """
-    assert ended(body) == (["saved", "farewell"], 0)
+    assert ended(body) == (["saved", "farewell"], 143)
 
 
 @pytest.mark.slow
@@ -87,9 +87,16 @@ def test_several_processes_wait_for_each_other():
             ask()
             time.sleep(0.4)
             try: stop.check()
-            except Stopped: print("stopped")
+            except Stopped: print("stopped", stop.status)
     """
-    assert ended(body) == (["stopped", "after"], 0)
+    assert ended(body) == (["stopped", "143", "after"], 0)
+
+
+def test_a_process_that_another_ones_signal_stops_has_its_status():
+    stop = Stop("farewell", gathered=lambda mine: [mine, signal.SIGINT])
+    with pytest.raises(Stopped):
+        stop.check()
+    assert stop.status == 130
 
 
 def _counted(expected):

@@ -2,7 +2,7 @@
 
     python experiments/kill_and_resume/study.py --kills 200 --out FOLDER [--seconds 280] [--signal TERM]
 
-With `--signal TERM` the run is asked to end instead, and has to within seconds and with status 0.
+With `--signal TERM` the run is asked to end instead, and has to within seconds and with status 143.
 The run is configs/math.py, shrunk, on a copy of the embedded base. Compiled programs are kept in a cache, so that a start takes
 seconds. `--seconds` ends the study early: the same command goes on where it stopped, with what is in FOLDER/kills.jsonl.
 """
@@ -164,7 +164,7 @@ def kill_in(run: Started, phase: str, occurrence: int, delay: float | None, sent
     rest = finish(run)
     seconds = time.perf_counter() - asked
     heard = [letter for letter, _ in rest] if sent == signal.SIGKILL else []  # a run that was asked to end goes on a little
-    expected = 0 if sent == signal.SIGTERM else -sent
+    expected = 128 + sent if sent == signal.SIGTERM else -sent
     if run.process.returncode != expected:
         raise SystemExit(f"ended with {run.process.returncode} and not {expected}")
     return NAMES.get(heard[-1] if heard else last, "between"), seconds
