@@ -5,6 +5,7 @@ python -m pubswap_jax.main --config=configs/math.py:qwen3-1.7b         # not yet
 """
 
 from pubswap_jax.fields import default_config
+from pubswap_jax.settings import nearest
 
 
 def tiny(config):
@@ -73,6 +74,8 @@ PRESETS = {
 
 
 def get_config(preset="tiny"):
+    if preset not in PRESETS:
+        raise ValueError(f"there is no preset {preset!r}{nearest(preset, PRESETS)}")
     config = default_config()
     PRESETS[preset](config)
     return config

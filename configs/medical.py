@@ -5,6 +5,7 @@ python -m pubswap_jax.main --config=configs/medical.py:llama-3.2-3b    # not yet
 """
 
 from pubswap_jax.fields import default_config
+from pubswap_jax.settings import nearest
 
 
 def tiny(config):
@@ -43,6 +44,8 @@ PRESETS = {"tiny": tiny, "llama-3.2-3b": llama, "smoke": smoke}
 
 
 def get_config(preset="tiny"):
+    if preset not in PRESETS:
+        raise ValueError(f"there is no preset {preset!r}{nearest(preset, PRESETS)}")
     config = default_config()
     PRESETS[preset](config)
     return config

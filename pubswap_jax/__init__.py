@@ -22,6 +22,7 @@ _HOMES = {
     "pretrained": "load_pretrained export_adapter",
     "evaluate": "pass_at_k",
     "train": "train_and_evaluate",
+    "export": "best",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 __all__ = ["__version__", *_HOME_OF]

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental.compilation_cache import compilation_cache
 
 from pubswap_jax import data, grpo, hf_folder, homework, mesh, pool, swap
 from pubswap_jax.distortion import make_measure
@@ -74,6 +75,7 @@ def assemble(config) -> Run:
     """Loads and builds; a mistake in the config ends in one line."""
     if config.verifier.workers:
         pool.set_workers(config.verifier.workers)
+    keep_programs(config.compilation_cache)
     devices = make_devices(config)
     base = base_folder(config)
     tokenizer = make_tokenizer(config, base)
@@ -127,6 +129,18 @@ def beginning(config, lora: PyTree) -> ServerState:
     server = ServerState.create(lora)
     averaged = config.federation.average and config.federation.moments == "average"
     return server.replace(opt_state=jax.jit(make_optimizer(config).init)(lora)) if averaged else server
+
+
+def keep_programs(folder: str) -> None:
+    """Compiled programs are read from this folder and written there from now on; empty: nothing changes."""
+    if not folder:
+        return
+    path = pathlib.Path(folder).expanduser().absolute()
+    path.mkdir(parents=True, exist_ok=True)
+    compilation_cache.reset_cache()  # else a process that has compiled before would go on without
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _never_public(schedule: data.Schedule, rounds: int) -> list[str]:

@@ -167,8 +167,8 @@ def _check_space(folder: pathlib.Path, size: int) -> None:
 def _one_error() -> Iterator[None]:
     """Holds back what is printed to stderr while a checkpoint is written, and drops it where an error is raised.
 
-    Orbax writes each array in an asyncio task of its own: where the disk fills up, each one prints a traceback. The error that is
-    raised says it once.
+    Orbax writes each array in an asyncio task of its own: where the disk fills up, each one prints a traceback. The error that
+    is raised says it once.
     """
     held = io.StringIO()
     for name in ("asyncio", "absl"):  # for good: a task reports its error when it is freed, which may be at the process's end

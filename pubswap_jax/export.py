@@ -1,17 +1,19 @@
-"""The best round's adapters as PEFT folders with a model card, and the evaluation of any such folder."""
+"""The best round's adapters: as arrays, as PEFT folders with a model card, and the evaluation of any such folder."""
 
 import pathlib
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from pubswap_jax import checkpoint, examination, metrics, settings, standing
-from pubswap_jax.assembly import Run, assemble
+from pubswap_jax import checkpoint, earlier, examination, metrics, settings, standing
+from pubswap_jax.assembly import Run, adapt, assemble, base_digest, base_folder, make_tokenizer
 from pubswap_jax.evaluate import by_topic, pass_at_k, summary
+from pubswap_jax.hf_config import read_config
 from pubswap_jax.pretrained import export_adapter, load_adapter
 from pubswap_jax.recorder import KS
 from pubswap_jax.standing import Standing
-from pubswap_jax.types import PyTree
+from pubswap_jax.types import ModelConfig, PyTree
 
 CARD = """---
 base_model: {base}
@@ -31,6 +33,42 @@ the best one by the validation questions.
 
 The figures are those of {tested} on the run's test questions; base SHA-256 {digest}.
 """
+
+
+class BestRound(NamedTuple):
+    """The adapter of a run's best round, with what is needed to use it:
+
+    _, params = load_pretrained(found.base, scan_layers=found.config.scan_layers)
+    sample(Transformer(found.config), params, found.lora, ...)
+    export_adapter("folder", found.lora, found.config, str(found.base))
+    """
+
+    round: int  # 0: the base model was the best
+    score: float  # pass@1 on the validation questions
+    lora: PyTree  # the averaged adapter; where federation.average is False each client's own, leaves [C, ...]
+    config: ModelConfig  # of the base with this adapter
+    base: pathlib.Path  # the base model's folder
+    settings: dict  # the run's config, dotted names to values
+
+
+def best(workdir: str | pathlib.Path) -> BestRound:
+    """The best round of the run in `workdir`, from its checkpoint, its run.json and its base; no questions are loaded."""
+    workdir = pathlib.Path(workdir)
+    config, _ = earlier.config_of(workdir)
+    base = base_folder(config)
+    earlier.agree(config, base_digest(base), workdir, "export")
+    folder = workdir / "checkpoints"
+    newest = _newest(workdir)
+    round, score = checkpoint.notes(newest)["best"]
+    found = next((c for c in checkpoint.listed(folder) if (c.round, c.step) == (round, 0)), None)
+    trouble = "it is not there" if found is None else checkpoint.problem(found.path)
+    if trouble:
+        raise ValueError(f"{workdir}: the best round, {round}, cannot be read: {trouble}; the newest is {newest.path.name}")
+    arrays = checkpoint.arrays(found)
+    lora = arrays["server" if config.federation.average else "clients"]["lora"]
+    loaded = read_config(base).replace(scan_layers=config.model.scan_layers)
+    model_config = adapt(config, loaded, make_tokenizer(config, base))
+    return BestRound(round, score, lora, model_config, base, settings.flatten(config))
 
 
 def export(config, workdir: pathlib.Path) -> list[pathlib.Path]:
@@ -102,12 +140,22 @@ def _asked(run: Run) -> str:
 
 def best_standing(run: Run, workdir: pathlib.Path) -> Standing:
     """Where the run in `workdir` stood at the end of its best round."""
-    folder = workdir / "checkpoints"
-    newest = checkpoint.newest(folder, print)
-    if newest is None:
+    newest = _newest(workdir)
+    earlier.agree(run.config, base_digest(run.base), workdir, "eval")
+    before, ours = earlier.described(workdir), standing.describe(run)
+    same_data = all(ours["config"][name] == before["config"].get(name) for name in ours["config"] if name.startswith("data."))
+    if same_data and before.get("asked_sha256", ours["asked_sha256"]) != ours["asked_sha256"]:
+        raise ValueError(
+            f"{workdir}: the validation and test questions: the files hold others than before; put the old ones back"
+        )
+    return standing.load_best(workdir / "checkpoints", standing.load(newest, run)[0], run)
+
+
+def _newest(workdir: pathlib.Path) -> checkpoint.Checkpoint:
+    found = checkpoint.newest(workdir / "checkpoints", print)
+    if found is None:
         raise ValueError(f"{workdir}: no checkpoint in it; give the --workdir of a run, or train one first")
-    standing.agree(workdir, run, fork=False)
-    return standing.load_best(folder, standing.load(newest, run)[0], run)
+    return found
 
 
 def _with_adapter(config, changes: dict):

@@ -3,6 +3,7 @@
 The table in configs/README.md is printed from here: `python -m pubswap_jax.fields`.
 """
 
+import textwrap
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -20,6 +21,7 @@ class Field(NamedTuple):
 
 FIELDS = (
     Field("seed", 0, "of everything random: data, adapters, sampling, swaps", OURS),
+    Field("compilation_cache", "", "a folder for compiled programs, so that a second start compiles less; empty: none", OURS),
     Field("model.path", "", "a Hugging Face folder, or a name on the hub; empty: the embedded model", OURS),
     Field("model.dtype", "float32", "of the base's parameters and computation", OURS, ("float32", "bfloat16")),
     Field("model.lora_rank", 32, "LoRA's rank", PAPER),
@@ -186,6 +188,18 @@ def table() -> str:
         choices = f" ({', '.join(field.choices)})" if field.choices else ""
         rows.append(f"| `{field.name}` | {default} | {field.meaning}{choices} | {field.source} |")
     return "\n".join(rows)
+
+
+def text(section: str = "") -> str:
+    """The fields as text for a terminal: all, or those of a section."""
+    lines = []
+    for field in FIELDS:
+        if section in ("", field.name.rpartition(".")[0], field.name):
+            default = "''" if field.default == "" else str(field.default) if field.default != ConfigDict() else "{}"
+            choices = f" ({', '.join(field.choices)})" if field.choices else ""
+            head = f"  --config.{field.name}={default}"
+            lines += textwrap.wrap(f"{head:<46} {field.meaning}{choices}", 128, subsequent_indent=" " * 47)
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -49,8 +49,11 @@ def hub_name(folder: str | pathlib.Path) -> str:
     return parts[-1].removeprefix("models--").replace("--", "/") if parts else ""
 
 
-def find_folder(path_or_name: str | pathlib.Path, revision: str | None = None) -> pathlib.Path:
-    """The folder itself, else a model of that name in the Hugging Face cache, else one downloaded there."""
+def find_folder(path_or_name: str | pathlib.Path, revision: str | None = None, config_only: bool = False) -> pathlib.Path:
+    """The folder itself, else a model of that name in the Hugging Face cache, else one downloaded there.
+
+    With `config_only`, config.json and generation_config.json are enough, and nothing else is downloaded.
+    """
     folder = pathlib.Path(path_or_name).expanduser()
     if folder.is_dir():
         return folder
@@ -63,11 +66,12 @@ def find_folder(path_or_name: str | pathlib.Path, revision: str | None = None) -
     cause: Exception | None = None
     for offline in (True, False):
         try:
-            found = huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=_WANTED, local_files_only=offline)
+            wanted = _WANTED[:2] if config_only else _WANTED
+            found = huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=wanted, local_files_only=offline)
         except (OSError, ValueError, huggingface_hub.errors.EntryNotFoundError) as error:
             cause = error
             continue
-        if not offline or _is_complete(pathlib.Path(found)):
+        if not offline or _is_complete(pathlib.Path(found), config_only):
             return pathlib.Path(found)
     reason = str(cause).strip().split("\n")[0]
     raise FileNotFoundError(
@@ -75,9 +79,9 @@ def find_folder(path_or_name: str | pathlib.Path, revision: str | None = None) -
     )
 
 
-def _is_complete(folder: pathlib.Path) -> bool:
-    if not (folder / "config.json").is_file():
-        return False
+def _is_complete(folder: pathlib.Path, config_only: bool) -> bool:
+    if config_only or not (folder / "config.json").is_file():
+        return (folder / "config.json").is_file()
     if (folder / SINGLE).is_file():
         return True
     return (folder / INDEX).is_file() and all((folder / shard).is_file() for shard in set(_weight_map(folder / INDEX).values()))

@@ -3,8 +3,11 @@
 --config=FILE[:PRESET]      configs/math.py:qwen3-1.7b; any field by --config.federation.swap_period=4
 --mode=train                train|eval|export|plan|report
 --workdir=FOLDER            by default a dated folder under runs/; the same command goes on where it stopped, on a later day too
+                            eval, export and report need no --config beside it: the folder's run.json has the run's config
 --adapter=FOLDER            eval: a PEFT adapter; by default the run's best round
---fork                      go on although the config has changed
+--fork                      train: go on although the config has changed
+--help[=SECTION]            this text and the fields: all, or those of model, data, federation, training, evaluation,
+                            checkpoint, log, verifier or mesh
 """
 
 import argparse
@@ -19,7 +22,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
 
-from pubswap_jax import settings
+from pubswap_jax import earlier, fields, settings
 
 MODES = ("train", "eval", "export", "plan", "report")
 
@@ -42,11 +45,14 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str]) -> int:
     """The exit status; a mistake is told in one line."""
     try:
-        flags = parse(arguments)
-        if flags is None:
-            print(__doc__)
+        asked = next((word for word in arguments if word in ("-h", "--help") or word.startswith("--help=")), None)
+        if asked:
+            print(helped(asked.partition("=")[2]))
             return 0
-        return _run(flags)
+        return _run(parse(arguments))
+    except KeyboardInterrupt:
+        print("pubswap_jax: stopped", file=sys.stderr)
+        return 128 + signal.SIGINT
     except (ValueError, OSError, ImportError, MemoryError) as error:
         if os.environ.get("PUBSWAP_TRACEBACK"):
             raise
@@ -62,30 +68,63 @@ def main(arguments: Sequence[str]) -> int:
         return 2
 
 
-def parse(arguments: Sequence[str]) -> Flags | None:
-    """The flags, checked as far as they can be without loading anything; None where help was asked for."""
+def helped(section: str) -> str:
+    """What --help prints: the flags, and the fields with their defaults."""
+    found = fields.text(section)
+    if not found:
+        sections = dict.fromkeys(field.name.rpartition(".")[0] for field in fields.FIELDS)
+        raise ValueError(f"--help={section}{settings.nearest(section, filter(None, sections))}")
+    return found if section else f"{__doc__}\nFields, with their defaults:\n\n{found}"
+
+
+def parse(arguments: Sequence[str]) -> Flags:
+    """The flags, checked as far as they can be without loading anything."""
     parser = Parser(add_help=False, allow_abbrev=False)
     for name in ("config", "workdir", "mode", "adapter"):
         parser.add_argument(f"--{name}", default="train" if name == "mode" else "")
     parser.add_argument("--fork", action="store_true")
-    parser.add_argument("--help", "-h", action="store_true")
     known, others = parser.parse_known_args(list(arguments))
-    if known.help:
-        return None
     overrides = [_field(flag) for flag in others]
     if known.mode not in MODES:
         raise ValueError(f"--mode={known.mode}{settings.nearest(known.mode, MODES)}")
+    for given, mode in (("fork", "train"), ("adapter", "eval")):
+        if getattr(known, given) and known.mode != mode:
+            raise ValueError(f"--{given} counts only with --mode={mode}; leave it out")
+    workdir = pathlib.Path(known.workdir).expanduser()
+    if known.workdir and workdir.exists() and not workdir.is_dir():
+        raise ValueError(f"--workdir={workdir}: there is a file of this name; name a folder")
+    if known.mode in ("eval", "export", "report") and known.workdir and not known.config:
+        return Flags(_of_run(workdir, known.mode, overrides), workdir, known.mode, known.adapter, False)
     if not known.config:
-        raise ValueError("--config=FILE[:PRESET] is missing; configs/math.py is the one to begin with")
-    config = settings.load(known.config)
+        alone = "" if known.mode in ("train", "plan") else ", and so is --workdir=FOLDER of a run, which would do alone"
+        raise ValueError(f"--config=FILE[:PRESET] is missing{alone}; configs/math.py is the one to begin with")
+    config = _overridden(settings.load(known.config), overrides)
+    if known.mode == "train":
+        settings.check_packages(config)
+    dated = _dated(known.config, others, None if known.mode != "train" else config.federation.rounds)
+    return Flags(config, workdir if known.workdir else dated, known.mode, known.adapter, known.fork)
+
+
+def _of_run(workdir: pathlib.Path, mode: str, overrides: Sequence[tuple[str, str]]) -> Any:
+    """The config of the run in `workdir`, with flags that leave the run what it is."""
+    if mode == "report":
+        if overrides:
+            raise ValueError(f"--config.{overrides[0][0]}: a report shows the run as it was; leave it out")
+        return None
+    config, note = earlier.config_of(workdir)
+    changed = _overridden(config, overrides)  # a misspelt field is named as one
+    for name, _ in overrides:
+        earlier.allow(mode, name, workdir)
+    if note:
+        print(note, file=sys.stderr)
+    return changed
+
+
+def _overridden(config: Any, overrides: Sequence[tuple[str, str]]) -> Any:
     for name, value in overrides:
         settings.override(config, name, value)
     settings.check(config)
-    dated = _dated(known.config, others, None if known.mode != "train" else config.federation.rounds)
-    workdir = pathlib.Path(known.workdir).expanduser() if known.workdir else dated
-    if workdir.exists() and not workdir.is_dir():
-        raise ValueError(f"--workdir={workdir}: there is a file of this name; name a folder")
-    return Flags(config, workdir, known.mode, known.adapter, known.fork)
+    return config
 
 
 def _field(flag: str) -> tuple[str, str]:
@@ -93,7 +132,8 @@ def _field(flag: str) -> tuple[str, str]:
     name, equals, value = flag.partition("=")
     if not name.startswith("--config."):
         flags = ["--config", "--workdir", "--mode", "--adapter", "--fork", "--help"]
-        close = difflib.get_close_matches(name, flags, n=1)
+        field = settings.field_called(name.removeprefix("--").replace("-", "_"))
+        close = [f"--config.{field}"] if field else difflib.get_close_matches(name, flags, n=1)
         raise ValueError(
             f"{name}: no such flag; " + (f"did you mean {close[0]}?" if close else f"there are {', '.join(flags)}")
         )
@@ -126,9 +166,10 @@ def _run(flags: Flags) -> int:
 
         print(report.write(flags.workdir))
     if flags.mode == "plan":
+        print("planning: compiles for its memory what a round would run, and loads no weights", file=sys.stderr, flush=True)
         from pubswap_jax import plan
 
-        print(plan.plan(flags.config))
+        print(plan.plan(flags.config, lambda line: print(line, file=sys.stderr, flush=True)))
     if flags.mode == "export":
         from pubswap_jax import export
 
@@ -150,7 +191,6 @@ def _train(flags: Flags) -> int:
     farewell = f"stopped and saved; the same command with --workdir={flags.workdir} goes on from here"
     stop = Stop(farewell, processes.gathered if processes.several() else None)
     say = print if processes.first() else lambda line: None
-    say(f"writing to {flags.workdir}")
     with processes.ending(), stop.listening(signal.SIGTERM, signal.SIGINT):
         try:
             train_and_evaluate(flags.config, flags.workdir, fork=flags.fork, check=stop.check, offer=stop.offer)
@@ -158,7 +198,8 @@ def _train(flags: Flags) -> int:
             say(farewell if stop.offered else NOTHING)
             if not processes.several():
                 sys.stdout.flush()
-                os._exit(0)  # all is saved; what another thread may be compiling still is not waited for
+                os._exit(stop.status)  # all is saved; what another thread may be compiling still is not waited for
+            return stop.status
     return 0
 
 

@@ -2,16 +2,20 @@
 
 import math
 import os
+import pathlib
 import time
+from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from pubswap_jax import settings
-from pubswap_jax.assembly import adapt, base_folder, check_context, make_algorithm, make_tokenizer
+from pubswap_jax.assembly import adapt, base_folder, check_context, keep_programs, make_algorithm
 from pubswap_jax.data import Schedule
 from pubswap_jax.hf_config import read_config
+from pubswap_jax.hf_folder import find_folder
 from pubswap_jax.model import Transformer, init_lora
 from pubswap_jax.page import bytes_text
 from pubswap_jax.pretrained import param_shapes
@@ -31,12 +35,15 @@ SAVINGS = (
 )
 
 
-def plan(config) -> str:
-    """A table of bytes and seconds, and the settings that would make it fit where it does not."""
+def plan(config, say: Callable[[str], None] = lambda line: None) -> str:
+    """A table of bytes and seconds, and the settings that would make it fit where it does not; `say` prints progress."""
     model_config = _model_config(config)
     check_context(config, model_config)
+    keep_programs(config.compilation_cache)
+    say("compiling the rollout and the update")
     need = needed(config, model_config)
     have, where = memory()
+    say("measuring this device")
     rate, bandwidth = measured(config.model.dtype)
     devices = config.mesh.client * config.mesh.data * config.mesh.model
     lines = [headline(config, model_config), "", "memory of one device" + f", of {devices}" * (devices > 1)]
@@ -46,7 +53,7 @@ def plan(config) -> str:
     seconds["all rounds"] = config.federation.rounds * sum(seconds.values())
     lines += [f"  {name:<48}{_span(spent):>10}" for name, spent in seconds.items()]
     lines.append(f"  the least that it can take at {rate / 1e12:.2f} TFLOP/s and {bandwidth / 1e9:.0f} GB/s, measured just now")
-    return "\n".join([*lines, "", *(["it fits"] if need[PEAK] <= have else remedies(config, have))])
+    return "\n".join([*lines, "", *(["it fits"] if need[PEAK] <= have else remedies(config, have, say))])
 
 
 def headline(config, model_config: ModelConfig) -> str:
@@ -60,10 +67,15 @@ def headline(config, model_config: ModelConfig) -> str:
     return f"{size} parameters in {config.model.dtype}; {who}; {what}; {federation.rounds} rounds of {federation.steps} steps"
 
 
-def remedies(config, have: int) -> list[str]:
+def remedies(config, have: int, say: Callable[[str], None] = lambda line: None) -> list[str]:
     """The three settings that help most, each alone and with those above it; where they are not enough, all that there are."""
-    found = sorted((_peak(_changed(config, pair)), pair) for pair in savings(config))
+    found, possible = [], savings(config)
+    for number, pair in enumerate(possible, start=1):
+        say(f"it does not fit; compiling with {_flag(pair)} ({number} of {len(possible)})")
+        found.append((_peak(_changed(config, pair)), pair))
+    found.sort()
     lines = [f"{'it does not fit; what helps most:':<50}{'alone':>10}{'with those above':>18}"]
+    say("compiling with several of them at once")
     enough = 0
     for count, (alone, pair) in enumerate(found[:3], start=1):
         together = _peak(_changed(config, *(pair for _, pair in found[:count]))) if count > 1 else alone
@@ -199,9 +211,23 @@ def _peak(config) -> int:
     return needed(config, _model_config(config))[PEAK]
 
 
+class NoTokenizer(NamedTuple):
+    """Special tokens in place of a tokenizer's: their ids change neither bytes nor time."""
+
+    stop_ids: tuple[int, ...] = (0,)
+    pad_id: int = 0
+
+
 def _model_config(config) -> ModelConfig:
-    folder = base_folder(config)
-    return adapt(config, read_config(folder).replace(scan_layers=config.model.scan_layers), make_tokenizer(config, folder))
+    """From config.json alone, a file or in a folder or on the hub: a plan needs neither weights nor a tokenizer."""
+    path = pathlib.Path(config.model.path).expanduser()
+    if config.model.path and path.is_file():
+        if path.name != "config.json":
+            raise ValueError(f"config.model.path={path}: a folder, or a file named config.json, expected")
+        folder = path.parent
+    else:
+        folder = find_folder(config.model.path, config_only=True) if config.model.path else base_folder(config)
+    return adapt(config, read_config(folder).replace(scan_layers=config.model.scan_layers), NoTokenizer())
 
 
 def _fastest(function, *arguments, repeats: int) -> float:

@@ -4,12 +4,14 @@ import ast
 import difflib
 import importlib.util
 import math
+import numbers
 import pathlib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from pubswap_jax import checks
 from pubswap_jax.fields import FIELDS
 
 
@@ -18,8 +20,7 @@ def load(spec: str) -> ConfigDict:
     path, _, preset = spec.partition(":")
     file = pathlib.Path(path)
     if not file.is_file():
-        siblings = sorted(str(other) for other in pathlib.Path("configs").glob("*.py"))
-        raise ValueError(f"--config={path}: no such file{nearest(path, siblings)}")
+        raise ValueError(f"--config={path}: {_no_file(file)}")
     module_spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
     module = importlib.util.module_from_spec(module_spec)
     try:
@@ -39,6 +40,20 @@ def load(spec: str) -> ConfigDict:
         raise ValueError(f"--config={spec}: {file}{place}: {kind}{getattr(error, 'msg', None) or error}") from error
 
 
+def _no_file(file: pathlib.Path) -> str:
+    """Why there is no config in `file`, and which ones there are."""
+    if file.is_dir():
+        siblings = sorted(str(other) for other in file.glob("*.py"))
+        return f"a folder; name a config file{'' if not siblings else ': ' + ', '.join(siblings[:12])}"
+    siblings = sorted(str(other) for folder in {file.parent, pathlib.Path("configs")} for other in folder.glob("*.py"))
+    if siblings:
+        return f"no such file{nearest(str(file), siblings)}"
+    return (
+        f"no such file, and no configs/ folder in {pathlib.Path.cwd()}; run from the repository's folder, or give the path of "
+        f"a Python file whose get_config() changes pubswap_jax.fields.default_config()"
+    )
+
+
 def override(config: ConfigDict, name: str, text: str) -> None:
     """Sets the field `name` (dotted) from a flag's text; a ValueError names the nearest field, or the type expected."""
     known = [field.name for field in FIELDS]
@@ -46,7 +61,7 @@ def override(config: ConfigDict, name: str, text: str) -> None:
         config.data.fields[name.removeprefix("data.fields.")] = _literal(text)
         return
     if name not in known or name == "data.fields":
-        raise ValueError(f"--config.{name}: no such field{nearest(name, known)}")
+        raise ValueError(f"--config.{name}: no such field{nearest_field(name)}")
     section, _, leaf = name.rpartition(".")
     owner = config[section] if section else config
     owner[leaf] = _converted(name, text, type(owner[leaf]))
@@ -58,8 +73,7 @@ def _converted(name: str, text: str, kind: type):
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
-        expected = {int: "a whole number", float: "a number", bool: "True or False"}[kind]
-        raise ValueError(f"--config.{name}={text}: {expected} expected")
+        raise ValueError(f"--config.{name}={text}: {_KINDS[kind].words} expected")
     return value
 
 
@@ -75,10 +89,14 @@ def check(config: ConfigDict) -> None:
     flat = flatten(config)
     unknown = sorted(set(flat) - {field.name for field in FIELDS})
     if unknown:
-        raise ValueError(f"config.{unknown[0]}: no such field{nearest(unknown[0], [field.name for field in FIELDS])}")
+        raise ValueError(f"config.{unknown[0]}: no such field{nearest_field(unknown[0])}")
     missing = [field.name for field in FIELDS if field.name not in flat]
     if missing:
         raise ValueError(f"config.{missing[0]}: missing; begin a config file with pubswap_jax.fields.default_config()")
+    for field in FIELDS:
+        expected = _KINDS[type(field.default)]
+        if not isinstance(flat[field.name], expected.types) or isinstance(flat[field.name], bool) != (expected.types is bool):
+            raise ValueError(f"config.{field.name}={flat[field.name]!r}: {expected.words} expected")
     for name, value in flat.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"config.{name}={value}: a finite number expected")
@@ -107,6 +125,30 @@ def check(config: ConfigDict) -> None:
         )
     if flat["federation.participants"] > clients:
         raise ValueError(f"config.federation.participants={flat['federation.participants']}: there are {clients} clients")
+    trouble = checks.targets(flat["model.lora_targets"]) or checks.without_effect(flat)
+    if trouble:
+        raise ValueError(f"config.{trouble}")
+
+
+def check_packages(config: ConfigDict) -> None:
+    """Raises a ValueError where training would need a package that is not installed."""
+    trouble = checks.missing_package(flatten(config))
+    if trouble:
+        raise ValueError(f"config.{trouble}")
+
+
+class _Kind(NamedTuple):
+    types: Any
+    words: str
+
+
+_KINDS = {
+    bool: _Kind(bool, "True or False"),
+    int: _Kind(numbers.Integral, "a whole number"),
+    float: _Kind(numbers.Real, "a number"),
+    str: _Kind(str, "a text"),
+    ConfigDict: _Kind(dict, "columns by name"),
+}
 
 
 _LEAST = (
@@ -146,6 +188,18 @@ def differences(ours: dict, theirs: dict) -> list[str]:
     """The fields whose values differ, a line each."""
     names = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
     return [f"{name}: {theirs.get(name)!r} before, {ours.get(name)!r} now" for name in names]
+
+
+def nearest_field(name: str) -> str:
+    """As `nearest`, among the fields and what other tools call them."""
+    meant = field_called(name)
+    return f"; did you mean {meant}?" if meant else nearest(name, [field.name for field in FIELDS])
+
+
+def field_called(name: str) -> str:
+    """The field that other tools call `name`, or the only one with this last part; empty where there is none."""
+    named = [field.name for field in FIELDS if field.name.split(".")[-1] == name.split(".")[-1]]
+    return checks.field_of(name) or (named[0] if len(named) == 1 else "")
 
 
 def nearest(name: str, known: Iterable[str], lead: str = "; ") -> str:

@@ -16,13 +16,14 @@ import jax
 from pubswap_jax import bubbles, checkpoint, drift, processes, settings
 from pubswap_jax._version import __version__
 from pubswap_jax.assembly import Run, base_digest
+from pubswap_jax.earlier import RUN, described
 from pubswap_jax.fields import default_config
 from pubswap_jax.types import ClientState, ServerState
 
-RUN, LOCK = "run.json", ".lock"
+LOCK = ".lock"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 # What may change between two starts of a run: it says how long and how loud, not what happens.
-FREE = ("federation.rounds", "checkpoint.", "log.", "verifier.")
+FREE = ("federation.rounds", "checkpoint.", "log.", "verifier.", "compilation_cache")
 
 
 class Best(NamedTuple):
@@ -162,17 +163,6 @@ def record(workdir: pathlib.Path, described: Mapping) -> None:
         staging = (workdir / RUN).with_suffix(".tmp")
         staging.write_text(json.dumps(described))
         os.replace(staging, workdir / RUN)
-
-
-def described(workdir: pathlib.Path) -> dict:
-    """What an earlier start wrote."""
-    path = workdir / RUN
-    if not path.exists():
-        raise ValueError(f"{workdir}: no {RUN} in it; give the --workdir of a run, or train one first")
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path}: not what a run wrote there: {error}") from None
 
 
 def describe(run: Run) -> dict:

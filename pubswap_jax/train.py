@@ -1,6 +1,7 @@
 """The training loop: steps, rounds and starts. `train_and_evaluate` goes on where an earlier start of the same run stopped."""
 
 import gc
+import os
 import pathlib
 import threading
 import time
@@ -36,13 +37,27 @@ def train_and_evaluate(
     `check` is called often and may raise Stopped: the step under way is discarded and a checkpoint written. `offer` is handed,
     after each step, a function that saves what has been reached, for who cannot wait for the next `check` and calls it from
     another thread. `fork` lets a run go on under a changed config.
+
+    The last state is not the best one: `pubswap_jax.best(workdir)` gives the adapter of the best round by the validation
+    questions.
     """
     settings.check(config)
+    settings.check_packages(config)
     processes.agree(settings.flatten(config))
     workdir = pathlib.Path(workdir)
+    check_writable(workdir)
+    run = assemble(config)
     if processes.first():
         workdir.mkdir(parents=True, exist_ok=True)
-    return train(assemble(config), workdir, fork=fork, check=check, offer=offer)
+        print(f"writing to {workdir}", flush=True)
+    return train(run, workdir, fork=fork, check=check, offer=offer)
+
+
+def check_writable(workdir: pathlib.Path) -> None:
+    """Raises before anything is loaded where the run's folder cannot be made. It is made later, once the run is assembled."""
+    there = next(folder for folder in (workdir.absolute(), *workdir.absolute().parents) if folder.exists())
+    if processes.first() and not (there.is_dir() and os.access(there, os.W_OK)):
+        raise ValueError(f"{workdir}: {there} is no folder that can be written to; name another --workdir")
 
 
 def train(

@@ -1,5 +1,8 @@
 """A config becomes what it names."""
 
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import optax
@@ -116,3 +119,33 @@ def test_the_bases_digest_sees_every_file(tmp_path):
     file = tmp_path / "base" / "tokenizer_config.json"
     file.write_text(file.read_text() + " ")
     assert assembly.base_digest(tmp_path / "base") != before and config.model.path
+
+
+@pytest.mark.slow
+def test_compiled_programs_are_found_again_by_a_later_start(tmp_path):
+    """Two starts with the same folder: the second reads what the first wrote, and writes nothing new."""
+    code = """
+import sys, jax
+from pubswap_jax import assembly
+jax.jit(lambda x: x + 1)(1.0)  # a process that has compiled before
+hits = []
+jax.monitoring.register_event_listener(lambda event, **_: hits.append(event))
+assembly.keep_programs(sys.argv[1])
+jax.jit(lambda x: x * 2 + 1)(1.0)
+print(hits.count("/jax/compilation_cache/cache_hits"))
+"""
+    seen = []
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", code, tmp_path / "cache"], capture_output=True, text=True, check=True)
+        seen.append((int(done.stdout), sorted(path.name for path in (tmp_path / "cache").glob("*-cache"))))
+    (first, written), (second, after) = seen
+    assert first == 0 < second and written == after != []
+
+
+def test_the_config_names_the_folder_of_compiled_programs(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(assembly, "keep_programs", asked.append)
+    monkeypatch.setattr(assembly, "base_folder", lambda config: (_ for _ in ()).throw(ValueError("enough")))
+    with pytest.raises(ValueError, match="enough"):
+        assembly.assemble(small_config(tmp_path, compilation_cache=tmp_path / "cache"))
+    assert asked == [str(tmp_path / "cache")]

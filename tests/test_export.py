@@ -5,9 +5,10 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from small_world import finished
+from small_world import finished, small_config
 
-from pubswap_jax import export, metrics
+import pubswap_jax as ps
+from pubswap_jax import assembly, checkpoint, export, metrics, train
 from pubswap_jax.pretrained import load_adapter
 
 
@@ -57,3 +58,47 @@ def test_an_empty_workdir_is_named(assembled_once, trained, tmp_path):
     with pytest.raises(ValueError, match="no checkpoint in it; give the --workdir of a run"):
         export.export(trained[0].config, tmp_path / "empty")
     assert not (tmp_path / "empty").exists()
+
+
+def same(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+
+
+def test_the_best_round_without_any_question(trained, monkeypatch, tmp_path):
+    run, workdir = trained
+    monkeypatch.setattr(assembly, "load_questions", lambda *_: pytest.fail("questions were loaded"))
+    found = ps.best(str(workdir))
+    monkeypatch.undo()
+    at = export.best_standing(run, workdir)
+    assert (found.round, found.score) == tuple(at.best) and same(found.lora, at.server.lora)
+    assert found.config == run.model_config and found.base == run.base and found.settings["training.lr"] == 0.02
+    ps.export_adapter(tmp_path / "adapter", found.lora, found.config, str(found.base))
+    _, lora = load_adapter(tmp_path / "adapter", found.config)
+    assert same(lora, at.server.lora)
+
+
+def test_the_best_round_of_clients_that_train_alone_is_theirs(tmp_path):
+    config = small_config(tmp_path, federation__average=False, federation__swap_period=0, federation__steps=1)
+    train.train_and_evaluate(config, tmp_path / "run")
+    found = ps.best(tmp_path / "run")
+    stored = checkpoint.arrays(
+        next(c for c in checkpoint.listed(tmp_path / "run" / "checkpoints") if (c.round, c.step) == (found.round, 0))
+    )
+    assert same(found.lora, stored["clients"]["lora"])
+    assert all(leaf.shape[0] == 3 for leaf in jax.tree.leaves(found.lora))
+
+
+def test_what_is_not_the_runs_best_is_named(trained, tmp_path):
+    _, workdir = trained
+    with pytest.raises(ValueError, match="no run.json in it"):
+        ps.best(tmp_path)
+    (workdir / "checkpoints").rename(workdir / "elsewhere")
+    with pytest.raises(ValueError, match="no checkpoint in it"):
+        ps.best(workdir)
+
+
+def test_other_questions_under_the_same_name_are_refused(trained):
+    run, workdir = trained
+    with pytest.raises(ValueError, match="the validation and test questions: the files hold others than before"):
+        export.best_standing(run._replace(test=run.validation), workdir)

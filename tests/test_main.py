@@ -11,7 +11,7 @@ import time
 import pytest
 from small_world import finished, write_base, write_questions
 
-from pubswap_jax import main
+from pubswap_jax import fields, main, settings
 
 ROOT = pathlib.Path(__file__).parent.parent
 MATH = str(ROOT / "configs" / "math.py")
@@ -102,6 +102,11 @@ MISTAKES = {
         "begin a config file with pubswap_jax.fields.default_config()",
     ),
     "unwritable workdir": (lambda d: smoke(d, "--workdir=/proc/nowhere"), "/proc/nowhere"),
+    "workdir below a file": (lambda d: smoke(d, f"--workdir={text_file(d, 'f', '')}/run"), "name another --workdir"),
+    "flag without config": (
+        lambda d: smoke(d, "--learning_rate=1"),
+        "--learning_rate: no such flag; did you mean --config.training.lr?",
+    ),
     "report of nothing": (lambda d: smoke(d, "--mode=report"), "give the --workdir of a run"),
     "export of nothing": (lambda d: smoke(d, "--mode=export"), "no checkpoint in it"),
     "adapter that is none": (lambda d: smoke(d, "--mode=eval", f"--adapter={d}"), "adapter_config.json"),
@@ -119,9 +124,59 @@ def test_a_mistake_ends_in_two_lines_at_most(mistake, tmp_path, capsys):
 
 def test_help_and_the_dated_workdir(capsys, tmp_path):
     assert main.main(["--help"]) == 0 and "--workdir=FOLDER" in capsys.readouterr().out
+    assert main.main(["--mode=report"]) == 2 and "--workdir=FOLDER of a run, which would do alone" in capsys.readouterr().err
     one, same = (main.parse([f"--config={MATH}"]).workdir for _ in range(2))
     other = main.parse([f"--config={MATH}", "--config.seed=1"]).workdir
     assert one == same != other and one.parent.name == "runs" and one.name.endswith("-math-tiny")
+
+
+def test_help_names_every_field_without_jax(capsys):
+    assert main.main(["--help"]) == 0
+    said = capsys.readouterr().out
+    for field in fields.FIELDS:
+        assert f"--config.{field.name}=" in said and " ".join(field.meaning.split()[:2]) in said
+    assert max(map(len, said.splitlines())) <= 128
+    assert main.main(["--help=training"]) == 0
+    said = capsys.readouterr().out
+    assert "--config.training.lr=1e-05" in said and "federation" not in said and "reward" not in said.split("\n")[0]
+    assert main.main(["--help=trainin"]) == 2 and "did you mean training?" in capsys.readouterr().err
+    code = "import sys; from pubswap_jax import main; main.main(['--help']); sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, stdout=subprocess.DEVNULL).returncode == 0
+
+
+FAILED = ("no model folder", "missing data file", "prompts that are all too long", "more clients than questions")
+
+
+@pytest.mark.parametrize("mistake", FAILED)
+def test_a_start_that_fails_leaves_no_folder_and_does_not_say_that_it_writes(mistake, tmp_path, capsys):
+    assert main.main(MISTAKES[mistake][0](tmp_path)) == 2
+    assert not (tmp_path / "run").exists() and "writing to" not in capsys.readouterr().out
+
+
+def test_what_can_be_checked_before_loading_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("pubswap_jax.train.assemble", lambda config: pytest.fail("loading began"))
+    monkeypatch.setattr(settings.checks.importlib.util, "find_spec", lambda name: None)
+    for flag, message in (("model.lora_targets=q", "'q' is none of all"), ("log.wandb=mine", "wandb is not installed")):
+        assert main.main(smoke(tmp_path, f"--config.{flag}")) == 2 and message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_ctrl_c_is_status_130(monkeypatch, capsys):
+    monkeypatch.setattr(main, "_run", lambda flags: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert main.main([f"--config={MATH}", "--mode=plan"]) == 130
+    assert capsys.readouterr().err == "pubswap_jax: stopped\n"
+
+
+def test_a_plan_says_something_before_it_works(monkeypatch, capsys):
+    def plan(config, say):
+        assert capsys.readouterr().err.startswith("planning: ")
+        say("compiling")
+        return "a table"
+
+    monkeypatch.setattr("pubswap_jax.plan.plan", plan)
+    assert main.main([f"--config={MATH}", "--mode=plan"]) == 0
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("a table\n", "compiling\n")
 
 
 def test_a_run_of_an_earlier_day_goes_on(tmp_path, monkeypatch):
@@ -188,7 +243,7 @@ def _terminated(flags, now):
     output = run.stdout.read()
     run.stdout.close()
     run.returncode = os.waitstatus_to_exitcode(status)
-    assert run.returncode == 0 and "stopped and saved" in output, output
+    assert run.returncode == 143 and "stopped and saved" in output, output
     # Five seconds, of the machine's or of its own: that a busy machine gives it few is no fault of the run's.
     assert min(waited, worked) < 5, f"{waited:.1f} s after the signal, {worked:.1f} of them its own"
 

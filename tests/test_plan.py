@@ -1,5 +1,7 @@
 """The plan's bytes are those of the arrays, and where it does not fit it says what would."""
 
+import shutil
+
 import jax
 import pytest
 from small_world import finished
@@ -91,3 +93,45 @@ def test_a_mesh_leaves_each_device_its_part(need):
     assert plan.round_seconds(config, run.model_config, 1e9, 1e9)["updates of a round"] == 4 * whole["updates of a round"]
     config.federation.swap_period, config.federation.swap_unit = 1, "extra"
     assert plan.round_seconds(config, run.model_config, 1e9, 1e9)["rollouts of a round"] == 2 * whole["rollouts of a round"]
+
+
+def test_progress_is_said_before_the_work(need, monkeypatch):
+    run, _ = finished()
+    said = []
+
+    def peak(config, _):
+        assert said, "nothing was said before the first compilation"
+        return need
+
+    monkeypatch.setattr(plan, "needed", peak)
+    monkeypatch.setattr(plan, "memory", lambda: (1, "host"))
+    plan.plan(run.config, said.append)
+    assert said[:2] == ["compiling the rollout and the update", "measuring this device"]
+    assert said[2] == "it does not fit; compiling with --config.model.remat=block (1 of 5)" and len(said) == 8
+
+
+def test_a_config_json_alone_is_enough(tmp_path, need):
+    run, _ = finished()
+    config = run.config.copy_and_resolve_references()
+    shutil.copyfile(run.base / "config.json", tmp_path / "config.json")
+    for path in (tmp_path, tmp_path / "config.json"):
+        config.model.path = str(path)
+        found = plan._model_config(config)
+        assert (found.num_layers, found.lora_rank) == (run.model_config.num_layers, 2)
+    assert plan.needed(config, found)["base"] == need["base"]
+    config.model.path = str(tmp_path / "other.json")
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(ValueError, match="a folder, or a file named config.json, expected"):
+        plan._model_config(config)
+
+
+def test_of_a_name_on_the_hub_only_the_config_is_fetched(tmp_path, monkeypatch):
+    run, _ = finished()
+    config = run.config.copy_and_resolve_references()
+    config.model.path = "some/model"
+    shutil.copyfile(run.base / "config.json", tmp_path / "config.json")
+    asked = []
+    fetch = lambda name, **options: asked.append((name, options["allow_patterns"])) or str(tmp_path)  # noqa: E731
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    assert plan._model_config(config).num_layers == run.model_config.num_layers
+    assert asked == [("some/model", ["config.json", "generation_config.json"])]

@@ -1,5 +1,6 @@
 """Configs: every preset loads, flags change what they name, and a mistake is one line with the nearest name."""
 
+import importlib.util
 import pathlib
 
 import pytest
@@ -9,7 +10,7 @@ from pubswap_jax.fields import default_config
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 PRESETS = {
-    "math": ["tiny", "qwen2.5-math-1.5b", "qwen3-1.7b", "qwen3-4b", "smoke"],
+    "math": ["tiny", "hard", "qwen2.5-math-1.5b", "qwen3-1.7b", "qwen3-4b", "smoke"],
     "medical": ["tiny", "llama-3.2-3b", "smoke"],
 }
 
@@ -99,3 +100,45 @@ def test_a_field_that_is_none_is_found_by_the_check():
 
 def test_differences_are_named_both_ways():
     assert settings.differences({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4}) == ["b: 3 before, 2 now", "c: 4 before, None now"]
+
+
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("training.lr", None, "config.training.lr=None: a number expected"),
+        ("training.group", None, "config.training.group=None: a whole number expected"),
+        ("federation.average", None, "config.federation.average=None: True or False expected"),
+        ("model.path", None, "config.model.path=None: a text expected"),
+    ],
+)
+def test_a_field_set_to_none_in_python_is_one_line(name, value, message):
+    config = default_config()
+    section, _, leaf = name.rpartition(".")
+    config[section][leaf] = value
+    with pytest.raises(ValueError, match=message):
+        settings.check(config)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_wrong_preset_in_python_is_one_line(name):
+    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert list(module.PRESETS) == PRESETS[name]
+    for preset in module.PRESETS:
+        settings.check(module.get_config(preset))
+    with pytest.raises(ValueError, match="there is no preset 'smok'; did you mean smoke"):
+        module.get_config("smok")
+
+
+def test_a_missing_config_file_says_what_to_give(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ValueError, match="no such file, and no configs/ folder in .*; run from the repository's folder, or give"
+    ):
+        settings.load("configs/math.py")
+    (tmp_path / "mine.py").write_text("")
+    with pytest.raises(ValueError, match="no such file; did you mean .*mine.py"):
+        settings.load(str(tmp_path / "mime.py"))
+    with pytest.raises(ValueError, match="a folder; name a config file: .*mine.py"):
+        settings.load(str(tmp_path))

@@ -71,6 +71,7 @@ def test_how_long_and_how_loud_may_change(tmp_path):
     shutil.copytree(workdir, tmp_path / "run")
     longer = run.config.copy_and_resolve_references()
     longer.federation.rounds, longer.log.transcripts, longer.checkpoint.keep = 9, 0, 5
+    longer.compilation_cache = "cache"
     standing.agree(tmp_path / "run", run._replace(config=longer), fork=False)
 
 

@@ -1,0 +1,102 @@
+"""Settings that can have no effect, names from other tools, missing packages: checked before anything is loaded."""
+
+import importlib.util
+from collections.abc import Mapping
+from typing import Any
+
+LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # types.LINEAR_LAYERS, without JAX
+
+# What other tools call a field.
+ALIASES = {
+    "seed": "random_seed rng_seed manual_seed",
+    "model.path": "model model_name model_id model_path model_name_or_path base_model pretrained_model_name_or_path",
+    "model.dtype": "dtype precision torch_dtype bf16 fp16",
+    "model.lora_rank": "lora_r lora_dim rank r",
+    "model.lora_targets": "target_modules lora_target_modules lora_target",
+    "model.remat": "gradient_checkpointing activation_checkpointing",
+    "data.name": "dataset dataset_name datasets",
+    "data.path": "data_path data_files train_file train_files dataset_path train_path",
+    "data.test_path": "test_file val_files eval_file test_files",
+    "data.max_prompt_tokens": "max_prompt_length prompt_length max_seq_length max_length",
+    "data.alpha": "dirichlet dirichlet_alpha",
+    "federation.num_clients": "clients n_clients num_workers",
+    "federation.participants": "clients_per_round fraction_fit participation",
+    "federation.rounds": "num_epochs epochs num_train_epochs num_rounds n_rounds max_steps total_steps",
+    "federation.steps": "tau local_steps local_epochs steps_per_round inner_steps",
+    "federation.swap_period": "p period",
+    "training.group": "num_generations group_size num_samples n k rollout_n",
+    "training.prompts": "batch_size train_batch_size per_device_train_batch_size global_batch_size",
+    "training.microbatch": "micro_batch_size gradient_accumulation_steps accumulation_steps",
+    "training.max_new_tokens": "max_tokens max_completion_length max_response_length max_gen_len",
+    "training.lr": "learning_rate step_size",
+    "training.warmup": "warmup_steps num_warmup_steps warmup_ratio",
+    "training.clip_norm": "max_grad_norm grad_clip gradient_clip",
+    "training.weight_decay": "wd decay",
+    "training.clip_low": "epsilon eps cliprange clip_range clip_eps clip",
+    "training.clip_high": "epsilon_high cliprange_high clip_ratio_high",
+    "training.kl": "kl_estimator kl_penalty kl_loss_type",
+    "training.kl_coef": "beta kl_beta kl_weight kl_loss_coef",
+    "training.prox_coef": "mu proximal_mu",
+    "training.inner_epochs": "num_iterations ppo_epochs",
+    "evaluation.every": "eval_steps eval_every eval_interval",
+    "evaluation.greedy": "do_sample",
+    "checkpoint.steps": "save_steps save_every save_interval",
+    "checkpoint.keep": "save_total_limit max_to_keep",
+    "log.wandb": "wandb_project report_to project",
+}
+FIELD_OF = {alias: field for field, aliases in ALIASES.items() for alias in aliases.split()}
+
+
+def field_of(name: str) -> str:
+    """The field that another tool calls `name`, with or without a section before it; empty where there is none."""
+    return FIELD_OF.get(name.split(".")[-1].lower().replace("-", "_"), "")
+
+
+def without_effect(flat: Mapping[str, Any]) -> str:
+    """One line that names the first setting that changes nothing, and the fix; empty where each one has its effect."""
+    estimator, weight = flat["training.kl"], flat["training.kl_coef"]
+    if estimator == "none" and weight:
+        return f"training.kl_coef={weight}: no effect without an estimator; set training.kl=k3 (or k1, k2), or kl_coef=0"
+    if estimator != "none" and not weight:
+        return f"training.kl={estimator}: no effect with training.kl_coef=0; set training.kl_coef, or training.kl=none"
+    for name, value, idle in _ALONE:
+        if not flat["federation.average"] and flat[name] == value:
+            return f"{name}={value}: no effect with federation.average=False; set {name}={idle}, or federation.average=True"
+    if not flat["federation.average"] and flat["training.prox_coef"]:
+        return (
+            f"training.prox_coef={flat['training.prox_coef']}: it pulls towards the average that a round starts from, and "
+            f"federation.average=False makes none; set training.prox_coef=0, or federation.average=True"
+        )
+    period, weight = flat["federation.swap_period"], flat["training.swap_weight"]
+    if weight != 1 and (not period or flat["federation.swap"] == "no_swap"):
+        idle = "federation.swap=no_swap" if period else "federation.swap_period=0"
+        return f"training.swap_weight={weight}: no response is swapped with {idle}; set training.swap_weight=1"
+    if flat["federation.swap_unit"] != "step" and not period:
+        unit = flat["federation.swap_unit"]
+        return f"federation.swap_unit={unit}: no step is public with federation.swap_period=0; set federation.swap_unit=step"
+    return ""
+
+
+# Without averaging these values are never looked at: (field, the value, the value to set).
+_ALONE = (
+    ("federation.weights", "size", "uniform"),
+    ("federation.moments", "average", "reset"),
+    ("evaluation.greedy", True, False),
+)
+
+
+def targets(text: str) -> str:
+    """One line about a wrong `model.lora_targets`; empty where its layers exist."""
+    names = [] if text in ("all", "attention") else [name.strip() for name in text.split(",")]
+    wrong = next((name for name in names if name not in LAYERS), None)
+    return "" if wrong is None else f"model.lora_targets: {wrong!r} is none of all, attention, {', '.join(LAYERS)}"
+
+
+def missing_package(flat: Mapping[str, Any]) -> str:
+    """One line about a package that training would need and that is not installed; empty where all are."""
+    wanted = {"wandb": ("log.wandb", bool(flat["log.wandb"]), "wandb")}
+    wanted["tensorboardX"] = ("log.tensorboard", flat["log.tensorboard"] == "on", "tensorboard")
+    for package, (field, asked, extra) in wanted.items():
+        if asked and importlib.util.find_spec(package) is None:
+            return f"{field}={flat[field]}: {package} is not installed; pip install 'pubswap_jax[{extra}]'"
+    return ""

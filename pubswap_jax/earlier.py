@@ -1,0 +1,79 @@
+"""The config of a run that is there, read from its run.json without JAX: what `--workdir` alone needs."""
+
+import json
+import pathlib
+
+from ml_collections import ConfigDict
+
+from pubswap_jax import settings
+from pubswap_jax.fields import FIELDS, default_config
+
+RUN = "run.json"
+# What may differ from the run's config when its adapters are evaluated or exported: nothing that made the adapters.
+ANYWHERE = ("model.path", "mesh.", "verifier.", "log.", "compilation_cache")
+ALLOWED = {
+    "eval": (*ANYWHERE, "data.path", "data.test", "data.fields", "data.max_prompt_tokens", "evaluation."),
+    "export": (*ANYWHERE, "data.path"),
+}
+
+
+def described(workdir: pathlib.Path) -> dict:
+    """What an earlier start wrote into run.json."""
+    path = workdir / RUN
+    if not path.exists():
+        raise ValueError(f"{workdir}: no {RUN} in it; give the --workdir of a run, or train one first")
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: not what a run wrote there: {error}") from None
+
+
+def config_of(workdir: pathlib.Path) -> tuple[ConfigDict, str]:
+    """The run's config, and a line about fields that run.json has and this version does not; empty where there are none.
+
+    Fields that are newer than the run have their defaults.
+    """
+    flat = described(workdir).get("config")
+    if not isinstance(flat, dict):
+        raise ValueError(f"{workdir / RUN}: no config in it; give the --workdir of a run, or train one first")
+    config, known = default_config(), [field.name for field in FIELDS]
+    for name in known:
+        if name in flat:
+            section, _, leaf = name.rpartition(".")
+            value = ConfigDict(flat[name]) if name == "data.fields" else flat[name]
+            (config[section] if section else config)[leaf] = value
+    gone = sorted(set(flat) - set(known))
+    return config, f"{workdir / RUN}: fields that this version does not have are left out: {', '.join(gone)}" if gone else ""
+
+
+def allow(mode: str, name: str, workdir: pathlib.Path) -> None:
+    """Raises where a flag beside `--workdir` alone would change what the run is."""
+    if not name.startswith(ALLOWED[mode]):
+        may = ", ".join(prefix + "*" if prefix.endswith(".") else prefix for prefix in ALLOWED[mode])
+        raise ValueError(
+            f"--config.{name}: --mode={mode} takes it from {workdir / RUN}, since it made the run what it is; leave it out "
+            f"(what may be given: {may})"
+        )
+
+
+def agree(config: ConfigDict, base_sha256: str, workdir: pathlib.Path, mode: str) -> None:
+    """Raises where `config` or the base model would make something else of the run's checkpoints."""
+    theirs = described(workdir)
+    made = {name: value for name, value in settings.flatten(config).items() if not name.startswith(FREE + ALLOWED[mode])}
+    before = settings.flatten(config_of(workdir)[0])
+    changed = settings.differences(made, {name: before[name] for name in made})
+    if changed:
+        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+        raise ValueError(
+            f"{workdir} holds a run of another config, {changed[0]}{more}; leave out --config and its flags: --workdir alone "
+            f"takes the run's own config"
+        )
+    if theirs["base_sha256"] != base_sha256:
+        raise ValueError(
+            f"{workdir}: the base model: {theirs['base_sha256'][:12]} before, {base_sha256[:12]} now; give the "
+            f"--config.model.path of the base that the run was trained on"
+        )
+
+
+# What says how long a run is and how it is kept, not what it is.
+FREE = ("federation.rounds", "checkpoint.")

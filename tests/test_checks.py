@@ -1,0 +1,102 @@
+"""Settings without effect are refused with the fix, and fields are found by the names that other tools give them."""
+
+import pathlib
+
+import pytest
+
+from pubswap_jax import checks, settings, types
+from pubswap_jax.fields import FIELDS, default_config
+
+CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
+
+
+def with_fields(**values):
+    config = default_config()
+    for name, value in values.items():
+        section, _, leaf = name.partition("__")
+        config[section][leaf] = value
+    return config
+
+
+ALONE = {"federation__average": False, "federation__swap_period": 0}
+IDLE = {
+    "kl_coef without an estimator": ({"training__kl_coef": 0.1}, "training.kl_coef=0.1: no effect .* set training.kl=k3"),
+    "an estimator of weight 0": (
+        {"training__kl": "k3"},
+        "training.kl=k3: no effect with training.kl_coef=0; set training.kl_coef",
+    ),
+    "proximal alone": (ALONE | {"training__prox_coef": 0.1}, "training.prox_coef=0.1: .* set training.prox_coef=0, or"),
+    "sizes alone": (
+        ALONE | {"federation__weights": "size"},
+        "federation.weights=size: no effect .* federation.weights=uniform",
+    ),
+    "moments alone": (ALONE | {"federation__moments": "average"}, "federation.moments=average: no effect .*moments=reset"),
+    "greedy alone": (ALONE | {"evaluation__greedy": True}, "evaluation.greedy=True: no effect .* evaluation.greedy=False"),
+    "swap weight, nothing public": (
+        {"federation__swap_period": 0, "training__swap_weight": 2.0},
+        "training.swap_weight=2.0: no response is swapped with federation.swap_period=0; set training.swap_weight=1",
+    ),
+    "swap weight, no swap": (
+        {"federation__swap": "no_swap", "training__swap_weight": 2.0},
+        ".*no response is swapped with federation.swap=no_swap",
+    ),
+    "unit of nothing": (
+        {"federation__swap_period": 0, "federation__swap_unit": "round"},
+        "federation.swap_unit=round: no step is public .* set federation.swap_unit=step",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", IDLE)
+def test_a_setting_without_effect_is_refused_with_the_fix(case):
+    values, message = IDLE[case]
+    with pytest.raises(ValueError, match=f"^config.{message}") as error:
+        settings.check(with_fields(**values))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("values", [ALONE, {"training__kl": "k2", "training__kl_coef": 0.1}, {"training__prox_coef": 0.1}])
+def test_settings_that_have_an_effect_pass(values):
+    settings.check(with_fields(**values))
+
+
+def test_layers_are_checked_without_loading_anything():
+    assert checks.LAYERS == types.LINEAR_LAYERS
+    settings.check(with_fields(model__lora_targets="q_proj, down_proj"))
+    with pytest.raises(ValueError, match="config.model.lora_targets: 'q_projection' is none of all, attention, q_proj"):
+        settings.check(with_fields(model__lora_targets="q_projection"))
+
+
+def test_a_missing_package_is_named_before_loading(monkeypatch):
+    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None)
+    settings.check_packages(default_config())
+    with pytest.raises(ValueError, match=r"config.log.wandb=mine: wandb is not installed; pip install 'pubswap_jax\[wandb\]'"):
+        settings.check_packages(with_fields(log__wandb="mine"))
+    with pytest.raises(ValueError, match="config.log.tensorboard=on: tensorboardX is not installed"):
+        settings.check_packages(with_fields(log__tensorboard="on"))
+
+
+@pytest.mark.parametrize(
+    "name, field",
+    {
+        "learning_rate": "training.lr",
+        "training.learning-rate": "training.lr",
+        "num_epochs": "federation.rounds",
+        "lr": "training.lr",
+        "batch_size": "training.prompts",
+        "lora_r": "model.lora_rank",
+        "rank": "model.lora_rank",
+        "max_tokens": "training.max_new_tokens",
+        "model": "model.path",
+        "dataset": "data.name",
+        "tau": "federation.steps",
+    }.items(),
+)
+def test_other_tools_names_lead_to_the_field(name, field):
+    with pytest.raises(ValueError, match=f"--config.{name}: no such field; did you mean {field}[?]"):
+        settings.override(default_config(), name, "1")
+
+
+def test_every_alias_leads_to_a_field_once():
+    assert set(checks.FIELD_OF.values()) <= {field.name for field in FIELDS}
+    assert len(checks.FIELD_OF) == sum(len(names.split()) for names in checks.ALIASES.values())
