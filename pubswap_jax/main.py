@@ -112,7 +112,7 @@ def _of_run(workdir: pathlib.Path, mode: str, overrides: Sequence[tuple[str, str
             raise ValueError(f"--config.{overrides[0][0]}: a report shows the run as it was; leave it out")
         return None
     config, note = earlier.config_of(workdir)
-    changed = _overridden(config, overrides)  # a misspelt field is named as one
+    changed = _overridden(config, overrides, trained=True)  # a misspelt field is named as one
     for name, _ in overrides:
         earlier.allow(mode, name, workdir)
     if note:
@@ -120,10 +120,10 @@ def _of_run(workdir: pathlib.Path, mode: str, overrides: Sequence[tuple[str, str
     return changed
 
 
-def _overridden(config: Any, overrides: Sequence[tuple[str, str]]) -> Any:
+def _overridden(config: Any, overrides: Sequence[tuple[str, str]], trained: bool = False) -> Any:
     for name, value in overrides:
         settings.override(config, name, value)
-    settings.check(config)
+    settings.check(config, trained)
     return config
 
 

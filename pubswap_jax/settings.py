@@ -84,8 +84,11 @@ def _literal(text: str):
         return text
 
 
-def check(config: ConfigDict) -> None:
-    """Raises a ValueError that names the first field whose value cannot be, and what could."""
+def check(config: ConfigDict, trained: bool = False) -> None:
+    """Raises a ValueError that names the first field whose value cannot be, and what could.
+
+    A run that is trained already may have settings without effect: earlier versions let them pass.
+    """
     flat = flatten(config)
     unknown = sorted(set(flat) - {field.name for field in FIELDS})
     if unknown:
@@ -125,7 +128,7 @@ def check(config: ConfigDict) -> None:
         )
     if flat["federation.participants"] > clients:
         raise ValueError(f"config.federation.participants={flat['federation.participants']}: there are {clients} clients")
-    trouble = checks.targets(flat["model.lora_targets"]) or checks.without_effect(flat)
+    trouble = checks.targets(flat["model.lora_targets"]) or ("" if trained else checks.without_effect(flat))
     if trouble:
         raise ValueError(f"config.{trouble}")
 

@@ -46,6 +46,12 @@ def test_fields_that_came_and_went(trained):
     earlier.agree(config, base_digest(run.base), workdir, "eval")
 
 
+def test_a_run_with_a_setting_without_effect_can_still_be_evaluated(trained):
+    _, workdir = trained
+    rewrite(workdir, lambda flat: flat.update({"training.kl_coef": 0.1}))
+    assert main.parse([f"--workdir={workdir}", "--mode=eval"]).config.training.kl_coef == 0.1
+
+
 def test_a_folder_without_a_run_is_named(tmp_path):
     with pytest.raises(ValueError, match="no run.json in it; give the --workdir of a run"):
         earlier.config_of(tmp_path)
