@@ -8,7 +8,7 @@ import functools
 import re
 from typing import Protocol
 
-from pubswap_jax import units
+from pubswap_jax import modulus, regions, units
 from pubswap_jax.names import is_name
 from pubswap_jax.notation import squeezed, thousands
 from pubswap_jax.numerals import close, readings
@@ -17,7 +17,6 @@ from pubswap_jax.words import plain
 
 _ZERO_ITEM = re.compile(r"(?<=[0-9]),0[0-9]")
 _BRACKET = re.compile(r"[(\[{]")
-_FLIP = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", "=": "=", r"\neq": r"\neq"}
 
 
 class Oracle(Protocol):
@@ -73,9 +72,13 @@ def equal(gold: Shape, answer: Shape, oracle: Oracle) -> bool:
         return False
     if squeezed(gold.text) == squeezed(answer.text):
         return True
+    if gold.unit == answer.unit and gold.unit.startswith("mod "):
+        gold, answer = modulus.reduced(gold), modulus.reduced(answer)
     gold, answer = _bare_values(gold, answer)
+    if regions.needed(gold, answer):
+        return any(equal(g, a, oracle) for g in regions.regions(gold) for a in regions.regions(answer))
     if {gold.kind, answer.kind} == {"list", "union"}:
-        gold, answer = _intervals(gold), _intervals(answer)
+        gold, answer = regions.union_of(gold), regions.union_of(answer)
     if gold.kind == answer.kind == "relation":
         return _relations(gold, answer, oracle)
     if "relation" in (gold.kind, answer.kind):
@@ -178,7 +181,7 @@ def _halves(shape: Shape) -> list[tuple[str, Shape, Shape]]:
 
 def _pair(gold: tuple[str, Shape, Shape], answer: tuple[str, Shape, Shape], oracle: Oracle) -> bool:
     mark, left, right = gold
-    if _FLIP.get(answer[0]) != mark and answer[0] != mark:
+    if regions.FLIP.get(answer[0]) != mark and answer[0] != mark:
         return False
     other = answer[1:] if answer[0] == mark else (answer[2], answer[1])
     if mark in ("=", r"\neq") and equal(left, other[1], oracle) and equal(right, other[0], oracle):
@@ -196,44 +199,16 @@ def _pair(gold: tuple[str, Shape, Shape], answer: tuple[str, Shape, Shape], orac
 def _relation_and_other(gold: Shape, answer: Shape, oracle: Oracle) -> bool:
     relation, other = (gold, answer) if gold.kind == "relation" else (answer, gold)
     if other.kind == "tuple":
-        interval = _interval(relation)
+        interval = regions.interval(relation)
         return interval is not None and equal(interval, other, oracle)
     if set(relation.marks) != {"="} or other.kind not in ("expr", "text", "list"):
         return False
+    if relation.unit.startswith("mod "):  # 2^{10} = 4 (mod 10) answers 4
+        return equal(relation.items[-1], other, oracle)
     # 10^3 = 1000 answers 1000: each side must be equal to it, or the chain is false
     sides = [side for side in relation.items if not is_name(side.text)]
     return bool(sides) and all(equal(side, other, oracle) for side in sides)
 
 
-def _interval(relation: Shape) -> Shape | None:
-    """`1 < x \\le 2` as (1, 2], `x \\ge 3` as [3, oo): one letter between or beside its bounds."""
-    marks, items = relation.marks, relation.items
-    if any(mark not in ("<", ">", r"\le", r"\ge") for mark in marks) or len(items) > 3:
-        return None
-    if marks[0] in (">", r"\ge"):
-        marks, items = tuple(_FLIP[mark] for mark in reversed(marks)), items[::-1]
-    if any(mark not in ("<", r"\le") for mark in marks):
-        return None
-    ends = {"<": "()", r"\le": "[]"}
-    low, high = Shape("expr", r"-\infty"), Shape("expr", r"\infty")
-    if len(items) == 3 and _is_letter(items[1]):
-        return Shape("tuple", relation.text, (items[0], items[2]), ends[marks[0]][0] + ends[marks[1]][1])
-    if len(items) == 2 and _is_letter(items[0]):
-        return Shape("tuple", relation.text, (low, items[1]), "(" + ends[marks[0]][1])
-    if len(items) == 2 and _is_letter(items[1]):
-        return Shape("tuple", relation.text, (items[0], high), ends[marks[0]][0] + ")")
-    return None
-
-
-def _intervals(shape: Shape) -> Shape:
-    """`x < -1 or x > 1` as the union of its intervals."""
-    intervals = [_interval(item) if item.kind == "relation" else None for item in shape.items]
-    return Shape("union", shape.text, tuple(intervals)) if all(intervals) else shape
-
-
 def _is_function(shape: Shape) -> bool:
     return len(shape.text) == 4 and shape.text[1::2] == "()"
-
-
-def _is_letter(shape: Shape) -> bool:
-    return len(shape.text) == 1 and shape.text.isalpha()

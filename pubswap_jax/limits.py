@@ -27,7 +27,7 @@ _CHOOSE = re.compile(r"\\[dt]?binom|\\choose")
 _TOWER = re.compile(r"\^\s*(?:\{[^{}]*[0-9)}]\s*\^\s*\{?\s*[0-9]|[0-9a-z]\s*\^|\{[^{}]*\^\s*\{[^{}]*\^|\([^()]*\^)", re.ASCII)
 _NUMERIC_POWER = re.compile(r"([0-9.]+|\)|\})\s*\^\s*(?:\{\s*[+-]?\s*([0-9.]+)[^{}]*\}|([0-9]))", re.ASCII)
 _MATRIX_POWER = re.compile(r"\\end\{[pbBvV]?matrix\}\s*\)?\s*\^\s*\{?\s*([0-9]+)", re.ASCII)
-_CODE = re.compile(r"__|lambda\b|\bimport\b|\bexec\b|\beval\b|\bopen\s*\(")
+_CODE = re.compile(r"__|(?<!\\)lambda\b|\bimport\b|\bexec\b|\beval\b|\bopen\s*\(")
 
 
 def refusal(text: str) -> str:

@@ -43,11 +43,16 @@ _REWRITES = [
         (r"(?<![0-9.,])[0-9]{1,3}(?: [0-9]{3})+(?![0-9])", lambda match: match[0].replace(" ", "")),
         (r"\\[dtc]frac$E", r"\\frac"),
         (r"\\(?:math(?:rm|bf|it|sf)|bm|boldsymbol|text(?:bf|it|rm|sf|normal)|[mh]box|operatorname\*?)\s*\{", r"\\text{"),
-        (r"\\%|\b[Pp]er\s?cent(?:age)?(?:\s+points?)?\b|\bpct\b\.?", "%"),
-        (r"\\text\s*\{\s*%\s*\}", "%"),
+        (r"\\%|(?:\b(?:as an?|in)\s+)?\b[Pp]er\s?cent(?:age)?s?(?:\s+points?)?\b|\bpct\b\.?", "%"),
+        (r"\\text\s*\{[\s(-]*%[\s)]*\}|(?<=[0-9}])\s*\(\s*%\s*\)", "%"),
+        (r"^\s*%\s*[=:](?=\s*[0-9.\\-])", ""),
         (r"\\text\s*\{\s*\}", ""),
         (r"\\text\{([^{}]*%)\s*\}", r"\1"),
-        (r"\\pmod\s*(?:\{[^{}]*\}|[0-9])|\(\s*(?:\\text\{\s*)?\\?mod\s*\}?\s*[0-9]+\s*\)|\\text\{\s*\(mod\s*[0-9]+\)\s*\}", ""),
+        (r"\\pmod\s*\{?\s*([0-9]+|[A-Za-z])\s*\}?|\(\s*(?:\\text\{\s*)?\\?b?mod(?:ulo)?\s*\}?\s*\{?([0-9]+)\}?\s*\)", r"\\pmod{\1\2}"),
+        (r"\\text\{\s*\(mod(?:ulo)?\s*([0-9]+)\)\s*\}", r"\\pmod{\1}"),
+        (r"\\pmod(?!\{[0-9A-Za-z]+\})\s*(?:\{[^{}]*\}|[0-9])", ""),
+        (r"(?<![A-Za-z])(?:\\b?mod$E|\\text\{\s*mod(?:ulo)?\s*\}|(?<=\s)mod(?:ulo)?(?=\s))\s*\{?([0-9]+)\}?", r"\\bmod{\1}"),
+        (r"\\bmod(\{[0-9]+\})\s*\Z", lambda match: ("\\pmod" if _EQUALS.search(match.string, 0, match.start()) else "\\bmod") + match[1]),
         (r"\*\*", "^"),
         (r"(?<=[0-9]) ?x ?(?=10\^)", r"\\times "),
         (r"\\leq(?:slant)?$E|<=", r"\\le "),
@@ -78,7 +83,12 @@ _REWRITES = [
         (r"\{([^{}\\]*(?:\\(?!over|choose)[^{}\\]*)*)\\choose$E([^{}]*)\}", r"\\binom{\1}{\2}"),
     ]
 ]
+_EQUALS = re.compile(r"=|\\equiv(?![A-Za-z])")
 _ALIGNED = re.compile(r"\\(?:begin|end)\{(?:align(?:ed)?|split|gather(?:ed)?|equation)\*?\}")
+_PLAIN_MATRIX = re.compile(r"\\([pbBv]?matrix)\s*\{((?:[^{}]|\{[^{}]*\})*)\}")  # \pmatrix{1 & 2 \cr 3 & 4}
+_HLINE = re.compile(r"\\hline(?![A-Za-z])")
+_COLUMNS = re.compile(r"\\begin\{array\}\s*\{(?=[^{}]*\{)(?:[^{}]|\{[^{}]*\})*\}")  # \begin{array}{*{20}{c}}
+_TURNED = re.compile(r"([\[\]])([^\[\](),;]+[,;][^\[\](),;]+)([\[\]])")
 _DEGREE = r"(?:(?<=[0-9])\^\s*(?:o|\{o\})(?![A-Za-z])"
 _DEGREE += r"|\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\}|\\degree)|\\(?:text)?degrees?(?![A-Za-z]))"
 _DEGREES, _ANGLE = re.compile(_DEGREE), re.compile(rf"([0-9.]+)\s*{_DEGREE}")
@@ -88,7 +98,8 @@ _MULTIPLE = re.compile(
     r"(?<=[0-9]) ?(?:\\text\{ *)?(hundred|thousand|million|billion|trillion)(?: *\}|(?![a-z]))", re.IGNORECASE
 )
 _LABEL = re.compile(
-    r"(?:the\s+)?(?:(?:final|correct|total|whole|exact)\s+)*(?:answer|solution|result|total|value|sum|area|volume|probability|length)"
+    r"(?:the\s+)?(?:(?:final|correct|total|whole|exact)\s+)*(?:answer|solution|result|total|value|sum|area|volume|probability|length"
+    r"|remainder|quotient|percentage)"
     r"\s*(?::|=|\bis\b:?|\bequals\b)\s*",
     re.IGNORECASE,
 )
@@ -119,6 +130,8 @@ def canonical(text: str) -> str:
         text = pattern.sub(spelling, text)
     text = _ANGLE.sub(r"(\\frac{\1\\pi}{180})", text) if _TRIG.search(text) else _DEGREES.sub(" ", text)
     text = _MULTIPLE.sub(lambda match: r"\times 10^{" + _ZEROS[match[1].lower()] + "}", text)
+    if text[:1] == "]" or text[-1:] == "[":  # ]2,5[ is (2,5)
+        text = _TURNED.sub(lambda match: "[("[match[1] == "]"] + match[2] + "])"[match[3] == "["], text)
     if "\\" not in text:  # in plain text a power is all its digits, in TeX the first one
         text = re.sub(r"\^(-?[0-9]+(?:\.[0-9]+)?)", r"^{\1}", text)
     text = re.sub(r"(\^|_)\{([A-Za-z0-9])\}(?! ?[A-Za-z0-9])", r"\1\2", _brace_arguments(text))
@@ -129,7 +142,9 @@ def _rows(text: str) -> str:
     """A matrix keeps its row ends, as one character; elsewhere a doubled backslash is an escape too many or a line break."""
     if _ALIGNED.search(text):
         text = _ALIGNED.sub("", text).replace("&", "")
+    text = _HLINE.sub("", _PLAIN_MATRIX.sub(r"\\begin{\1}\2\\end{\1}", text)) if "matrix" in text or "array" in text else text
     if r"\begin" in text:
+        text = _COLUMNS.sub(r"\\begin{array}{c}", text.replace("{smallmatrix}", "{matrix}"))
         return text.replace(r"\\", "\x01").replace(r"\cr", "\x01")
     return re.sub(r"\\\\(?=[A-Za-z{}%$])", r"\\", text).replace(r"\\", " ")
 

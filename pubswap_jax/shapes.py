@@ -15,6 +15,7 @@ from pubswap_jax.words import is_prose
 
 MAX_ITEMS = 64
 
+_PLAIN_COMMA = re.compile(",")
 _SEMICOLON, _INNER, _EQUALS, _CUP = re.compile(";"), re.compile("[,;]"), re.compile("="), re.compile(r"\\cup(?![A-Za-z])")
 _WITHOUT = re.compile(r"\\(?:setminus|backslash)(?![A-Za-z])")
 _COMMA = re.compile(
@@ -26,9 +27,11 @@ _INTEGER = re.compile(
     r"(?<=[^\s(,;])\s*[,;(]\s*(?:\\text\{\s*(?:for|where|with)?\s*\}\s*)?[a-z]\s*\\in\s*\\mathbb\s*\{?\s*Z\s*\}?\s*\)?$"
 )
 _WRAPPED = re.compile(r"\\text\{([^{}]*)\}")
+_MODULUS, _REMAINDER = re.compile(r"\\pmod\{([0-9A-Za-z]+)\}"), re.compile(r"\\bmod\{([0-9]+)\}")
 _NO_SOLUTION = re.compile(r"\\emptyset|(?:there\s+(?:is|are)\s+)?no\s+solutions?(?:\s+exists?)?", re.IGNORECASE)
 _BUILDER = re.compile(r"\||(?<!\\):")
 _RELATION = re.compile(r"\\(?:le|ge|neq)(?![A-Za-z])|[<>=]|\\in(?![A-Za-z])|\\approx(?![A-Za-z])")
+_AROUND_MATRIX = re.compile(r"(?:[(\[{]|\\\{)\s*([(\[{\s]*\\begin.*\\end\{[A-Za-z]+\}[)\]}\s]*)(?:[)\]}]|\\\})", re.DOTALL)
 _MATRIX = re.compile(r"\\begin\{([pbBv]?matrix|array)\}(?:\{[clr| ]*\})?(.*)\\end\{\1\}", re.DOTALL)
 
 
@@ -73,6 +76,8 @@ def read(text: str) -> Shape:
     """The shape of a canonical string."""
     text = _ARROW.split(text)[-1].strip()
     text = _INTEGER.sub("", text) or text
+    if modulus := _MODULUS.search(text):
+        return dataclasses.replace(read(_MODULUS.sub("", text).strip() or "?"), unit=f"mod {modulus[1]}")
     if wrapped := _WRAPPED.fullmatch(text):
         text = wrapped[1].strip()
     if _NO_SOLUTION.fullmatch(text):
@@ -154,8 +159,8 @@ def _without(text: str, whole: Shape, points: Shape) -> Shape | None:
 
 def _unwrapped_matrix(text: str) -> str:
     """Without the brackets that some put around `array` or `matrix`."""
-    if text[:1] in "([" and text[1:].lstrip().startswith(r"\begin") and text[-1:] in ")]":
-        return text[1:-1].strip()
+    while match := _AROUND_MATRIX.fullmatch(text):
+        text = match[1].strip()
     return text
 
 
@@ -179,6 +184,8 @@ def _relation(text: str, parts: list[str], operators: list[str]) -> Shape:
         return _single(text.lstrip(" ="))
     if any(not part for part in parts):
         return Shape("text", text)
+    if set(operators) == {"="} and (remainder := _REMAINDER.search(parts[-2])) and not _REMAINDER.search(parts[-1]):
+        return dataclasses.replace(_single(parts[-1]), unit=f"mod {remainder[1]}")  # 17 mod 7 = 3
     if operators == [r"\in"]:
         return _single(parts[1]) if is_name(parts[0]) or set(parts[0]) <= set("(), xyz") else Shape("text", text)
     if operators[0] == r"\in" or r"\in" in operators:
@@ -220,6 +227,8 @@ def _bracketed(text: str) -> Shape | None:
                 return read(parts[1])  # {x | x > 3} is x > 3
             inner = read(inside) if inside else Shape("text", "")
             return Shape("set", text, inner.items if inner.kind == "list" else (inner,)) if opener == r"\{" else inner
+        if opener + closer == "[]" and (rows := _rows_of_brackets(inside)):
+            return _matrix(text, rows)
         parts = divide(inside, _INNER)[0]
         if len(parts) > MAX_ITEMS:
             raise Unreadable("too many items")
@@ -228,6 +237,20 @@ def _bracketed(text: str) -> Shape | None:
         if opener == "(" and closer == ")" and inside:
             return read(inside)
     return None
+
+
+def _rows_of_brackets(inside: str) -> str:
+    """The rows of `[[1, 2], [3, 4]]` and of `[1, 2; 3, 4]` as those of a matrix; empty where there are none."""
+    rows = divide(inside, _SEMICOLON)[0]
+    if len(rows) == 1:
+        rows = divide(inside, _PLAIN_COMMA)[0]
+        if not all(row.startswith("[") and row.endswith("]") for row in rows):
+            return ""
+        rows = [row[1:-1] for row in rows]
+    cells = [divide(row, _PLAIN_COMMA)[0] for row in rows]
+    if len(rows) < 2 or len({len(row) for row in cells}) > 1 or len(cells[0]) < 2 or not all(map(all, cells)):
+        return ""
+    return "\x01".join("&".join(row) for row in cells)
 
 
 def _balanced(inside: str) -> bool:

@@ -244,9 +244,12 @@ def _points(symbols: list[sympy.Symbol]):
 
 def evaluate(expr: sympy.Expr, point: dict | None = None, digits: int = DIGITS + 10) -> sympy.Expr | None:
     """The value to so many digits, a complex number at most; None where there is none."""
-    if point:
-        expr = expr.xreplace(point)
     try:
+        if point:
+            if any(power.exp.free_symbols and power.base != sympy.E for power in expr.atoms(sympy.Pow)):
+                # sympy takes exact roots of a rational to a rational power, which may take for ever; floats have none
+                point = {letter: sympy.Float(value, digits + 20) for letter, value in point.items()}
+            expr = expr.xreplace(point)
         value = expr.evalf(digits, maxn=max(200, 2 * digits))
     except (ArithmeticError, ValueError, TypeError, AttributeError, NotImplementedError):
         return None

@@ -14,7 +14,7 @@ _FRACTION_UNIT = re.compile(
     rf"\{{\s*(?:\\text\{{\s*)?({_BELOW})\s*\}}?\s*(\^\{{?[23]\}}?)?\s*\}}$"
 )
 _LENGTHS = ("m", "cm", "mm", "km", "ft", "in", "sq")
-_SHORT = r"(?:[cmkd]?m|k?g|mg|sq|s|h|hr|ft|in|mi|lb|oz|m?[lL]|[JNWVCFK]|mph|yd|Hz|by|of)"
+_SHORT = r"(?:[cmkd]?m|k?g|mg|sq|s|h|hr|ft|in|mi|lb|oz|m?[lL]|[JNWVCFK]|k[JNW]|mph|yd|M?Hz|Pa|eV|by|of)"
 _WORD = rf"(?:[A-Za-z]{{3,}}|{_SHORT}(?![A-Za-z]))\.?"
 _BARE_UNIT = re.compile(
     rf"(?<=[0-9}})i])(?:\s*[AaPp]\.?\s?[Mm]\.?$|(?:\s+{_WORD}|\s*(?:[cmk]m|kg|mph|ft|lbs?|hrs?|mins?|secs?))"
@@ -119,10 +119,10 @@ def _number_before(text: str) -> bool:
 
 def conflict(one: str, other: str) -> bool:
     """Two known units that differ: 5 cm is not 5 m, 5 cm^2 is not 5 cm^3, and 12 in base 5 is not 12 in base 6."""
-    if one.startswith("base ") and other.startswith("base "):
+    if any(one.startswith(kind) and other.startswith(kind) for kind in ("base ", "mod ")):
         return one != other
     (name, _, power), (name_too, _, power_too) = one.partition("^"), other.partition("^")
     known, known_too = (_SAME.get(unit.lower().replace(" ", "")) for unit in (name, name_too))
-    if power and power_too and power != power_too:
+    if power and power_too and power.strip("-") != power_too.strip("-"):  # m/s^2 is m s^{-2}
         return True
     return bool(known and known_too and known != known_too)
