@@ -7,6 +7,7 @@ import re
 from typing import NamedTuple
 
 from pubswap_jax.notation import closing, folded
+from pubswap_jax.units import unglued
 
 TAIL = 16384  # characters at the end of a completion in which an answer without a box is looked for
 SHORT = 200  # characters of a text that may be an answer as a whole
@@ -28,6 +29,11 @@ _FORMULA = re.compile(
     r"\$\$([^$]+)\$\$|(?<!\\)\$((?:\\.|[^$\\])+)\$|\\\[((?:(?!\\\]|\\\[)[\s\S])+)\\\]|\\\(((?:(?!\\\)|\\\()[\s\S])+)\\\)"
 )
 _JOIN = re.compile(r"\s*,?\s*(?:and|or|,)\s*,?\s*")
+# Between two boxes of one answer: a joint, what closes and opens a formula, and a name: `$ and $x_2 =`
+_BETWEEN_BOXES = re.compile(
+    r"(?=[\s\S]{0,60}(?:,|;|\b(?:and|or)\b))(?:[\s$*,;&]|\\[()\[\],; ]|\\q?quad|\\text\s*\{[\s,]*(?:and|or)[\s,]*\}|\b(?:and|or)\b"
+    r"|\b[A-Za-z](?:_(?:[A-Za-z0-9]|\{[A-Za-z0-9]+\}))?\s*=(?!=)){1,60}"
+)
 _PERCENT_AFTER = re.compile(r"\s*(?:\\?%|per\s?cent(?:age)?\b|pct\b)")
 _VERB = re.compile(r"\s*\b(?:is|are|equals|be|was)\b:?\s*")
 # A statement that begins so names no value: a denial, a bound, a choice between several.
@@ -40,6 +46,7 @@ _DONE_TO = re.compile(
     r"(?i)\b(?:twice|thrice|double|triple|(?:half|third|quarter|square|cube|reciprocal|inverse|opposite|logarithm|factorial|root)\s+of"
     r"|log|ln|sqrt|adding|multiplying|dividing|subtracting)\s*(?:[a-z]+\s+){0,2}$"
 )
+_HEDGED_LATER = re.compile(r"(?i)[,;=]|\b(?:but|so|hence|and|only)\b")  # "not 5, but 6" goes on to a value
 _ASIDE = re.compile(r"(?i)[\s,(]*\b(?:because|since|rather\s+than|instead\s+of|whereas|although|compared|namely|i\.e\.|not)\b")
 _REASON = re.compile(r"(?i)[\s,(]\b(?:because|rather\s+than|instead\s+of)\b")
 _NEGATIVE = re.compile(r"(?i)(?:negative|minus)\s+(?=[0-9.$\\])")
@@ -83,9 +90,8 @@ def extract(text: str) -> str:
     tail = text[-TAIL:]
     tail = _first_reply(tail)
     statement = _statement(tail)
-    if statement is not None:
-        return statement
-    return _last_value(tail)
+    found = _last_value(tail) if statement is None else statement
+    return unglued(found)  # `5m` in a sentence is a length; in a box it may be a product
 
 
 def gold_answer(gold: str) -> str:
@@ -113,6 +119,20 @@ def last_box(text: str) -> str | None:
         if bare := re.compile(r"\\boxed\s+([^\s{}$\\]+)").match(text, start):
             return bare[1]
     return None
+
+
+def boxes_together(text: str) -> str | None:
+    """The contents of the last boxes that stand together, joined by commas, and, or; None where the last one stands alone."""
+    text = folded(text.rpartition("</think>")[2])
+    starts = [match for match in _BOX.finditer(text, max(0, len(text) - TAIL))][-MAX_BOXES:]
+    parts, begin = [], len(text)
+    for match in reversed(starts):
+        end = closing(text, match.end(), 8192)
+        if end < 0 or (parts and not (end < begin and _BETWEEN_BOXES.fullmatch(text, end + 1, begin))):
+            break
+        parts.append(_with_percent(text[match.end() + 1 : end].strip(), text, end + 1))
+        begin = match.start()
+    return ", ".join(reversed(parts)) if len(parts) > 1 else None
 
 
 def _with_percent(inside: str, text: str, end: int) -> str:
@@ -234,10 +254,14 @@ def _last_value(tail: str) -> str:
     if reason and re.search(r"[0-9\\]", line[: reason.start()]):
         return _last_value(line[: reason.start()])
     stated = _VERB.split(line)[-1] if len(line) <= SHORT and _VERB.search(line) else ""
-    if stated and _NOT_BE.search(line[: len(line) - len(stated)][-40:]):
+    denied = stated and _NOT_BE.search(line[: len(line) - len(stated)][-40:])
+    stated = stated.strip("* `").rstrip(".")
+    if denied:
         if _NUMBER.match(stated):
             return ""
         stated = ""
+    if stated and _HEDGE.match(stated) and not _HEDGED_LATER.search(stated):
+        return ""
     leading = _NUMBER.match(stated)
     if leading and _ASIDE.match(stated, leading.end()):
         return leading[0]

@@ -46,6 +46,14 @@ def plain_numbers(text: str) -> bool:
         return False
 
 
+def has_several(text: str) -> bool:
+    """Whether a canonical gold is a list or a set of several values."""
+    try:
+        return any(shape.kind in ("list", "set") and len(shape.items) > 1 for shape in _readings(text))
+    except Unreadable:
+        return False
+
+
 def equal_texts(gold: str, answer: str, oracle: Oracle) -> bool:
     """Whether two canonical strings mean the same; a comma between digits may part a list or thousands."""
     if squeezed(gold) == squeezed(answer):

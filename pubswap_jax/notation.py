@@ -39,7 +39,7 @@ _REWRITES = [
         (r"\\(?:checkmark|blacksquare|square|qed)$E(?=[\s.}]*\Z)", ""),
         (r"\\[ns](?:ice)?frac$E", r"\\frac"),
         (r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|(?:no)?limits|hfill|rm|bf|it|mathstrut|boxed)$E", ""),
-        (r"\\(?:[,;:> ]|(?:q?quad|enspace|thinspace)$E|hspace\*?\{[^{}]*\}|phantom\s*(?:\{[^{}]*\}|-))|~", " "),
+        (r"\\(?:[,;:> ]|q?quad(?![A-Za-z]{2})|(?:enspace|thinspace)$E|hspace\*?\{[^{}]*\}|phantom\s*(?:\{[^{}]*\}|-))|~", " "),
         (r"(?<![0-9.,])[0-9]{1,3}(?: [0-9]{3})+(?![0-9])", lambda match: match[0].replace(" ", "")),
         (r"\\[dtc]frac$E", r"\\frac"),
         (r"\\(?:math(?:rm|bf|it|sf)|bm|boldsymbol|text(?:bf|it|rm|sf|normal)|[mh]box|operatorname\*?)\s*\{", r"\\text{"),
@@ -136,6 +136,11 @@ def canonical(text: str) -> str:
         text = re.sub(r"\^(-?[0-9]+(?:\.[0-9]+)?)", r"^{\1}", text)
     text = re.sub(r"(\^|_)\{([A-Za-z0-9])\}(?! ?[A-Za-z0-9])", r"\1\2", _brace_arguments(text))
     return re.sub(r" +", " ", text).strip().rstrip(".").strip()
+
+
+def radians(text: str) -> str:
+    """`30^\\circ` -> `(\\frac{30\\pi}{180})`, for an answer in degrees to a gold in radians."""
+    return _ANGLE.sub(r"(\\frac{\1\\pi}{180})", text.replace("°", r"^\circ"))
 
 
 def _rows(text: str) -> str:

@@ -30,6 +30,8 @@ POINTS = (Fraction(7919, 6131), Fraction(-5003, 7207), Fraction(28657, 10007), F
 # A letter with a numeric power, where SLL prediction expects an index; in braces it does not. f^2(x) and x^2_a go to `parse`.
 _POWER = re.compile(r"(?<![\\A-Za-z_^])([a-df-zA-HJ-Z]|\\pi)(?=\^(?:[0-9]+|\{[0-9]+\})(?![0-9]|\s*[(_^]))", re.ASCII)
 
+_LETTER_D = re.compile(r"(?<![\\A-Za-z}])d (?=[a-z](?![A-Za-z]))")  # the letter d; the parser takes `d r` for the differential dr
+
 
 class Sealed(RuntimeError):
     """Some code tried to turn a string into a program."""
@@ -105,6 +107,8 @@ class _Parser(latex2sympy2._Latex2Sympy):
 @functools.lru_cache(64)  # the elements of one answer; a repeated answer never comes here twice
 def parse(text: str) -> sympy.Basic:
     text = text.replace("%", r"\%").replace("\x01", r"\\")
+    if r"\int" not in text:
+        text = _LETTER_D.sub(r"d \\cdot ", text)
     try:
         parsed = _attempt(_Parser().parse_expression, text)
     except Unreadable:

@@ -20,6 +20,13 @@ _BARE_UNIT = re.compile(
     rf"(?<=[0-9}})i])(?:\s*[AaPp]\.?\s?[Mm]\.?$|(?:\s+{_WORD}|\s*(?:[cmk]m|kg|mph|ft|lbs?|hrs?|mins?|secs?))"
     rf"(?:(?:\s+|/){_WORD}){{0,3}}(?:\s*\^\{{?[23]\}}?)?$)"
 )
+# `60km`, `9.8m/s^2`, `3hours`; `5x`, `12k`, `20i` and `3e` are none
+_GLUED_UNIT = (
+    r"(?:[cmkdnu]?m|[km]?g|[cmd]?[lL]|k?[JNW]|[km]?[VA]|[kMG]?Hz|k?Pa|kWh|eV|ft|in|yd|mi|lbs?|oz|s|h|hrs?|ms|mins?|secs?|yrs?|pts?|mph|kph|mol"
+    r"|hours?|minutes?|seconds?|days?|weeks?|months?|years?|cents?|dollars?|euros?|inch(?:es)?|feet|foot|miles?|met(?:er|re)s?"
+    r"|grams?|lit(?:er|re)s?|pounds?|points?|people|times|units?)"
+)
+_GLUED = re.compile(rf"([-+]?[$£€]?[0-9][0-9,]*(?:\.[0-9]+)?)({_GLUED_UNIT}(?:\^?[23]|\^\{{[23]\}}|[²³])?(?:/{_GLUED_UNIT}(?:\^?[23]|[²³])?)?)\.?", re.ASCII)
 _BASE = re.compile(
     r"\(?(-?[0-9A-F]+)\)?(?:_(?:([0-9])|\{(?:\\text\{)?([a-z0-9]+)\}?\})|\s*\\text\{\s*\(?base\s*([a-z0-9]+)\)?\s*\}"
     r"|\s*\\text\{\s*\(?base\s*\}\s*([0-9]+)|\s+\(?base\s+([a-z0-9]+)\)?)",
@@ -110,6 +117,12 @@ def split_unit(text: str) -> tuple[str, str]:
         return text, ""
     power = re.search(r"\^\{?(-?[0-9])\}?$", match[0])
     return core, " ".join(words) + (f"^{power[1]}" if power else "")
+
+
+def unglued(text: str) -> str:
+    """`500g` -> `500 g`: a number with nothing but a unit glued to it; other texts as they are."""
+    match = _GLUED.fullmatch(text.strip(" *"))
+    return f"{match[1]} {match[2]}" if match else text
 
 
 def _number_before(text: str) -> bool:

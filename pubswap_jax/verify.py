@@ -15,10 +15,10 @@ from typing import NamedTuple
 import numpy as np
 
 from pubswap_jax import choice, pool, sources
-from pubswap_jax.answers import extract, gold_answer
-from pubswap_jax.equality import Quick, equal_texts, plain_numbers
+from pubswap_jax.answers import boxes_together, extract, gold_answer
+from pubswap_jax.equality import Quick, equal_texts, has_several, plain_numbers
 from pubswap_jax.limits import MAX_CHARACTERS, refusal, too_deep
-from pubswap_jax.notation import canonical
+from pubswap_jax.notation import canonical, radians
 from pubswap_jax.shapes import Undecided, Unreadable, result
 
 CACHE = 1 << 15  # (gold, answer) pairs whose verdict is remembered
@@ -67,7 +67,7 @@ def verify(
     else:
         # a completion that is the gold word for word needs no search for its last formula
         extracted = [
-            _guarded("", gold_answer, gold) if text.strip() == gold.strip() else _guarded("", extract, text)
+            _guarded("", gold_answer, gold) if text.strip() == gold.strip() else _guarded("", _extracted, text, gold)
             for text, gold in zip(texts, answers, strict=True)
         ]
         status = _math(list(answers), extracted, timeout)
@@ -138,7 +138,17 @@ def _guarded(otherwise, function: Callable, *arguments):
         return otherwise
 
 
+def _extracted(text: str, gold: str) -> str:
+    """The answer of a completion. Boxes joined by "and" are one answer where the gold has several values too."""
+    together = boxes_together(text) if text.count("boxed") > 1 else None
+    return together if together is not None and has_several(_canonical_gold(gold)) else extract(text)
+
+
 def _quickly(gold: str, answer: str) -> str | tuple[str, str]:
+    if r"\pi" in gold and r"\pi" not in answer:
+        answer = radians(answer)
+    elif r"\pi" in answer and r"\pi" not in gold:
+        gold = radians(gold)
     return _fast(_canonical_gold(gold), answer)
 
 
