@@ -30,7 +30,7 @@ POINTS = (Fraction(7919, 6131), Fraction(-5003, 7207), Fraction(28657, 10007), F
 # A letter with a numeric power, where SLL prediction expects an index; in braces it does not. f^2(x) and x^2_a go to `parse`.
 _POWER = re.compile(r"(?<![\\A-Za-z_^])([a-df-zA-HJ-Z]|\\pi)(?=\^(?:[0-9]+|\{[0-9]+\})(?![0-9]|\s*[(_^]))", re.ASCII)
 
-_LETTER_D = re.compile(r"(?<![\\A-Za-z}])d (?=[a-z](?![A-Za-z]))")  # the letter d; the parser takes `d r` for the differential dr
+_LETTER_D = re.compile(r"(?<![\\A-Za-z}_^])d(?= (?:[a-z](?![A-Za-z])|\\cdot))")  # the letter d; the parser takes `d r` for the differential dr
 
 
 class Sealed(RuntimeError):
@@ -108,7 +108,7 @@ class _Parser(latex2sympy2._Latex2Sympy):
 def parse(text: str) -> sympy.Basic:
     text = text.replace("%", r"\%").replace("\x01", r"\\")
     if r"\int" not in text:
-        text = _LETTER_D.sub(r"d \\cdot ", text)
+        text = _LETTER_D.sub("(d)", text)
     try:
         parsed = _attempt(_Parser().parse_expression, text)
     except Unreadable:
