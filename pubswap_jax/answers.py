@@ -31,7 +31,8 @@ _FORMULA = re.compile(
 _JOIN = re.compile(r"\s*,?\s*(?:and|or|,)\s*,?\s*")
 # Between two boxes of one answer: a joint, what closes and opens a formula, and a name: `$ and $x_2 =`
 _BETWEEN_BOXES = re.compile(
-    r"(?=[\s\S]{0,60}(?:,|;|\b(?:and|or)\b))(?:[\s$*,;&]|\\[()\[\],; ]|\\q?quad|\\text\s*\{[\s,]*(?:and|or)[\s,]*\}|\b(?:and|or)\b"
+    r"(?=[\s\S]{0,60}(?:,|;|\b(?:and|or)\b))"
+    r"(?:[\s$*,;&]|\\[()\[\],; ]|\\q?quad|\\text\s*\{[\s,]*(?:and|or)[\s,]*\}|\b(?:and|or)\b"
     r"|\b[A-Za-z](?:_(?:[A-Za-z0-9]|\{[A-Za-z0-9]+\}))?\s*=(?!=)){1,60}"
 )
 _PERCENT_AFTER = re.compile(r"\s*(?:\\?%|per\s?cent(?:age)?\b|pct\b)")
@@ -124,7 +125,7 @@ def last_box(text: str) -> str | None:
 def boxes_together(text: str) -> str | None:
     """The contents of the last boxes that stand together, joined by commas, and, or; None where the last one stands alone."""
     text = folded(text.rpartition("</think>")[2])
-    starts = [match for match in _BOX.finditer(text, max(0, len(text) - TAIL))][-MAX_BOXES:]
+    starts = list(_BOX.finditer(text, max(0, len(text) - TAIL)))[-MAX_BOXES:]
     parts, begin = [], len(text)
     for match in reversed(starts):
         end = closing(text, match.end(), 8192)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from pubswap_jax import keys
+
 KINDS = ("math", "choice")
 
 # The streams of random numbers that come from one seed: each has its own place in the key.
@@ -24,15 +26,19 @@ class Problem:
 
     id: str
     prompt: str
-    answer: str  # an expression, or the right option's letter
+    answer: str  # an expression, or the right option's key
     topic: str = ""
     level: str = ""
     kind: str = "math"  # math | choice
-    options: Mapping[str, str] | None = dataclasses.field(default=None, hash=False)  # letter -> text, of a choice
+    options: Mapping[str, str] | None = dataclasses.field(
+        default=None, hash=False
+    )  # key -> text, of a choice: A/B/C, 1/2/3, yes/no
 
     def __post_init__(self):
         if self.kind not in KINDS:
             raise ValueError(f"question {self.id}: kind is {self.kind!r}, not one of {', '.join(KINDS)}")
+        if self.options is not None:
+            keys.check(self.options, f"question {self.id}")
         if self.options is not None and self.answer not in self.options:
             raise ValueError(f"question {self.id}: the answer {self.answer!r} is none of its options {', '.join(self.options)}")
 
@@ -43,6 +49,10 @@ def drop_unreadable(problems: Sequence[Problem], readable: Callable[..., np.ndar
     A gold that cannot be read would be a reward of zero for ever, so its question must not be asked.
     """
     able = np.array([bool(problem.answer.strip()) for problem in problems], bool)
+    for i, problem in enumerate(problems):
+        # a choice with options has one of them as its answer: `Problem` has seen to it
+        if problem.kind == "choice" and problem.options is None:
+            able[i] = keys.is_letter(problem.answer)
     maths = [i for i, problem in enumerate(problems) if able[i] and problem.kind == "math"]
     if maths:
         able[maths] = readable([problems[i].answer for i in maths], kind="math")

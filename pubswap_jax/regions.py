@@ -18,7 +18,7 @@ _LINEAR_LAST = re.compile(rf"([^a-zA-Z]+?(?:\\(?:frac|sqrt|pi)[^a-zA-Z]*)*?) ?([
 
 
 def needed(gold: Shape, answer: Shape) -> bool:
-    """Whether one side is an inequality with a modulus, or `x != 3`, and the other is something else that may be the same set."""
+    """Whether one side is an inequality with a modulus, or `x != 3`, and the other side may be the same set."""
     unlike = [shape for shape in (gold, answer) if _of_modulus(shape) or _of_hole(shape)]
     return len(unlike) == 1 or (len(unlike) == 2 and any(map(_of_modulus, unlike)) and not all(map(_of_modulus, unlike)))
 
@@ -100,43 +100,47 @@ def _solved(relation: Shape) -> Shape | None:
     marks, items = _ascending(relation)
     at = next((i for i, item in enumerate(items) if _MODULUS.fullmatch(item.text)), None)
     linear = None if at is None else _linear(_MODULUS.fullmatch(items[at].text)[1].strip())
-    if linear is None:
+    if linear is None or any(_is_negative(item.text) for i, item in enumerate(items) if i != at):
         return None
-    low, high = (items[at - 1].text if at else None), (items[at + 1].text if at + 1 < len(items) else None)
-    for bound in (low, high):
-        if bound is not None and ((found := readings(bound)) is None and bound.startswith("-") or found and found[0][0] < 0):
-            return None
-    if low is None:
-        ends = "()" if marks[0] == "<" else "[]"
-        return _tuple(_end(linear, "-", high), _end(linear, "+", high), ends)
-    inner = marks[0] == "<"
-    outer = None if high is None else marks[-1] == "<"
-    left = _tuple(_LOW if high is None else _end(linear, "-", high), _end(linear, "-", low), ("[" if outer is False else "(") + ")]"[not inner])
-    right = _tuple(_end(linear, "+", low), _HIGH if high is None else _end(linear, "+", high), "(["[not inner] + ("]" if outer is False else ")"))
+    # the bounds of the modulus, each with the brackets of an interval that ends there
+    inner = (items[0].text, _ENDS[marks[0]]) if at else None
+    outer = (items[-1].text, _ENDS[marks[-1]]) if at + 1 < len(items) else None
+    low, low_mark = (_end(linear, "-", outer[0]), outer[1][0]) if outer else (_LOW, "(")
+    high, high_mark = (_end(linear, "+", outer[0]), outer[1][1]) if outer else (_HIGH, ")")
+    if inner is None:
+        return _tuple(low, high, low_mark + high_mark)
+    left = _tuple(low, _end(linear, "-", inner[0]), low_mark + inner[1][1])
+    right = _tuple(_end(linear, "+", inner[0]), high, inner[1][0] + high_mark)
     return Shape("union", relation.text, (left, right))
 
 
-def _linear(text: str) -> tuple[Fraction, str] | None:
+def _is_negative(bound: str) -> bool:
+    found = readings(bound)
+    return found[0][0] < 0 if found else bound.startswith("-")
+
+
+def _linear(text: str) -> tuple[Fraction, Fraction | str] | None:
     """(k, c) of `kx + c` with k > 0; the signs turned where k is negative, which changes no modulus."""
     if match := _LINEAR.fullmatch(text):
         factor, constant = match[1], match[3].replace(" ", "").removeprefix("+") or "0"
     elif match := _LINEAR_LAST.fullmatch(text):
-        factor, constant = match[2].replace(" ", "").removeprefix("+"), match[1]
+        factor, constant = match[2].replace(" ", "").removeprefix("+"), match[1].strip()
     else:
         return None
     found = readings(factor + "1" if factor in ("", "-") else factor)
     if not found or not found[0][0]:
         return None
-    value = found[0][0]
-    return (value, constant) if value > 0 else (-value, f"-({constant})")
+    value, known = found[0][0], readings(constant)
+    constant = known[0][0] if known else constant
+    if value > 0:
+        return value, constant
+    return -value, -constant if known else f"-({constant})"
 
 
-def _end(linear: tuple[Fraction, str], sign: str, bound: str) -> Shape:
+def _end(linear: tuple[Fraction, Fraction | str], sign: str, bound: str) -> Shape:
     """The number where kx + c is `sign` bound: a fraction where it can be told, else an expression."""
     factor, constant = linear
-    known, given = readings(constant.removeprefix("-(").removesuffix(")") if constant.startswith("-(") else constant), readings(bound)
-    if known and given:
-        c = -known[0][0] if constant.startswith("-(") else known[0][0]
-        value = ((given[0][0] if sign == "+" else -given[0][0]) - c) / factor
-        return Shape("expr", str(value))
+    given = readings(bound)
+    if given and isinstance(constant, Fraction):
+        return Shape("expr", str(((given[0][0] if sign == "+" else -given[0][0]) - constant) / factor))
     return Shape("expr", rf"\frac{{{sign}({bound})-({constant})}}{{{factor}}}")

@@ -30,7 +30,9 @@ POINTS = (Fraction(7919, 6131), Fraction(-5003, 7207), Fraction(28657, 10007), F
 # A letter with a numeric power, where SLL prediction expects an index; in braces it does not. f^2(x) and x^2_a go to `parse`.
 _POWER = re.compile(r"(?<![\\A-Za-z_^])([a-df-zA-HJ-Z]|\\pi)(?=\^(?:[0-9]+|\{[0-9]+\})(?![0-9]|\s*[(_^]))", re.ASCII)
 
-_LETTER_D = re.compile(r"(?<![\\A-Za-z}_^])d(?= (?:[a-z](?![A-Za-z])|\\cdot))")  # the letter d; the parser takes `d r` for the differential dr
+_LETTER_D = re.compile(
+    r"(?<![\\A-Za-z}_^])d(?= (?:[a-z](?![A-Za-z])|\\cdot))"
+)  # the letter d; the parser takes `d r` for the differential dr
 
 
 class Sealed(RuntimeError):

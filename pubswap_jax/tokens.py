@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pubswap_jax.data import Problem
+from pubswap_jax.keys import labels
 from pubswap_jax.types import Prompts
 
 INSTRUCTIONS = {
@@ -82,8 +83,9 @@ def load_tokenizer(
 
 
 def content(problem: Problem, instruction: str) -> str:
-    """What the user says: the question, its options, and how to answer."""
-    options = [f"{letter}. {text}" for letter, text in (problem.options or {}).items()]
+    """What the user says: the question, its options under letters, and how to answer."""
+    names = labels(problem.options or {})
+    options = [f"{names[key]}. {text}" for key, text in (problem.options or {}).items()]
     question = "\n".join([problem.prompt, *options]).strip()
     return f"{question}\n\n{instruction}" if instruction else question
 

@@ -26,7 +26,10 @@ _GLUED_UNIT = (
     r"|hours?|minutes?|seconds?|days?|weeks?|months?|years?|cents?|dollars?|euros?|inch(?:es)?|feet|foot|miles?|met(?:er|re)s?"
     r"|grams?|lit(?:er|re)s?|pounds?|points?|people|times|units?)"
 )
-_GLUED = re.compile(rf"([-+]?[$£€]?[0-9][0-9,]*(?:\.[0-9]+)?)({_GLUED_UNIT}(?:\^?[23]|\^\{{[23]\}}|[²³])?(?:/{_GLUED_UNIT}(?:\^?[23]|[²³])?)?)\.?", re.ASCII)
+_GLUED_POWER = r"(?:\^?[23]|\^\{[23]\}|[²³])?"
+_GLUED = re.compile(
+    rf"([-+]?[$£€]?[0-9][0-9,]*(?:\.[0-9]+)?)({_GLUED_UNIT}{_GLUED_POWER}(?:/{_GLUED_UNIT}{_GLUED_POWER})?)\.?", re.ASCII
+)
 _BASE = re.compile(
     r"\(?(-?[0-9A-F]+)\)?(?:_(?:([0-9])|\{(?:\\text\{)?([a-z0-9]+)\}?\})|\s*\\text\{\s*\(?base\s*([a-z0-9]+)\)?\s*\}"
     r"|\s*\\text\{\s*\(?base\s*\}\s*([0-9]+)|\s+\(?base\s+([a-z0-9]+)\)?)",

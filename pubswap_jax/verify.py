@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pubswap_jax import choice, pool, sources
+from pubswap_jax import choice, keys, pool, sources
 from pubswap_jax.answers import boxes_together, extract, gold_answer
 from pubswap_jax.equality import Quick, equal_texts, has_several, plain_numbers
 from pubswap_jax.limits import MAX_CHARACTERS, refusal, too_deep
@@ -74,12 +74,23 @@ def verify(
     return Verdicts(np.array([word == "correct" for word in status], bool), status, extracted)
 
 
-def readable(answers: Sequence[str], kind: str = "math", timeout: float = 5.0) -> np.ndarray:
-    """bool[n]: whether a gold can be judged against at all; the others' questions are dropped at loading."""
+def readable(
+    answers: Sequence[str],
+    kind: str = "math",
+    timeout: float = 5.0,
+    options: Sequence[Mapping[str, str] | None] | None = None,
+) -> np.ndarray:
+    """bool[n]: whether a gold can be judged against at all; the others' questions are dropped at loading.
+
+    A choice is readable where it is the key of one of its options; without `options` only a single letter is.
+    """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
     if kind == "choice":
-        return np.array([len(answer.strip()) == 1 and answer.strip().isalpha() for answer in answers], bool)
+        offered = options or [None] * len(answers)
+        return np.array(
+            [keys.is_letter(gold) if row is None else gold in row for gold, row in zip(answers, offered, strict=True)], bool
+        )
     golds = [_canonical_gold(answer) for answer in answers]
     known = {gold: plain_numbers(gold) for gold in golds}
     waiting = [gold for gold, plain in known.items() if gold and not plain and not refusal(gold)]
@@ -96,7 +107,10 @@ def _check(texts, answers, kind, options, timeout) -> None:
     if options is not None and len(options) != len(texts):
         raise ValueError(f"options must have one entry per text, got {len(options)} for {len(texts)}")
     if any(not isinstance(row, Mapping) for row in options or () if row is not None):
-        raise ValueError("options: a dict of letter and text, or None, a row expected")
+        raise ValueError("options: a dict of key and text, or None, a row expected")
+    for i, row in enumerate(options or ()):
+        if row is not None:
+            keys.check(row, f"options[{i}]")
     if not timeout > 0:
         raise ValueError(f"timeout must be positive seconds, got {timeout}")
 
@@ -193,11 +207,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", help="write each row with its status and what was extracted to this file")
     flags = parser.parse_args(arguments)
     try:
+        if not 0 < flags.timeout < float("inf"):
+            raise ValueError(f"--timeout must be positive seconds, got {flags.timeout:g}")
+        if flags.workers is not None:
+            pool.set_workers(flags.workers)
         rows = _read(flags.file)
+        if flags.out:
+            open(flags.out, "a", encoding="utf-8").close()  # a path that cannot be written is found before the grading
     except (OSError, ValueError) as error:
         parser.exit(2, f"pubswap_jax.verify: {error}\n")
-    if flags.workers:
-        pool.set_workers(flags.workers)
     _grade(rows, flags.timeout)
     if flags.out:
         with open(flags.out, "w", encoding="utf-8") as file:
@@ -213,6 +231,12 @@ def _read(path: str) -> list[dict]:
             raise ValueError(f"{path}:{number}: an object with the texts 'gold' and 'answer' expected")
         if row.get("kind", "math") not in KINDS:
             raise ValueError(f"{path}:{number}: kind is {row['kind']!r}; there are {', '.join(KINDS)}")
+        if (options := row.get("options")) is not None:
+            if not isinstance(options, dict) or not all(isinstance(text, str) for text in options.values()):
+                raise ValueError(
+                    f"{path}:{number}: options must be an object of keys and texts, got {json.dumps(options)[:60]}"
+                )
+            keys.check(options, f"{path}:{number}")
         rows.append(row)
     if not rows:
         raise ValueError(f"{path}: no rows in it")
