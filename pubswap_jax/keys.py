@@ -44,7 +44,13 @@ def lettered(text: str, options: Mapping[str, str]) -> tuple[str, dict[str, str]
     said = {_folded(key): letters[key] for key in options}
     # `2` is the name of one option and the text of another: nobody can tell which one is meant
     torn = {_folded(option) for key, option in options.items() if _folded(option) in said and _folded(option) != _folded(key)}
-    spoken = {name: letter for name, letter in said.items() if name not in torn and not is_letter(name)}
+    shown = set(letters.values())
+    spoken = {
+        name: letter
+        for name, letter in said.items()
+        # the `C` of keys A, C, D1 is shown as B, and `C` is another option's letter; the I of I, II, III is nobody's
+        if name not in torn and not (is_letter(name) and name.upper() != letter and name.upper() in shown)
+    }
     if len(said) < len(options):  # `yes` and `Yes` are two options
         spoken = {}
     texts = {letters[key]: "" if _folded(option) in torn else _replaced(option, spoken) for key, option in options.items()}
@@ -70,7 +76,7 @@ def _replaced(text: str, letters: Mapping[str, str]) -> str:
         return text
     names = "|".join(re.escape(name) for name in sorted(letters, key=len, reverse=True))
     before, behind = (
-        r"(?<![A-Za-z0-9.+'’$\\-])(?<![0-9][,/])",
+        r"(?<![A-Za-z0-9.+'’$^_\\-])(?<![\^_]\{)(?<![0-9][,/])",
         r"(?![A-Za-z0-9'’%^+-]|[.,/][0-9]|\s*(?:[=<>]|\*\s*[0-9A-Za-z]))",
     )
     pattern = f"{before}(?:{names}){behind}{_AFTER}"

@@ -13,8 +13,9 @@ _LOW, _HIGH = Shape("expr", r"-\infty"), Shape("expr", r"\infty")
 _FACTOR = r"(?:[0-9]+(?:\.[0-9]+)?|\\frac\{[0-9]+\}\{[0-9]+\})?"
 _MODULUS = re.compile(r"\|([^|]+)\|")
 # What stands between the bars: a factor, the unknown, and a constant behind or before it.
-_LINEAR = re.compile(rf"(-?{_FACTOR}) ?([a-zA-Z])((?: ?[+-][^a-zA-Z]*(?:\\(?:frac|sqrt|pi)[^a-zA-Z]*)*)?)")
-_LINEAR_LAST = re.compile(rf"([^a-zA-Z]+?(?:\\(?:frac|sqrt|pi)[^a-zA-Z]*)*?) ?([+-] ?{_FACTOR}) ?([a-zA-Z])")
+_CONSTANT = r"(?:\\(?:frac|sqrt|pi)|[^a-zA-Z\\])"
+_LINEAR = re.compile(rf"(-?{_FACTOR}) ?([a-zA-Z])((?: ?[+-]{_CONSTANT}+)?)")
+_LINEAR_LAST = re.compile(rf"({_CONSTANT}+?) ?([+-] ?{_FACTOR}) ?([a-zA-Z])")
 
 
 def needed(gold: Shape, answer: Shape) -> bool:

@@ -31,6 +31,21 @@ def test_problem_refuses_what_no_verifier_knows():
     with pytest.raises(ValueError, match="question q: the answer 'E' is none of its options A, B"):
         Problem("q", "Which?", "E", kind="choice", options={"A": "this", "B": "that"})
     assert len({Problem("q", "Which?", "A", kind="choice", options={"A": "this"})}) == 1  # hashable
+    Problem("q", "Which?", "25", kind="choice", options={str(i): "x" for i in range(26)})
+    with pytest.raises(ValueError, match="question q: 27 options; there are letters for at most 26"):
+        Problem("q", "Which?", "1", kind="choice", options={str(i): "x" for i in range(27)})
+    with pytest.raises(ValueError, match="question q: .* not empty"):
+        Problem("q", "Which?", "A", kind="choice", options={"A": "x", " ": "y"})
+
+
+def test_a_choice_that_cannot_be_judged_is_dropped():
+    problems = [
+        Problem("letter", "?", "a", kind="choice"),
+        Problem("word", "?", "yes", kind="choice"),
+        Problem("word of two", "?", "yes", kind="choice", options={"yes": "it does", "no": "it does not"}),
+    ]
+    kept, dropped = drop_unreadable(problems, readable)
+    assert [problem.id for problem in kept] == ["letter", "word of two"] and [problem.id for problem in dropped] == ["word"]
 
 
 def test_unreadable_golds_are_dropped_and_listed():

@@ -45,6 +45,10 @@ def reference(shared_data):
 def test_content():
     assert content(QUESTION, "Answer.") == "What is 1 + 1?\n\nAnswer."
     assert content(CHOICE, "") == "Which is even?\nA. 1\nB. 2"
+    small = Problem("c", "Which?", "b", kind="choice", options={"a": "1", "b": "2"})
+    assert content(small, "") == "Which?\na. 1\nb. 2"
+    named = Problem("c", "Which?", "yes", kind="choice", options={"yes": "It does", "no": "It does not"})
+    assert content(named, "") == "Which?\nA. It does\nB. It does not"  # the instruction asks for a letter
 
 
 def test_characters_round_trip(chars):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pubswap_jax.units import conflict, split_unit
+from pubswap_jax.units import conflict, split_unit, unglued
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,23 @@ def test_what_is_no_unit(text):
 def test_only_known_units_conflict():
     assert conflict("cm", "meters") and conflict("cm^2", "cm^3") and conflict("base 5", "base 6") and conflict("p m", "am")
     assert not (conflict("cm", "centimeters") or conflict("cm", "") or conflict("cm", "cm^2") or conflict("apples", "pears"))
+
+
+@pytest.mark.parametrize(
+    ("text", "spaced"),
+    [
+        ("500g", "500 g"),
+        ("9.8m/s^2", "9.8 m/s^2"),
+        ("25cm²", "25 cm²"),
+        ("3hours", "3 hours"),
+        ("-40km/h", "-40 km/h"),
+        ("$5/hour", "$5/hour"),
+    ],
+)
+def test_a_unit_glued_to_a_number(text, spaced):
+    assert unglued(text) == spaced
+
+
+@pytest.mark.parametrize("text", ["5x", "12k", "20π", "30i", "3e", "16x^2", "5y", "m", "12", "x=5m", "5m+2", "2n", "500 g"])
+def test_what_is_no_glued_unit(text):
+    assert unglued(text) == text

@@ -263,3 +263,82 @@ def test_every_gold_of_math_answers_itself(shared_data):
     golds = [json.loads(line)["answer"] for line in (shared_data / "math/math_test.jsonl").read_text().splitlines()]
     assert score([rf"\boxed{{{gold}}}" for gold in golds], golds).all()
     assert readable(golds[:300]).all()
+
+
+@pytest.mark.parametrize("name", ["verify_hard.jsonl", "verify_fresh.jsonl"])
+def test_the_hard_pairs_are_judged_within_the_figures(name):
+    rows = [json.loads(line) for line in (GOLDEN / name).read_text().splitlines()]
+    for kind in ("math", "choice"):
+        chosen = [row for row in rows if row.get("kind", "math") == kind]
+        texts = [verify_module._completion(row) for row in chosen]
+        options = [row.get("options") for row in chosen]
+        found = score(texts, [row["gold"] for row in chosen], kind=kind, options=options, timeout=5)
+        assert [row for row, ok in zip(chosen, found, strict=True) if ok and not row["label"]] == []
+        missed = [row for row, ok in zip(chosen, found, strict=True) if row["label"] and not ok]
+        assert len(missed) <= 0.02 * sum(row["label"] for row in chosen), missed
+
+
+KEYS = [
+    (["a", "b"], "a"),
+    (["1", "2"], "2"),
+    (["yes", "no", "maybe"], "maybe"),
+    (list("ABCDEFGHIJKL"), "K"),
+    (["True", "False"], "False"),
+    (["i", "ii", "iii"], "ii"),
+    ([str(i) for i in range(26)], "25"),
+]
+
+
+@pytest.mark.parametrize(("names", "gold"), KEYS)
+def test_options_may_have_any_keys(names, gold):
+    options = {name: f"the text number {place}" for place, name in enumerate(names, 100)}
+    other = next(name for name in names if name != gold)
+    texts = [rf"\boxed{{{gold}}}", f"The answer is {gold}.", f"({gold})", options[gold], rf"\boxed{{{other}}}"]
+    texts += [f"The answer is {gold} or {other}.", f"It is not {gold}.", "There is no answer to a question as hard as I saw."]
+    found = score(texts, [gold] * len(texts), kind="choice", options=[options] * len(texts))
+    assert found.tolist() == [True] * 4 + [False] * 4
+
+
+def test_the_letter_that_the_prompt_shows_answers_too():
+    options = {"yes": "it does", "no": "it does not"}
+    assert score([r"\boxed{A}", r"\boxed{B}"], ["yes"] * 2, kind="choice", options=[options] * 2).tolist() == [True, False]
+    # `2` is the name of one option and the text of the other: it commits to neither, a letter does
+    twice = {"1": "2", "2": "4"}
+    assert score([r"\boxed{2}", r"\boxed{B}"], ["2"] * 2, kind="choice", options=[twice] * 2).tolist() == [False, True]
+
+
+def test_more_than_26_options_are_refused_in_a_line():
+    options = {str(i): "x" for i in range(27)}
+    with pytest.raises(ValueError, match=r"options\[0\]: 27 options; there are letters for at most 26"):
+        verify(["1"], ["1"], kind="choice", options=[options])
+
+
+def test_a_choice_is_readable_where_one_of_its_options_is_named():
+    assert readable(["a", "yes", "B"], kind="choice").tolist() == [True, False, True]
+    options = [{"a": "x"}, {"yes": "x"}, {"A": "x"}]
+    assert readable(["a", "yes", "B"], kind="choice", options=options).tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("row", "flags", "message"),
+    [
+        ({}, ["--timeout", "0"], "--timeout must be positive seconds, got 0"),
+        ({}, ["--timeout", "-1"], "--timeout must be positive seconds, got -1"),
+        ({}, ["--workers", "0"], "workers must be at least 1, got 0"),
+        ({}, ["--out", "nowhere/out.jsonl"], "nowhere/out.jsonl"),
+        ({"kind": "choice", "options": ["x", "y"]}, [], "rows.jsonl:1: options must be an object of keys and texts, got"),
+        ({"kind": "choice", "options": {"1": 2}}, [], "rows.jsonl:1: options must be an object of keys and texts, got"),
+        ({"kind": "choice", "options": {str(i): "x" for i in range(27)}}, [], "rows.jsonl:1: 27 options"),
+    ],
+)
+def test_a_mistake_in_the_command_is_a_line_before_any_grading(tmp_path, monkeypatch, capsys, row, flags, message):
+    def grade(rows, timeout):
+        raise AssertionError("graded")
+
+    monkeypatch.setattr(verify_module, "_grade", grade)
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"gold": "1", "answer": "1"} | row))
+    flags = [str(tmp_path / flag) if flag.startswith("nowhere") else flag for flag in flags]
+    with pytest.raises(SystemExit, match="2"):
+        main([str(tmp_path / "rows.jsonl"), *flags])
+    told = capsys.readouterr().err
+    assert message in told and told.count("\n") == 1
