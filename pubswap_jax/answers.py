@@ -31,7 +31,7 @@ _FORMULA = re.compile(
 _JOIN = re.compile(r"\s*,?\s*(?:and|or|,)\s*,?\s*")
 # Between two boxes of one answer: a joint, what closes and opens a formula, and a name: `$ and $x_2 =`
 _BETWEEN_BOXES = re.compile(
-    r"(?=[\s\S]{0,60}(?:,|;|\b(?:and|or)\b))"
+    r"(?=[\s\S]{0,60}(?:[,;&]|\b(?:and|or)\b))"
     r"(?:[\s$*,;&]|\\[()\[\],; ]|\\q?quad|\\text\s*\{[\s,]*(?:and|or)[\s,]*\}|\b(?:and|or)\b"
     r"|\b[A-Za-z](?:_(?:[A-Za-z0-9]|\{[A-Za-z0-9]+\}))?\s*=(?!=)){1,60}"
 )

@@ -45,7 +45,8 @@ _REWRITES = [
         (r"\\(?:math(?:rm|bf|it|sf)|bm|boldsymbol|text(?:bf|it|rm|sf|normal)|[mh]box|operatorname\*?)\s*\{", r"\\text{"),
         (r"\\%|(?:\b(?:as an?|in)\s+)?\b[Pp]er\s?cent(?:age)?s?(?:\s+points?)?\b|\bpct\b\.?", "%"),
         (r"\\text\s*\{[\s(-]*%[\s)]*\}|(?<=[0-9}])\s*\(\s*%\s*\)", "%"),
-        (r"^\s*%\s*[=:](?=\s*[0-9.\\-])", ""),
+        (r"^\s*%\s*[=:](?=\s*[0-9.\\-])|%\s*(?=%)", ""),
+        (r"(?<=[0-9)}])\s*%\s*([0-9]+)(?=\s*=)", r"\\bmod{\1}"),
         (r"\\text\s*\{\s*\}", ""),
         (r"\\text\{([^{}]*%)\s*\}", r"\1"),
         (
@@ -108,6 +109,9 @@ _LABEL = re.compile(
     r"|remainder|quotient|percentage)"
     r"\s*(?::|=|\bis\b:?|\bequals\b)\s*",
     re.IGNORECASE,
+)
+_SENTENCE = re.compile(
+    r"\\text\{\s*(?:The|So|Thus|Therefore|Hence)\b[^{}]*\}(?:(?!\bnot\b).)*\\text\{(?:(?!\bnot\b)[^{}])*\b(?:is|equals):?\s*\}\s*(?=\S)"
 )
 _NEGATIVE = re.compile(r"(?:\\text\{\s*)?\b(?:negative|minus)\s*\}?\s*(?=[0-9.\\])", re.IGNORECASE)
 _CURRENCY = re.compile(r"(?:\\text\{\s*)?\b(?:USD|EUR|GBP|INR|CNY|RMB|US|Rs)\b\.?\s*\}?\s*(?=[0-9.\\$])")
@@ -180,6 +184,8 @@ def _unwrapped(text: str) -> str:
             text = text[len(mark) : -len(mark)].strip()
     if text.startswith(r"\text{") and (end := closing(text, 5)) > 0:
         inside, rest = text[6:end].strip(), text[end + 1 :].strip()
+        if sentence := _SENTENCE.match(text):
+            return text[sentence.end() :]
         if rest and _LABEL.fullmatch(inside):
             return rest
         if not rest and (label := _LABEL.match(inside)) and label.end() < len(inside):

@@ -5,7 +5,7 @@ import re
 from fractions import Fraction
 
 from pubswap_jax.numerals import readings
-from pubswap_jax.shapes import Shape
+from pubswap_jax.shapes import Shape, read
 
 FLIP = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", "=": "=", r"\neq": r"\neq"}
 _ENDS = {"<": "()", r"\le": "[]"}
@@ -20,6 +20,9 @@ _LINEAR_LAST = re.compile(rf"({_CONSTANT}+?) ?([+-] ?{_FACTOR}) ?([a-zA-Z])")
 
 def needed(gold: Shape, answer: Shape) -> bool:
     """Whether one side is an inequality with a modulus, or `x != 3`, and the other side may be the same set."""
+    holes = [shape for shape in (gold, answer) if shape.kind == "list" and all(map(_of_hole, shape.items))]
+    if len(holes) == 1:
+        return True
     unlike = [shape for shape in (gold, answer) if _of_modulus(shape) or _of_hole(shape)]
     return len(unlike) == 1 or (len(unlike) == 2 and any(map(_of_modulus, unlike)) and not all(map(_of_modulus, unlike)))
 
@@ -29,6 +32,9 @@ def regions(shape: Shape) -> list[Shape]:
     if shape.kind in ("tuple", "union", "set"):
         return [shape]
     if shape.kind == "list":
+        if all(map(_of_hole, shape.items)):  # x != -1, x != 2
+            points = ",".join(item.items[1].text for item in shape.items)
+            return [read(rf"(-\infty,\infty)\setminus\{{{points}\}}")]
         joined = union_of(shape)
         return [joined] if joined.kind == "union" else []
     if shape.kind != "relation":

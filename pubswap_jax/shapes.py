@@ -24,7 +24,7 @@ _COMMA = re.compile(
 _OPEN, _CLOSE, _OPEN_ESCAPED, _CLOSE_ESCAPED = tuple("([{"), tuple(")]}"), ("{",), ("}",)
 _ARROW = re.compile(r"\\(?:Rightarrow|implies|Longrightarrow|therefore)(?![A-Za-z])|=>")
 _INTEGER = re.compile(
-    r"(?<=[^\s(,;])\s*[,;(]\s*(?:\\text\{\s*(?:for|where|with)?\s*\}\s*)?[a-z]\s*\\in\s*\\mathbb\s*\{?\s*Z\s*\}?\s*\)?$"
+    r"(?<=[^\s(,;])\s*[,;(]\s*(?:\\text\{\s*(?:for|where|with)?\s*\}\s*)?[a-z]\s*\\in\s*(?:\\mathbb\s*\{?\s*Z\s*\}?|\(-\\infty,\\infty\))\s*\)?$"
 )
 _WRAPPED = re.compile(r"\\text\{([^{}]*)\}")
 _MODULUS, _REMAINDER = re.compile(r"\\pmod\{([0-9A-Za-z]+)\}"), re.compile(r"\\bmod\{([0-9]+)\}")
@@ -32,6 +32,7 @@ _NO_SOLUTION = re.compile(r"\\emptyset|(?:there\s+(?:is|are)\s+)?no\s+solutions?
 _BUILDER = re.compile(r"\||(?<!\\):")
 _RELATION = re.compile(r"\\(?:le|ge|neq)(?![A-Za-z])|[<>=]|\\in(?![A-Za-z])|\\approx(?![A-Za-z])")
 _AROUND_MATRIX = re.compile(r"(?:[(\[{]|\\\{)\s*([(\[{\s]*\\begin.*\\end\{[A-Za-z]+\}[)\]}\s]*)(?:[)\]}]|\\\})", re.DOTALL)
+_INEQUALITY = re.compile(r"\\(?:le|ge)(?![A-Za-z])|[<>]")
 _MATRIX = re.compile(r"\\begin\{([pbBv]?matrix|array)\}(?:\{[clr| ]*\})?(.*)\\end\{\1\}", re.DOTALL)
 
 
@@ -119,10 +120,13 @@ def _single(text: str) -> Shape:
     matrix = _MATRIX.fullmatch(_unwrapped_matrix(text))
     if matrix and matrix[1] != "vmatrix" and r"\begin" not in matrix[2]:
         return _matrix(text, matrix[2])
+    unions, cups = divide(text, _CUP)
+    if cups and all(divide(part, _INEQUALITY)[1] for part in unions):  # |z| < 1 \cup |z| > 2
+        return Shape("list", text, tuple(_single(part) for part in unions))
     parts, operators = divide(text, _RELATION)
     if operators:
         return _relation(text, parts, operators)
-    parts, operators = divide(text, _CUP)
+    parts, operators = unions, cups
     if operators:
         return _union(text, tuple(_single(part) for part in parts))
     parts, operators = divide(text, _WITHOUT)
@@ -149,6 +153,13 @@ def _union(text: str, parts: tuple[Shape, ...]) -> Shape:
 
 def _without(text: str, whole: Shape, points: Shape) -> Shape | None:
     """`(-oo,oo) \\setminus \\{0\\}` as the union of the open intervals between the points."""
+    if points.kind == "tuple" and len(points.items) == 2 and whole.text == r"(-\infty,\infty)":
+        low, high, mark = points.items[0].text, points.items[1].text, points.marks
+        return Shape(
+            "union",
+            text,
+            (_single(rf"(-\infty,{low}{')]'[mark[0] == '(']}"), _single(rf"{'(['[mark[1] == ')']}{high},\infty)")),
+        )
     values = {item.text: found[0][0] for item in points.items if (found := readings(item.text))}
     if points.kind != "set" or whole.text != r"(-\infty,\infty)" or not points.items or len(values) != len(points.items):
         return None
@@ -186,6 +197,8 @@ def _relation(text: str, parts: list[str], operators: list[str]) -> Shape:
         return Shape("text", text)
     if set(operators) == {"="} and (remainder := _REMAINDER.search(parts[-2])) and not _REMAINDER.search(parts[-1]):
         return dataclasses.replace(_single(parts[-1]), unit=f"mod {remainder[1]}")  # 17 mod 7 = 3
+    if operators == [r"\in"] and re.fullmatch(r"\|[a-zA-Z]\|", parts[0]):
+        return _modulus_in(text, parts[0], _single(parts[1]))
     if operators == [r"\in"]:
         return _single(parts[1]) if is_name(parts[0]) or set(parts[0]) <= set("(), xyz") else Shape("text", text)
     if operators[0] == r"\in" or r"\in" in operators:
@@ -195,6 +208,23 @@ def _relation(text: str, parts: list[str], operators: list[str]) -> Shape:
         pairs = zip(sides[0].items, sides[1].items, strict=True)
         return Shape("tuple", text, tuple(Shape("relation", f"{a.text}={b.text}", (a, b), ("=",)) for a, b in pairs), "()")
     return Shape("relation", text, tuple(sides), tuple(operators))
+
+
+def _modulus_in(text: str, modulus: str, values: Shape) -> Shape:
+    """`|z| \\in [0,1) \\cup (2,\\infty)` as the inequalities |z| < 1 and |z| > 2."""
+    found = []
+    for piece in values.items if values.kind == "union" else (values,):
+        if piece.kind != "tuple" or len(piece.items) != 2:
+            return Shape("text", text)
+        (low, high), (left, right) = piece.items, piece.marks
+        below = (
+            []
+            if low.text in ("0", r"-\infty") and (left == "[" or low.text != "0")
+            else [low.text, "<" if left == "(" else r"\le "]
+        )
+        above = [] if high.text == r"\infty" else ["<" if right == ")" else r"\le ", high.text]
+        found.append(_single("".join([*below, modulus, *above])))
+    return found[0] if len(found) == 1 else Shape("list", text, tuple(found))
 
 
 def _plus_minus(text: str) -> Shape:

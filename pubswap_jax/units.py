@@ -24,7 +24,7 @@ _BARE_UNIT = re.compile(
 _GLUED_UNIT = (
     r"(?:[cmkdnu]?m|[km]?g|[cmd]?[lL]|k?[JNW]|[km]?[VA]|[kMG]?Hz|k?Pa|kWh|eV|ft|in|yd|mi|lbs?|oz|s|h|hrs?|ms|mins?|secs?|yrs?|pts?|mph|kph|mol"
     r"|hours?|minutes?|seconds?|days?|weeks?|months?|years?|cents?|dollars?|euros?|inch(?:es)?|feet|foot|miles?|met(?:er|re)s?"
-    r"|grams?|lit(?:er|re)s?|pounds?|points?|people|times|units?)"
+    r"|grams?|lit(?:er|re)s?|pounds?|points?|(?!alpha|beta|gamma|delta|theta|lambda|omega|sqrt)[a-z]{4,})"
 )
 _GLUED_POWER = r"(?:\^?[23]|\^\{[23]\}|[²³])?"
 _GLUED = re.compile(
