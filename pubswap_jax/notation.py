@@ -27,67 +27,72 @@ _FOLDS = str.maketrans(
 )
 _RAISED, _LOWERED = re.compile("[⁻⁺]?[⁰¹²³⁴-⁹]+"), re.compile("[₀-₉]+")
 _LEVEL = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺₀₁₂₃₄₅₆₇₈₉", "0123456789-+0123456789")
-# Rewritten in this order; a command's name ends where no letter follows.
+# Rewritten in this order; a command's name ends where no letter follows. The third entry is a part of every text that matches.
 _REWRITES = [
-    (re.compile(pattern.replace("$E", "(?![A-Za-z])")), spelling)
-    for pattern, spelling in [
+    (re.compile(pattern.replace("$E", "(?![A-Za-z])")), spelling, "".join(part))
+    for pattern, spelling, *part in [
         (r"(?<=[0-9]) ?(?:\{\s*,\s*\}|,\s*\\!)\s*(?=[0-9]{3}(?![0-9]))", ""),
-        (r"\\!\s*", ""),
-        (r"\{\s*,\s*\}", ","),
+        (r"\\!\s*", "", "\\!"),
+        (r"\{\s*,\s*\}", ",", ","),
         (r"\\?\$|\\[\[\]()]", " "),
         (r"\\(?:text)?color\s*\{[A-Za-z0-9!]*\}|\\underline$E|\\(?:tiny|small|large|Large|LARGE|huge|Huge|normalsize)$E", ""),
         (r"\\(?:checkmark|blacksquare|square|qed)$E(?=[\s.}]*\Z)", ""),
-        (r"\\[ns](?:ice)?frac$E", r"\\frac"),
+        (r"\\[ns](?:ice)?frac$E", r"\\frac", "frac"),
         (r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|(?:no)?limits|hfill|rm|bf|it|mathstrut|boxed)$E", ""),
         (r"\\(?:[,;:> ]|q?quad(?![A-Za-z]{2})|(?:enspace|thinspace)$E|hspace\*?\{[^{}]*\}|phantom\s*(?:\{[^{}]*\}|-))|~", " "),
         (r"(?<![0-9.,])[0-9]{1,3}(?: [0-9]{3})+(?![0-9])", lambda match: match[0].replace(" ", "")),
-        (r"\\[dtc]frac$E", r"\\frac"),
+        (r"\\[dtc]frac$E", r"\\frac", "frac"),
         (r"\\(?:math(?:rm|bf|it|sf)|bm|boldsymbol|text(?:bf|it|rm|sf|normal)|[mh]box|operatorname\*?)\s*\{", r"\\text{"),
         (r"\\%|(?:\b(?:as an?|in)\s+)?\b[Pp]er\s?cent(?:age)?s?(?:\s+points?)?\b|\bpct\b\.?", "%"),
-        (r"\\text\s*\{[\s(-]*%[\s)]*\}|(?<=[0-9}])\s*\(\s*%\s*\)", "%"),
-        (r"^\s*%\s*[=:](?=\s*[0-9.\\-])|%\s*(?=%)", ""),
-        (r"(?<=[0-9)}])\s*%\s*([0-9]+)(?=\s*=)", r"\\bmod{\1}"),
-        (r"\\text\s*\{\s*\}", ""),
-        (r"\\text\{([^{}]*%)\s*\}", r"\1"),
+        (r"\\text\s*\{[\s(-]*%[\s)]*\}|(?<=[0-9}])\s*\(\s*%\s*\)", "%", "%"),
+        (r"^\s*%\s*[=:](?=\s*[0-9.\\-])|%\s*(?=%)", "", "%"),
+        (r"(?<=[0-9)}])\s*%\s*([0-9]+)(?=\s*=)", r"\\bmod{\1}", "%"),
+        (r"\\text\s*\{\s*\}", "", "text"),
+        (r"\\text\{([^{}]*%)\s*\}", r"\1", "%"),
         (
             r"\\pmod\s*\{?\s*([0-9]+|[A-Za-z])\s*\}?|\(\s*(?:\\text\{\s*)?\\?b?mod(?:ulo)?\s*\}?\s*\{?([0-9]+)\}?\s*\)",
             r"\\pmod{\1\2}",
         ),
-        (r"\\text\{\s*\(mod(?:ulo)?\s*([0-9]+)\)\s*\}", r"\\pmod{\1}"),
-        (r"\\pmod(?!\{[0-9A-Za-z]+\})\s*(?:\{[^{}]*\}|[0-9])", ""),
-        (r"(?<![A-Za-z])(?:\\b?mod$E|\\text\{\s*mod(?:ulo)?\s*\}|(?<=\s)mod(?:ulo)?(?=\s))\s*\{?([0-9]+)\}?", r"\\bmod{\1}"),
+        (r"\\text\{\s*\(mod(?:ulo)?\s*([0-9]+)\)\s*\}", r"\\pmod{\1}", "mod"),
+        (r"\\pmod(?!\{[0-9A-Za-z]+\})\s*(?:\{[^{}]*\}|[0-9])", "", "mod"),
+        (
+            r"(?<![A-Za-z])(?:\\b?mod$E|\\text\{\s*mod(?:ulo)?\s*\}|(?<=\s)mod(?:ulo)?(?=\s))\s*\{?([0-9]+)\}?",
+            r"\\bmod{\1}",
+            "mod",
+        ),
         (
             r"\\bmod(\{[0-9]+\})\s*\Z",
             lambda match: ("\\pmod" if _EQUALS.search(match.string, 0, match.start()) else "\\bmod") + match[1],
+            "mod",
         ),
-        (r"\*\*", "^"),
+        (r"\*\*", "^", "**"),
         (r"(?<=[0-9]) ?x ?(?=10\^)", r"\\times "),
         (r"\\leq(?:slant)?$E|<=", r"\\le "),
         (r"\\geq(?:slant)?$E|>=", r"\\ge "),
         (r"\\ne$E|\\not\s*=|(?<![0-9)])!=|/=", r"\\neq "),
-        (r"\\lt$E", "<"),
-        (r"\\gt$E", ">"),
+        (r"\\lt$E", "<", "lt"),
+        (r"\\gt$E", ">", "gt"),
         (r"\\(?:varnothing|O)$E|\\\{\s*\\\}", r"\\emptyset "),
         (r"\\(?:l|c)?dots[cbm]?$E|\.{3}", r"\\ldots "),
         (r"\\(?:langle|lgroup|lparen)$E", "("),
         (r"\\(?:rangle|rgroup|rparen)$E", ")"),
-        (r"\\lbrack$E", "["),
-        (r"\\rbrack$E", "]"),
-        (r"\\lbrace$E", r"\\{"),
-        (r"\\rbrace$E", r"\\}"),
+        (r"\\lbrack$E", "[", "lbrack"),
+        (r"\\rbrack$E", "]", "rbrack"),
+        (r"\\lbrace$E", r"\\{", "lbrace"),
+        (r"\\rbrace$E", r"\\}", "rbrace"),
         (r"\\(?:ast|star)$E|(?<=[\w)}\s])\*", r"\\cdot "),
         (r"\\(?:[lr]?vert|mid)$E", "|"),
-        (r"\\imath$E", "i"),
-        (r"\\div$E", "/"),
-        (r"\\equiv$E", "="),
+        (r"\\imath$E", "i", "imath"),
+        (r"\\div$E", "/", "div"),
+        (r"\\equiv$E", "=", "equiv"),
         (r"(?:\\text\{\s*)?\b[Aa]ll real(?: number)?s\b(?:\s*\})?|\\mathbb\s*\{?R\}?$E|\\R$E", r"(-\\infty,\\infty)"),
-        (r"\\[dt]binom$E", r"\\binom"),
+        (r"\\[dt]binom$E", r"\\binom", "binom"),
         (r"(?<![A-Za-z\\])(?:infinity|infty|inf|oo)$E", r"\\infty "),
-        (r"(?<![A-Za-z\\])pi$E", r"\\pi "),
-        (r"\\exp$E\s*(?=[({])", "e^"),
+        (r"(?<![A-Za-z\\])pi$E", r"\\pi ", "pi"),
+        (r"\\exp$E\s*(?=[({])", "e^", "exp"),
         (r"(?<![A-Za-z\\])(sqrt|cbrt|log|ln|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan)(?=\s*[\^({])", r"\\\1"),
-        (r"\{([^{}\\]*(?:\\(?!over|choose)[^{}\\]*)*)\\over$E([^{}]*)\}", r"\\frac{\1}{\2}"),
-        (r"\{([^{}\\]*(?:\\(?!over|choose)[^{}\\]*)*)\\choose$E([^{}]*)\}", r"\\binom{\1}{\2}"),
+        (r"\{([^{}\\]*(?:\\(?!over|choose)[^{}\\]*)*)\\over$E([^{}]*)\}", r"\\frac{\1}{\2}", "over"),
+        (r"\{([^{}\\]*(?:\\(?!over|choose)[^{}\\]*)*)\\choose$E([^{}]*)\}", r"\\binom{\1}{\2}", "choose"),
     ]
 ]
 _EQUALS = re.compile(r"=|\\equiv(?![A-Za-z])")
@@ -136,8 +141,9 @@ def canonical(text: str) -> str:
         return text
     text = _rows(_levels(folded(text)).translate(_SYMBOLS))
     text = _unwrapped(text.strip())
-    for pattern, spelling in _REWRITES:
-        text = pattern.sub(spelling, text)
+    for pattern, spelling, part in _REWRITES:
+        if part in text:
+            text = pattern.sub(spelling, text)
     text = _ANGLE.sub(r"(\\frac{\1\\pi}{180})", text) if _TRIG.search(text) else _DEGREES.sub(" ", text)
     text = _MULTIPLE.sub(lambda match: r"\times 10^{" + _ZEROS[match[1].lower()] + "}", text)
     if text[:1] == "]" or text[-1:] == "[":  # ]2,5[ is (2,5)

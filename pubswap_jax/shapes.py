@@ -77,7 +77,7 @@ def read(text: str) -> Shape:
     """The shape of a canonical string."""
     text = _ARROW.split(text)[-1].strip()
     text = _INTEGER.sub("", text) or text
-    if modulus := _MODULUS.search(text):
+    if r"\pmod" in text and (modulus := _MODULUS.search(text)):
         return dataclasses.replace(read(_MODULUS.sub("", text).strip() or "?"), unit=f"mod {modulus[1]}")
     if wrapped := _WRAPPED.fullmatch(text):
         text = wrapped[1].strip()
@@ -117,10 +117,10 @@ def _flat(shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
 
 def _single(text: str) -> Shape:
     text = text.strip()
-    matrix = _MATRIX.fullmatch(_unwrapped_matrix(text))
+    matrix = _MATRIX.fullmatch(_unwrapped_matrix(text)) if r"\begin" in text else None
     if matrix and matrix[1] != "vmatrix" and r"\begin" not in matrix[2]:
         return _matrix(text, matrix[2])
-    unions, cups = divide(text, _CUP)
+    unions, cups = divide(text, _CUP) if r"\cup" in text else ([text], [])
     if cups and all(divide(part, _INEQUALITY)[1] for part in unions):  # |z| < 1 \cup |z| > 2
         return Shape("list", text, tuple(_single(part) for part in unions))
     parts, operators = divide(text, _RELATION)
