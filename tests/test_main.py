@@ -65,7 +65,7 @@ MISTAKES = {
     "missing data file": (lambda d: smoke(d, f"--config.data.path={d}/nothing.jsonl"), "no such file"),
     "data file of another kind": (
         lambda d: smoke(d, f"--config.data.path={text_file(d, 'q.txt', 'x')}"),
-        "not a .jsonl, .parquet or .csv",
+        "not a file of .jsonl, .json, .csv, .tsv, .parquet",
     ),
     "unreadable row": (lambda d: smoke(d, f"--config.data.path={text_file(d, 'bad.jsonl', '{oops')}"), "bad.jsonl:1"),
     "missing column": (lambda d: smoke(d, "--config.data.fields.prompt=problem"), "no column 'problem'"),
@@ -118,7 +118,7 @@ def test_a_mistake_ends_in_two_lines_at_most(mistake, tmp_path, capsys):
     flags, message = MISTAKES[mistake]
     assert main.main(flags(tmp_path)) == 2
     captured = capsys.readouterr().err
-    assert message in captured and captured.startswith("pubswap_jax: ")
+    assert message in captured and captured.splitlines()[-1].startswith("pubswap_jax: ")
     assert captured.count("\n") <= 2 and "Traceback" not in captured
 
 
