@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pubswap_jax import notation
 from pubswap_jax.notation import canonical, squeezed, thousands
 
 SPELLINGS = {
@@ -43,3 +44,47 @@ def test_any_text_has_a_spelling_and_keeps_it(text):
     once = canonical(text)
     assert len(once) <= 20 * len(text) + 20
     assert "  " not in once
+
+
+@pytest.mark.parametrize(
+    ("name", "matches", "others"),
+    [
+        ("_PLAIN_MATRIX", [r"\pmatrix{1 & 2 \cr 3 & 4}", r"\bmatrix {\frac{1}{2}}"], [r"\begin{pmatrix}1", r"\pmatrix 1"]),
+        ("_HLINE", [r"\hline 1"], [r"\hlines"]),
+        ("_COLUMNS", [r"\begin{array}{*{20}{c}}"], [r"\begin{array}{cc}", r"\begin{pmatrix}"]),
+        ("_TURNED", ["]2,5[", "]2,5]", r"[0, \infty["], ["],[", "] u [", "2,5"]),
+        (
+            "_SENTENCE",
+            [r"\text{The sum of } 2 \text{ and } 3 \text{ is } 5"],
+            [r"\text{The sum } 5", r"\text{The } x \text{ is not } 5"],
+        ),
+        ("_EQUALS", ["=", r"\equiv 3"], [r"\equivalent", "3"]),
+    ],
+)
+def test_patterns_beside_their_examples(name, matches, others):
+    pattern = getattr(notation, name)
+    assert [text for text in matches if not pattern.search(text)] == []
+    assert [text for text in others if pattern.search(text)] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "spelling"),
+    [
+        ("40 (percentage)", "40%"),
+        (r"65\text{ as a percentage}", "65%"),
+        (r"10\%\text{ percentage}", "10%"),
+        (r"\text{Percentage} = 30", "30"),
+        (r"x \equiv 3 \ (\text{mod } 7)", r"x = 3 \pmod{7}"),
+        (r"17 \mod 7 = 3", r"17 \bmod{7} = 3"),
+        (r"n = 2 \bmod 5", r"n = 2 \pmod{5}"),
+        ("model 7", "model 7"),
+        ("]2,5[", "(2,5)"),
+        ("[2,5]", "[2,5]"),
+    ],
+)
+def test_percentages_remainders_and_turned_brackets(text, spelling):
+    assert " ".join(notation.canonical(text).split()) == spelling
+
+
+def test_degrees_as_radians():
+    assert notation.radians(r"30^\circ") == r"(\frac{30\pi}{180})" and notation.radians("30") == "30"

@@ -2,6 +2,7 @@
 
 import pytest
 
+from pubswap_jax import answers, choice, keys, regions, shapes, symbolic
 from pubswap_jax.notation import canonical
 from pubswap_jax.shapes import MAX_ITEMS, Unreadable, expressions, is_name, read, result
 
@@ -58,3 +59,24 @@ def test_a_flood_of_items_is_unreadable():
 def test_expressions_and_results():
     assert expressions(read("(1,x=2),3")) == ["1", "x", "2", "3"]
     assert result(r"\lim_{x\to 0} x = 1") == "1"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matches", "others"),
+    [
+        (
+            shapes._AROUND_MATRIX,
+            [r"[\begin{matrix}1\end{matrix}]", r"\{ (\begin{a}1\end{a}) \}"],
+            [r"\begin{a}1\end{a}", "[1]"],
+        ),
+        (shapes._INEQUALITY, ["x<1", r"\le 2"], [r"\left", "x=1"]),
+        (symbolic._LETTER_D, ["a + d r", r"d \cdot r"], ["dr", "2d rad", r"\d r", "x_d r"]),
+        (regions._MODULUS, ["|x|"], ["|x", "||"]),
+        (choice._BOLD, ["**B**", "**(b).**"], ["**Bold**", "*B*"]),
+        (answers._HEDGED_LATER, ["not 5, 6", "not 5 but 6"], ["not 5", "butter"]),
+        (keys._SMALL_IS_RIGHT, ["a is correct", "b) is the answer"], ["a is fine", "data is correct"]),
+    ],
+)
+def test_patterns_beside_their_examples(pattern, matches, others):
+    assert [text for text in matches if not pattern.search(text)] == []
+    assert [text for text in others if pattern.search(text)] == []
