@@ -18,13 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from pubswap_jax import data, homework, ledger, settings
+from pubswap_jax import homework, ledger, settings
 from pubswap_jax.assembly import Run, assemble
 from pubswap_jax.drift import drift
-from pubswap_jax.evaluate import Questions, make_sampler
+from pubswap_jax.evaluate import make_sampler
 from pubswap_jax.model import Transformer
-from pubswap_jax.questions import HOMEWORK
+from pubswap_jax.problem import Problem
+from pubswap_jax.questions import HOMEWORK, Questions
 from pubswap_jax.sampling import sample
+from pubswap_jax.schedule import rows as schedule_rows
 from pubswap_jax.swap import no_swap, swap_metrics
 from pubswap_jax.types import Batch, ClientState, Prompts, Rollout, ServerState, Verdict
 
@@ -121,7 +123,7 @@ def table_of(run: Run, questions: Questions, width: int = 0) -> Table:
     return Table(prompts, problems)
 
 
-def _right(run: Run, problems: Sequence[data.Problem]) -> np.ndarray:
+def _right(run: Run, problems: Sequence[Problem]) -> np.ndarray:
     """The demonstrations that end in the questions' answers, as tokens with their end, padded as samples are. int32[n, R]."""
     said = [_ending(p, rf"\boxed{{{p.answer}}}") for p in problems]
     ids = [[*row, run.model_config.eos_ids[0]] for row in run.tokenizer.hf(said, add_special_tokens=False).input_ids]
@@ -129,13 +131,13 @@ def _right(run: Run, problems: Sequence[data.Problem]) -> np.ndarray:
     return np.array([row + [run.model_config.pad_id] * (length - len(row)) for row in ids], np.int32)
 
 
-def _ending(problem: data.Problem, end: str) -> str:
+def _ending(problem: Problem, end: str) -> str:
     return next(text for text, _ in homework.demonstrations(problem).values() if text.endswith(end))
 
 
 def _batch(run: Run, table: Table, round: int, step: int) -> Table:
     size = run.config.training.prompts
-    rows = data.rows(run.split, run.schedule, size, seed=run.config.seed, round=round, step=step)
+    rows = schedule_rows(run.split, run.schedule, size, seed=run.config.seed, round=round, step=step)
     return Table(jax.tree.map(lambda x: x[rows], table.prompts), table.answers[rows])
 
 

@@ -17,11 +17,11 @@ _HOMES = {
     "sampling": "sample",
     "steps": "pubswap Algorithm StepRecord client_step round_step",
     "toyworld": "toy toy_batches parity_judge toy_targets",
-    "data": "Problem",
-    "verify": "score",
-    "pretrained": "load_pretrained export_adapter",
+    "problem": "Problem",
+    "score": "score",
+    "pretrained": "load_pretrained export_adapter load_adapter merge_adapter",
     "evaluate": "pass_at_k",
-    "train": "train_and_evaluate",
+    "train": "train train_and_evaluate",
     "export": "best",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}

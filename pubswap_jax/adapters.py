@@ -6,7 +6,6 @@ and held against the base, and what is read must be understood in full.
 
 import contextlib
 import math
-import os
 import pathlib
 import shutil
 import tempfile
@@ -18,6 +17,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from pubswap_jax import hf_folder
+from pubswap_jax.files import sync_path
 from pubswap_jax.hf_config import read_config
 from pubswap_jax.tensorfile import DTYPES, read, read_header, read_json, read_metadata, write, write_json
 from pubswap_jax.types import LINEAR_LAYERS, ModelConfig, PyTree
@@ -283,14 +283,6 @@ def _staged(path: str | pathlib.Path, replaces: tuple[str, ...] = ()) -> Iterato
             shutil.rmtree(old)
         else:
             staging.rename(path)
-        _sync_folder(path.parent)
+        sync_path(path.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def _sync_folder(path: pathlib.Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -11,9 +11,9 @@ import numpy as np
 import optax
 from jax.experimental.compilation_cache import compilation_cache
 
-from pubswap_jax import data, grpo, hf_folder, homework, mesh, pool, swap
+from pubswap_jax import grpo, hf_folder, homework, mesh, pool, swap
 from pubswap_jax.distortion import make_measure
-from pubswap_jax.evaluate import Questions, make_sampler
+from pubswap_jax.evaluate import make_sampler
 from pubswap_jax.grader import grade, grade_together, make_judge
 from pubswap_jax.hf_config import read_config
 from pubswap_jax.hf_folder import base_digest as base_digest
@@ -22,7 +22,10 @@ from pubswap_jax.model import Transformer, init_lora
 from pubswap_jax.partition import Split
 from pubswap_jax.placement import make_devices, make_place, make_place_questions, placed
 from pubswap_jax.pretrained import load_pretrained
-from pubswap_jax.questions import HOMEWORK, load_questions
+from pubswap_jax.problem import KINDS
+from pubswap_jax.questions import HOMEWORK, Questions, load_questions
+from pubswap_jax.schedule import Schedule, participants
+from pubswap_jax.schedule import rows as schedule_rows
 from pubswap_jax.steps import Algorithm, pubswap
 from pubswap_jax.tokens import INSTRUCTIONS, Tokenizer, load_tokenizer
 from pubswap_jax.types import LINEAR_LAYERS, Array, Batch, Hparams, ModelConfig, PyTree, ServerState
@@ -52,7 +55,7 @@ class Run(NamedTuple):
     algorithm: Algorithm
     measure: Callable  # M·β of a public step; see distortion.py
     judge: Callable
-    schedule: data.Schedule
+    schedule: Schedule
     train: Questions
     split: Split
     validation: Questions
@@ -143,7 +146,7 @@ def keep_programs(folder: str) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def _never_public(schedule: data.Schedule, rounds: int) -> list[str]:
+def _never_public(schedule: Schedule, rounds: int) -> list[str]:
     steps = ((round, step) for round in range(rounds) for step in range(schedule.length))
     if not schedule.period or any(schedule.public(*at) for at in steps):
         return []
@@ -178,7 +181,7 @@ def make_tokenizer(config, folder: pathlib.Path) -> Tokenizer:
     return load_tokenizer(
         folder,
         system=config.model.system or None,
-        instructions=INSTRUCTIONS if told == "default" else dict.fromkeys(data.KINDS, told),
+        instructions=INSTRUCTIONS if told == "default" else dict.fromkeys(KINDS, told),
         chat_template_kwargs={} if config.model.thinking == "default" else {"enable_thinking": config.model.thinking == "on"},
     )
 
@@ -242,11 +245,11 @@ def make_optimizer(config) -> optax.GradientTransformation:
     return optax.chain(*parts)
 
 
-def make_schedule(config) -> data.Schedule:
-    return data.Schedule(config.federation.steps, config.federation.swap_period, config.federation.swap_unit)
+def make_schedule(config) -> Schedule:
+    return Schedule(config.federation.steps, config.federation.swap_period, config.federation.swap_unit)
 
 
-def make_hparams(config, schedule: data.Schedule, place: Callable = jax.device_put) -> Callable[[int, int], Hparams]:
+def make_hparams(config, schedule: Schedule, place: Callable = jax.device_put) -> Callable[[int, int], Hparams]:
     names = ("lr", "clip_low", "clip_high", "kl_coef", "prox_coef", "swap_weight", "temperature")
     constant = place(Hparams.create(**{name: config.training[name] for name in names}))
 
@@ -274,7 +277,7 @@ def make_weights(config, split: Split, place: Callable = jax.device_put) -> Call
 
 
 def present(config, round: int) -> np.ndarray:
-    return data.participants(config.seed, round, config.federation.num_clients, config.federation.participants)
+    return participants(config.seed, round, config.federation.num_clients, config.federation.participants)
 
 
 def taking_part(run: Run, round: int) -> np.ndarray | None:
@@ -294,7 +297,7 @@ def make_batches(config, schedule, train: Questions, split: Split, devices) -> C
 
     def batch(round: int, step: int) -> Batch:
         taking_part = config.federation.participants
-        rows = data.rows(split, schedule, size, seed=config.seed, round=round, step=step, taking_part=taking_part)
+        rows = schedule_rows(split, schedule, size, seed=config.seed, round=round, step=step, taking_part=taking_part)
         prompts = place(jax.tree.map(lambda x: x[rows], train.prompts), sharding)
         answers = [[train.problems[i] for i in row] for row in rows]
         return Batch(prompts, answers, public=schedule.public(round, step))

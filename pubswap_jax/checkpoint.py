@@ -25,6 +25,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from pubswap_jax.files import sync_path
 from pubswap_jax.types import PyTree
 
 MANIFEST, NOTES, ARRAYS = "MANIFEST.json", "notes.json", "arrays"
@@ -64,7 +65,7 @@ def save(folder: str | os.PathLike, round: int, step: int, tree: PyTree, notes: 
         if found.path.exists():  # a corrupted one that `newest` passed over
             shutil.rmtree(found.path)
         staging.rename(found.path)
-        _sync_one(folder)
+        sync_path(folder)
     except Exception as error:
         shutil.rmtree(staging, ignore_errors=True)
         raise NotSaved(
@@ -206,15 +207,7 @@ def _digests(folder: pathlib.Path) -> dict[str, list]:
 
 def _sync(folder: pathlib.Path) -> None:
     for path in [*folder.rglob("*"), folder]:
-        _sync_one(path)
-
-
-def _sync_one(path: pathlib.Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        sync_path(path)
 
 
 def _reason(error: Exception) -> str:

@@ -3,15 +3,15 @@
 import collections
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pubswap_jax.data import Problem
 from pubswap_jax.grader import Grades
+from pubswap_jax.problem import Problem
 from pubswap_jax.processes import fetch
+from pubswap_jax.questions import Questions
 from pubswap_jax.sampling import sample
 from pubswap_jax.types import Array, Prompts, PyTree, Rollout
 
@@ -120,13 +120,6 @@ def _each(model: Evaluation, topic: str | None) -> np.ndarray:
 
 
 # --- from adapters to answers ------------------------------------------------------------------------------------------
-
-
-class Questions(NamedTuple):
-    """Questions and their prompts, row by row."""
-
-    problems: list[Problem]
-    prompts: Prompts  # numpy [n, P]
 
 
 def make_sampler(

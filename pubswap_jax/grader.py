@@ -10,10 +10,10 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from pubswap_jax import processes
-from pubswap_jax.data import Problem
+from pubswap_jax.problem import Problem
+from pubswap_jax.score import verify
 from pubswap_jax.tokens import Tokenizer
 from pubswap_jax.types import CORRECT, STATUSES, Batch, Rollout, Verdict
-from pubswap_jax.verify import verify
 
 
 class Grades(NamedTuple):

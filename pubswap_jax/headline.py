@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pubswap_jax import charts
-from pubswap_jax.data import Problem
 from pubswap_jax.evaluate import Evaluation, comparison
 from pubswap_jax.metrics import mean
 from pubswap_jax.page import section, table
+from pubswap_jax.problem import Problem
 
 
 def headline(run: Mapping, evaluations: Sequence[Mapping]) -> str:

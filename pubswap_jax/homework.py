@@ -14,7 +14,8 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pubswap_jax.data import KINDS, Problem, nearest, permutation
+from pubswap_jax.problem import KINDS, Problem, nearest
+from pubswap_jax.schedule import permutation
 
 NUMBERS = range(2, 30)
 LETTERS = "ABCD"

@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 from collections.abc import Mapping
 
-from pubswap_jax.data import Problem, nearest
+from pubswap_jax.problem import Problem, nearest
 from pubswap_jax.sources import Fields, questions
 
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pubswap_jax.data import Problem
+from pubswap_jax.problem import Problem
 
 GRAM = 13
 SHORT_GRAM = 4  # where numbers and answer agree as well

@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pubswap_jax.data import PARTITION, Problem, nearest
 from pubswap_jax.leakage import near_copies
+from pubswap_jax.problem import Problem, nearest, topics
+from pubswap_jax.schedule import PARTITION
 
 Partition = Callable[[Sequence[Problem], int, np.random.Generator], list[np.ndarray]]
 
@@ -184,3 +185,15 @@ def _check_clients(num_clients: int, total: int, lost: str = "") -> None:
 
 def _listed(indices: np.ndarray) -> list[int]:
     return sorted(int(i) for i in indices)
+
+
+def counts(split: Split, problems: Sequence[Problem]) -> tuple[list[str], np.ndarray]:
+    """The topics, and int[T, 1 + C]: how many questions of each are public, and how many each client holds."""
+    held = [split.public, *split.clients]
+    names = topics([problems[i] for part in held for i in part])
+    row = {name: t for t, name in enumerate(names)}
+    table = np.zeros((len(names), len(held)), int)
+    for column, part in enumerate(held):
+        for i in part:
+            table[row[problems[i].topic], column] += 1
+    return names, table

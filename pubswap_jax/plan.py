@@ -13,12 +13,12 @@ import jax.numpy as jnp
 
 from pubswap_jax import settings
 from pubswap_jax.assembly import adapt, base_folder, check_context, keep_programs, make_algorithm
-from pubswap_jax.data import Schedule
+from pubswap_jax.files import bytes_text
 from pubswap_jax.hf_config import read_config
 from pubswap_jax.hf_folder import find_folder
 from pubswap_jax.model import Transformer, init_lora
-from pubswap_jax.page import bytes_text
 from pubswap_jax.pretrained import param_shapes
+from pubswap_jax.schedule import Schedule
 from pubswap_jax.swap import no_swap
 from pubswap_jax.types import Hparams, ModelConfig, Prompts, ServerState, Verdict
 

@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pubswap_jax import data, homework, hub, readers, sources
-from pubswap_jax.data import Problem
-from pubswap_jax.evaluate import Questions
+from pubswap_jax import homework, hub, readers, sources
 from pubswap_jax.leakage import near_copies
 from pubswap_jax.partition import Split, by_name, draw_iid, split
+from pubswap_jax.problem import Problem, drop_unreadable, dropped_line
+from pubswap_jax.score import readable
 from pubswap_jax.settings import nearest
 from pubswap_jax.tokens import Tokenizer, encode_all, left_pad
-from pubswap_jax.verify import readable
+from pubswap_jax.types import Prompts
 
 # data.name -> preset and kind of the embedded world.
 HOMEWORK = {
@@ -22,6 +22,13 @@ HOMEWORK = {
     "homework_choice": ("easy", "choice"),
 }
 HELD_OUT = 10  # the stream of the validation and test draws, beside those of data.py
+
+
+class Questions(NamedTuple):
+    """Questions and their prompts, row by row."""
+
+    problems: list[Problem]
+    prompts: Prompts  # numpy [n, P]
 
 
 class Asked(NamedTuple):
@@ -66,7 +73,7 @@ def load_questions(config, tokenizer: Tokenizer) -> Asked:
     for against, rows in dealt.removed.items():
         if rows:
             name = {"test": "validation"}.get(against, against)
-            notes.append(data.dropped_line([train[i] for i in rows], len(train), f"near copies of {name} questions"))
+            notes.append(dropped_line([train[i] for i in rows], len(train), f"near copies of {name} questions"))
     if any("near copies" in note for note in notes):
         notes.append("near copies are found by shared wording: a question asked in other words is not seen as a copy")
     if config.data.partition in ("dirichlet", "by_topic") and not any(problem.topic for problem in train):
@@ -139,13 +146,13 @@ def _of_sets(names: str, split: str, field: str) -> list[Problem]:
 
 def _usable(problems, config, tokenizer, what, notes) -> tuple[list[Problem], list[np.ndarray]]:
     """The questions that can be judged and are short enough, and their ids."""
-    kept, dropped = data.drop_unreadable(problems, readable)
+    kept, dropped = drop_unreadable(problems, readable)
     if dropped:
-        notes.append(data.dropped_line(dropped, len(problems), f"{what}: the verifier cannot read their answers"))
+        notes.append(dropped_line(dropped, len(problems), f"{what}: the verifier cannot read their answers"))
     kept, encoded, long = encode_all(tokenizer, kept, config.data.max_prompt_tokens)
     if long:
         limit = f"longer than data.max_prompt_tokens={config.data.max_prompt_tokens}"
-        notes.append(data.dropped_line(long, len(problems), f"{what}: {limit}"))
+        notes.append(dropped_line(long, len(problems), f"{what}: {limit}"))
     if not kept:
         raise ValueError(f"no {what} question is left of {len(problems)}: {notes[-1]}")
     return kept, encoded
@@ -178,7 +185,7 @@ def _without_copies(problems, encoded, test, config, lead, notes) -> tuple[list[
             f"and so none is left to train on{hint}"
         )
     if not clean.all():
-        notes.append(data.dropped_line(_where(problems, ~clean), len(problems), f"{lead}near copies of test questions"))
+        notes.append(dropped_line(_where(problems, ~clean), len(problems), f"{lead}near copies of test questions"))
     return _where(problems, clean), _where(encoded, clean)
 
 

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pubswap_jax import charts, ledger, metrics
 from pubswap_jax.charts import Line
 from pubswap_jax.fields import FIELDS
+from pubswap_jax.files import bytes_text
 from pubswap_jax.headline import headline
 from pubswap_jax.metrics import mean
-from pubswap_jax.page import PAGE, bytes_text, section, table
+from pubswap_jax.page import PAGE, section, table
 from pubswap_jax.standing import described
 
 TRANSCRIPTS = 12

@@ -14,7 +14,7 @@ import string
 from collections.abc import Iterable, Mapping, Sequence
 
 from pubswap_jax import readers
-from pubswap_jax.data import Problem, nearest
+from pubswap_jax.problem import Problem, nearest
 from pubswap_jax.readers import first_repeated
 from pubswap_jax.readers import jsonl as jsonl
 

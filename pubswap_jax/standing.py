@@ -13,11 +13,12 @@ from typing import NamedTuple
 
 import jax
 
-from pubswap_jax import bubbles, checkpoint, drift, processes, settings
+from pubswap_jax import checkpoint, drift, processes, settings
 from pubswap_jax._version import __version__
 from pubswap_jax.assembly import Run, base_digest
 from pubswap_jax.earlier import RUN, described
 from pubswap_jax.fields import default_config
+from pubswap_jax.partition import counts
 from pubswap_jax.types import ClientState, ServerState
 
 LOCK = ".lock"
@@ -167,7 +168,7 @@ def record(workdir: pathlib.Path, described: Mapping) -> None:
 
 def describe(run: Run) -> dict:
     """What the report and a later start need to know of a run, as JSON."""
-    topics, counts = bubbles.counts(run.split, run.train.problems)
+    topics, held = counts(run.split, run.train.problems)
     return {
         "config": json.loads(json.dumps(settings.flatten(run.config))),
         "base": str(run.base),
@@ -176,7 +177,7 @@ def describe(run: Run) -> dict:
         "split": run.split.manifest(),
         "asked_sha256": _digest(run.validation.problems, run.test.problems),
         "topics": topics,
-        "held": counts.tolist(),
+        "held": held.tolist(),
         "questions": {
             "train": len(run.train.problems),
             "validation": len(run.validation.problems),

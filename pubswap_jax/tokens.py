@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from pubswap_jax.data import Problem
 from pubswap_jax.keys import labels
+from pubswap_jax.problem import Problem
 from pubswap_jax.types import Prompts
 
 INSTRUCTIONS = {

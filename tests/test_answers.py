@@ -8,7 +8,7 @@ import pytest
 
 from pubswap_jax import pool
 from pubswap_jax.answers import _BETWEEN_BOXES, boxes_together, extract, gold_answer, last_box
-from pubswap_jax.verify import verify
+from pubswap_jax.score import verify
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 

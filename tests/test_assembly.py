@@ -9,7 +9,9 @@ import optax
 import pytest
 from small_world import finished, small_config
 
-from pubswap_jax import assembly, data
+from pubswap_jax import assembly
+from pubswap_jax.schedule import Schedule, participants
+from pubswap_jax.schedule import rows as schedule_rows
 from pubswap_jax.types import LINEAR_LAYERS, Llama3Rope
 
 
@@ -69,7 +71,7 @@ def test_warm_up_reaches_the_learning_rate_and_counts_over_rounds():
     run, _ = finished()
     config = run.config.copy_and_resolve_references()
     config.training.warmup = 6
-    hparams = assembly.make_hparams(config, data.Schedule(4, 2))
+    hparams = assembly.make_hparams(config, Schedule(4, 2))
     rates = [float(hparams(step // 4, step % 4).lr) for step in range(8)]
     np.testing.assert_allclose(rates, np.minimum(np.arange(1, 9) / 6, 1) * 0.02, rtol=1e-6)
 
@@ -93,14 +95,14 @@ def test_weights_by_size_and_by_presence():
     config.federation.participants = 2
     for round in range(4):
         weights = assembly.make_weights(config, run.split)(round)
-        assert (np.asarray(weights) > 0).tolist() == data.participants(4, round, 3, 2).tolist()
+        assert (np.asarray(weights) > 0).tolist() == participants(4, round, 3, 2).tolist()
 
 
 def test_batches_are_the_addressed_rows():
     run, _ = finished()
     private, public = run.batch(0, 0), run.batch(0, 1)
     assert (private.public, public.public) == (False, True)
-    rows = data.rows(run.split, run.schedule, 4, seed=4, round=0, step=0)
+    rows = schedule_rows(run.split, run.schedule, 4, seed=4, round=0, step=0)
     assert [[p.id for p in row] for row in private.answers] == [[run.train.problems[i].id for i in row] for row in rows]
     np.testing.assert_array_equal(private.prompts.tokens, run.train.prompts.tokens[rows])
     assert all(row == public.answers[0] for row in public.answers)

@@ -92,8 +92,8 @@ def test_a_process_killed_while_it_saves_leaves_the_older_round_and_no_litter(tm
 
 def test_no_round_bears_its_name_before_its_bytes_are_synced(tmp_path, monkeypatch):
     synced = []
-    real = checkpoint._sync_one
-    monkeypatch.setattr(checkpoint, "_sync_one", lambda path: (synced.append(path), real(path)))
+    real = checkpoint.sync_path
+    monkeypatch.setattr(checkpoint, "sync_path", lambda path: (synced.append(path), real(path)))
     rename = os.rename
 
     def watched(source, target, **kwargs):

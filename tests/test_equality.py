@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from pubswap_jax import pool
 from pubswap_jax.equality import Quick, equal_texts, plain_numbers
 from pubswap_jax.notation import canonical
+from pubswap_jax.score import verify
 from pubswap_jax.shapes import Undecided
-from pubswap_jax.verify import verify
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pubswap_jax import evaluate as ev
-from pubswap_jax.data import Problem
 from pubswap_jax.grader import Grades
+from pubswap_jax.problem import Problem
+from pubswap_jax.questions import Questions
 from pubswap_jax.toyworld import EOS, TOY_CONFIG, toy
 from pubswap_jax.types import Prompts
 
@@ -109,7 +110,7 @@ def world():
     loras = jax.tree.map(lambda x: jnp.stack([x, x + 0.3, x]), lora)
     tokens = np.array([[i % 10, 10, i // 2, 11] for i in range(7)], np.int32)
     problems = [Problem(str(i), "?", "even", "sums") for i in range(7)]
-    questions = ev.Questions(problems, Prompts(tokens, np.ones_like(tokens, bool)))
+    questions = Questions(problems, Prompts(tokens, np.ones_like(tokens, bool)))
     return ev.make_sampler(model, samples=3, max_new_tokens=4), params, loras, questions
 
 
@@ -137,7 +138,7 @@ def test_all_batches_share_one_compiled_program(world):
     sampler, params, loras, questions = world
     before, key = sampler._cache_size(), jax.random.key(3)
     ev.evaluate(sampler, params, loras, questions, key, parity_grade, batch=4)
-    short = ev.Questions(questions.problems[:2], jax.tree.map(lambda x: x[:2], questions.prompts))
+    short = Questions(questions.problems[:2], jax.tree.map(lambda x: x[:2], questions.prompts))
     with jax.transfer_guard("disallow"):
         ev.evaluate(sampler, params, loras, short, key, parity_grade, batch=4)
     assert sampler._cache_size() - before == 1

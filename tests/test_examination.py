@@ -4,8 +4,8 @@ import numpy as np
 from small_world import finished
 
 from pubswap_jax import examination, metrics
-from pubswap_jax.data import Problem
 from pubswap_jax.evaluate import Evaluation
+from pubswap_jax.problem import Problem
 
 
 def test_base_first_then_rounds_on_validation_then_the_best_on_test():

@@ -13,10 +13,10 @@ from small_world import CHARACTERS, finished
 from pubswap_jax import ledger, metrics, processes, recorder, train, tree
 from pubswap_jax.ahead import Ahead
 from pubswap_jax.assembly import make_batches
-from pubswap_jax.evaluate import Questions
 from pubswap_jax.exchange import in_parts
 from pubswap_jax.ledger import Gate, Refused
 from pubswap_jax.metrics import Clock
+from pubswap_jax.questions import Questions
 from pubswap_jax.steps import client_step
 from pubswap_jax.tokens import left_pad
 from pubswap_jax.types import Verdict

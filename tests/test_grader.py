@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pubswap_jax.data import Problem
 from pubswap_jax.grader import grade, make_judge
+from pubswap_jax.problem import Problem
 from pubswap_jax.tokens import load_tokenizer, save_char_tokenizer
 from pubswap_jax.types import CORRECT, STATUSES, Batch, Prompts, Rollout
 

@@ -6,10 +6,10 @@ import re
 import numpy as np
 import pytest
 
-from pubswap_jax.data import Problem
 from pubswap_jax.evaluate import Evaluation, interval
 from pubswap_jax.examination import final_table
 from pubswap_jax.headline import best_round, headline
+from pubswap_jax.problem import Problem
 
 SHAPE = ("num_clients", "rounds", "steps", "swap", "swap_period")
 TOPICS = ["sums", "sums", "primes", "sums"]

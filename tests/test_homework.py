@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 
 from pubswap_jax import homework
-from pubswap_jax.data import KINDS
-from pubswap_jax.evaluate import Questions, evaluate, make_sampler, pass_at_k
+from pubswap_jax.evaluate import evaluate, make_sampler, pass_at_k
 from pubswap_jax.grader import grade
 from pubswap_jax.leakage import near_copies
 from pubswap_jax.model import Transformer, init_lora
 from pubswap_jax.pretrained import load_pretrained
+from pubswap_jax.problem import KINDS
+from pubswap_jax.questions import Questions
+from pubswap_jax.score import score
 from pubswap_jax.tokens import left_pad, load_tokenizer
-from pubswap_jax.verify import score
 
 ROOT = pathlib.Path(__file__).parent.parent
 PLAIN = dict.fromkeys(KINDS, "")

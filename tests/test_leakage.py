@@ -7,8 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from pubswap_jax.data import Problem
 from pubswap_jax.leakage import grams, in_figures, near_copies, normalise, numbers
+from pubswap_jax.problem import Problem
 from pubswap_jax.sources import local
 
 

@@ -3,8 +3,8 @@
 import pytest
 
 from pubswap_jax.modulus import reduced
+from pubswap_jax.score import score
 from pubswap_jax.shapes import _MODULUS, _REMAINDER, read
-from pubswap_jax.verify import score
 
 
 def test_reduced():

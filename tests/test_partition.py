@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pubswap_jax.data import Problem
-from pubswap_jax.partition import Split, by_name, by_topic, dirichlet, draw_iid, iid, natural, size_skew, split
+from pubswap_jax.partition import Split, by_name, by_topic, counts, dirichlet, draw_iid, iid, natural, size_skew, split
+from pubswap_jax.problem import Problem
 from pubswap_jax.sources import local
 
 NAMES = ("iid", "dirichlet", "by_topic", "size_skew")
@@ -184,3 +184,9 @@ def test_math_over_ten_clients(shared_data):
     assert max(sizes) - min(sizes) <= 1 and len(got.public) == 72
     shares = [max(np.unique([problems[i].topic for i in part], return_counts=True)[1]) / len(part) for part in got.clients]
     assert np.mean(shares) > 0.5
+
+
+def test_counts_of_topics_by_holder():
+    problems = [Problem(str(i), "?", "1", topic) for i, topic in enumerate(["few", *["many"] * 8, "few"])]
+    names, table = counts(Split([1], [[0, 2, 3], [4, 5, 6, 7, 8, 9]], {"test": [], "public": []}), problems)
+    assert names == ["many", "few"] and table.tolist() == [[1, 2, 5], [0, 1, 1]]

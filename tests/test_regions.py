@@ -4,8 +4,8 @@ import pytest
 
 from pubswap_jax.notation import canonical
 from pubswap_jax.regions import _LINEAR, _LINEAR_LAST, interval, is_letter, needed, regions, union_of
+from pubswap_jax.score import score
 from pubswap_jax.shapes import read
-from pubswap_jax.verify import score
 
 
 def written(shape):

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from pubswap_jax.data import Problem
+from pubswap_jax.problem import Problem
 from pubswap_jax.sources import Fields, local
 from pubswap_jax.tokens import INSTRUCTIONS, content, encode_all, left_pad, load_tokenizer, save_char_tokenizer
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from pubswap_jax import choice, pool
+from pubswap_jax import score as library
 from pubswap_jax import verify as verify_module
 from pubswap_jax.verify import main, readable, score, verify
 from pubswap_jax.worker import MEMORY
@@ -34,14 +35,14 @@ def test_scores_are_numpy_bools_of_the_rows():
 
 @pytest.mark.parametrize("kind, broken", [("math", "extract"), ("math", "_fast"), ("choice", "choice.judge")])
 def test_a_fault_on_one_answer_ends_no_run(monkeypatch, kind, broken):
-    whole = choice.judge if kind == "choice" else getattr(verify_module, broken)
+    whole = choice.judge if kind == "choice" else getattr(library, broken)
 
     def judge(*arguments):
         if any("odd" in str(argument) for argument in arguments):
             raise IndexError("of ours")
         return whole(*arguments)
 
-    monkeypatch.setattr(f"pubswap_jax.{broken}" if kind == "choice" else f"pubswap_jax.verify.{broken}", judge)
+    monkeypatch.setattr(f"pubswap_jax.{broken}" if kind == "choice" else f"pubswap_jax.score.{broken}", judge)
     with pytest.warns(UserWarning, match="the verifier failed on .*odd.* counts as not right: IndexError"):
         found = verify([r"\boxed{B odd}", r"\boxed{B}"], ["B", "B"], kind=kind)
     assert found.correct.tolist() == [False, True]

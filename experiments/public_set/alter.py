@@ -4,7 +4,8 @@ import dataclasses
 
 from pubswap_jax import homework
 from pubswap_jax.assembly import Run
-from pubswap_jax.data import Problem, permutation
+from pubswap_jax.problem import Problem
+from pubswap_jax.schedule import permutation
 
 WRONG = 21  # the stream of what is wrong, beside the run's own
 

@@ -12,11 +12,12 @@ import jax
 import numpy as np
 
 from pubswap_jax import homework
-from pubswap_jax.data import KINDS
-from pubswap_jax.evaluate import Evaluation, Questions, evaluate, make_sampler, pass_at_k
+from pubswap_jax.evaluate import Evaluation, evaluate, make_sampler, pass_at_k
 from pubswap_jax.grader import grade
 from pubswap_jax.model import Transformer, init_lora
 from pubswap_jax.pretrained import load_pretrained
+from pubswap_jax.problem import KINDS
+from pubswap_jax.questions import Questions
 from pubswap_jax.tokens import left_pad, load_tokenizer
 
 SAMPLES = 64

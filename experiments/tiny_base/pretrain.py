@@ -21,9 +21,10 @@ import transformers
 from flax.traverse_util import flatten_dict
 
 from pubswap_jax import hf_folder, homework, tensorfile
-from pubswap_jax.data import KINDS, Problem, permutation
 from pubswap_jax.model import Transformer, response_logps
 from pubswap_jax.pretrained import load_pretrained
+from pubswap_jax.problem import KINDS, Problem
+from pubswap_jax.schedule import permutation
 from pubswap_jax.tokens import Tokenizer, left_pad, load_tokenizer
 from pubswap_jax.types import ModelConfig, Prompts
 

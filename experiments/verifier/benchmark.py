@@ -12,7 +12,7 @@ import time
 
 import peers
 
-from pubswap_jax import notation, pool, verify
+from pubswap_jax import notation, pool, score
 from pubswap_jax.equality import _readings
 
 # Within every static limit, and each hours of work for the parser or the evaluator.
@@ -32,7 +32,7 @@ def completion(row: dict) -> str:
 
 def forget() -> None:
     """Empties every cache of this process; the workers' go with the workers."""
-    verify._verdicts.clear()
+    score._verdicts.clear()
     for cache in (notation.canonical, _readings):
         cache.cache_clear()
 
@@ -41,21 +41,21 @@ def warm(workers: int) -> None:
     """A fresh pool that has judged nothing but one sum."""
     pool.set_workers(workers)
     forget()
-    verify.score([r"\boxed{x+1}"] * 2, ["1+x", "x"])
+    score.score([r"\boxed{x+1}"] * 2, ["1+x", "x"])
 
 
 def speed(texts: list[str], golds: list[str], workers: int) -> float:
     """Answers a second, each row once, caches cold, workers warm."""
     warm(workers)
     start = time.perf_counter()
-    verify.score(texts, golds)
+    score.score(texts, golds)
     return len(texts) / (time.perf_counter() - start)
 
 
 def fast_share(texts: list[str], golds: list[str]) -> float:
     forget()
-    pairs = [(verify._canonical_gold(gold), verify.extract(text)) for text, gold in zip(texts, golds, strict=True)]
-    return sum(isinstance(verify._fast(*pair), str) for pair in pairs) / len(pairs)
+    pairs = [(score._canonical_gold(gold), score.extract(text)) for text, gold in zip(texts, golds, strict=True)]
+    return sum(isinstance(score._fast(*pair), str) for pair in pairs) / len(pairs)
 
 
 def table(rows: list[dict], names: list[str]) -> None:
@@ -64,7 +64,7 @@ def table(rows: list[dict], names: list[str]) -> None:
     print(f"{len(rows)} maths pairs, {right} right, {len(rows) - right} wrong; one answer a call")
     print(f"{'grader':<14}{'missed':>8}{'accepted':>10}{'answers/s':>11}{'slowest s':>11}")
     warm(1)
-    graders = {"ours": lambda gold, text: bool(verify.score([text], [gold])[0]), "hendrycks": peers.hendrycks}
+    graders = {"ours": lambda gold, text: bool(score.score([text], [gold])[0]), "hendrycks": peers.hendrycks}
     for name in ("ours", *names):
         grade = graders[name] if name in graders else getattr(peers, name)()
         grade("1", r"\boxed{x+1}")
@@ -105,7 +105,7 @@ def bombs(outputs: list[dict], golds: list[str], timeout: float = 1.0) -> None:
     random.Random(2).shuffle(pairs)
     warm(2)
     start = time.perf_counter()
-    found = verify.verify([text for text, _ in pairs], [gold for _, gold in pairs], timeout=timeout)
+    found = score.verify([text for text, _ in pairs], [gold for _, gold in pairs], timeout=timeout)
     taken = time.perf_counter() - start
     limit, late = 5 + 20 * timeout / 2, found.status.count("timeout")
     print(f"4,096 answers with 20 time-bombs, 2 workers: {taken:.1f} s (limit {limit:.0f} s), {late} timeouts")

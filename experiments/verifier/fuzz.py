@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Callable
 
-from pubswap_jax import choice, pool, verify
+from pubswap_jax import choice, pool, score
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "tests/golden"
 PIECES = r"""
@@ -77,11 +77,11 @@ def row(rng: random.Random, rows: list[dict]) -> tuple[str, str, str, dict | Non
 
 def grade(batch: list[tuple[str, str, str, dict | None]]) -> collections.Counter:
     counts: collections.Counter = collections.Counter()
-    for kind in verify.KINDS:
+    for kind in score.KINDS:
         chosen = [entry for entry in batch if entry[2] == kind]
         options = [entry[3] for entry in chosen]
         counts.update(
-            verify.verify([e[0] for e in chosen], [e[1] for e in chosen], kind=kind, options=options, timeout=TIMEOUT).status
+            score.verify([e[0] for e in chosen], [e[1] for e in chosen], kind=kind, options=options, timeout=TIMEOUT).status
         )
     return counts
 
@@ -102,7 +102,7 @@ class Clock:
         return call
 
     def install(self) -> None:
-        verify.extract, verify._fast, choice.judge = map(self.timed, (verify.extract, verify._fast, choice.judge))
+        score.extract, score._fast, choice.judge = map(self.timed, (score.extract, score._fast, choice.judge))
         judged, replaced = pool.Pool._answer, pool.Pool._replace
 
         def answer(of_pool, worker):

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pubswap_jax.data import Problem, Schedule, attended, drop_unreadable, dropped_line, participants, permutation, rows, stream
 from pubswap_jax.partition import Split
-from pubswap_jax.verify import readable
+from pubswap_jax.problem import Problem, drop_unreadable, dropped_line
+from pubswap_jax.schedule import Schedule, attended, participants, permutation, rows, stream
+from pubswap_jax.score import readable
 
 GOLDEN_PERMUTATION = [5, 6, 3, 7, 0, 1, 2, 4]  # of 8, key (3, 1): a resumed run must meet the same order
 
@@ -187,7 +188,8 @@ def test_empty_streams_are_named():
 
 def test_importing_data_loads_no_heavy_library():
     code = (
-        "import sys; import pubswap_jax.data, pubswap_jax.sources, pubswap_jax.hub, pubswap_jax.partition, pubswap_jax.bubbles;"
+        "import sys; import pubswap_jax.problem, pubswap_jax.schedule, pubswap_jax.sources;"
+        "import pubswap_jax.hub, pubswap_jax.partition;"
         "print([name for name in ('jax', 'datasets', 'transformers', 'matplotlib', 'pyarrow') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
