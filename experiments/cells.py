@@ -19,7 +19,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 import jax
 
 from experiments.laboratory import config_of, train
-from pubswap_jax.assembly import Run
+from pubswap_jax.run.assembly import Run
 
 Changes = Mapping[str, object]
 Alter = Callable[[Run], Run]

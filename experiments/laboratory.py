@@ -18,16 +18,18 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from pubswap_jax import homework, ledger, settings
-from pubswap_jax.assembly import Run, assemble
-from pubswap_jax.drift import drift
-from pubswap_jax.evaluate import make_sampler
-from pubswap_jax.model import Transformer
-from pubswap_jax.problem import Problem
-from pubswap_jax.questions import HOMEWORK, Questions
-from pubswap_jax.sampling import sample
-from pubswap_jax.schedule import rows as schedule_rows
-from pubswap_jax.swap import no_swap, swap_metrics
+from pubswap_jax import settings
+from pubswap_jax.algorithm.drift import drift
+from pubswap_jax.algorithm.swap import no_swap, swap_metrics
+from pubswap_jax.policy.model import Transformer
+from pubswap_jax.policy.sampling import sample
+from pubswap_jax.questions import embedded
+from pubswap_jax.questions.load import HOMEWORK, Questions
+from pubswap_jax.questions.problem import Problem
+from pubswap_jax.questions.schedule import rows as schedule_rows
+from pubswap_jax.run import ledger
+from pubswap_jax.run.assembly import Run, assemble
+from pubswap_jax.run.pass_at_k import make_sampler
 from pubswap_jax.types import Batch, ClientState, Prompts, Rollout, ServerState, Verdict
 
 KEPT = ("reward", "swapped", "rescued", "zero_variance_before", "zero_variance_after", "grad_norm")
@@ -132,7 +134,7 @@ def _right(run: Run, problems: Sequence[Problem]) -> np.ndarray:
 
 
 def _ending(problem: Problem, end: str) -> str:
-    return next(text for text, _ in homework.demonstrations(problem).values() if text.endswith(end))
+    return next(text for text, _ in embedded.demonstrations(problem).values() if text.endswith(end))
 
 
 def _batch(run: Run, table: Table, round: int, step: int) -> Table:

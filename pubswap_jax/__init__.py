@@ -9,20 +9,21 @@ from pubswap_jax._version import __version__ as __version__
 
 _HOMES = {
     "types": "Prompts Rollout Verdict SwapPlan Batch ClientState ServerState Hparams ModelConfig",
-    "grpo": "masked_mean group_advantages kl_k1 kl_k2 kl_k3 grpo_loss gspo_loss cispo_loss per_sequence per_token fixed_length",
-    "swap": "balanced random_swap rescue swap_all max_variance no_swap apply_swap",
-    "federated": "broadcast fedavg proximal_penalty aggregation_residual",
-    "distortion": "one_replacement_distortion distortion_bound",
-    "model": "Transformer init_lora response_logps",
-    "sampling": "sample",
-    "steps": "pubswap Algorithm StepRecord client_step round_step",
-    "toyworld": "toy toy_batches parity_judge toy_targets",
-    "problem": "Problem",
-    "score": "score",
-    "pretrained": "load_pretrained export_adapter load_adapter merge_adapter",
-    "evaluate": "pass_at_k",
-    "train": "train train_and_evaluate",
-    "export": "best",
+    "algorithm.losses": "masked_mean group_advantages kl_k1 kl_k2 kl_k3 grpo_loss gspo_loss cispo_loss "
+    "per_sequence per_token fixed_length",
+    "algorithm.swap": "balanced random_swap rescue swap_all max_variance no_swap apply_swap",
+    "algorithm.aggregation": "broadcast fedavg proximal_penalty aggregation_residual",
+    "algorithm.distortion": "one_replacement_distortion distortion_bound",
+    "policy.model": "Transformer init_lora response_logps",
+    "policy.sampling": "sample",
+    "algorithm.pubswap": "pubswap Algorithm StepRecord client_step round_step",
+    "policy.toyworld": "toy toy_batches parity_judge toy_targets",
+    "questions.problem": "Problem",
+    "verifier.score": "score",
+    "weights.pretrained": "load_pretrained export_adapter load_adapter merge_adapter",
+    "run.pass_at_k": "pass_at_k",
+    "loop": "train train_and_evaluate",
+    "run.export": "best",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 __all__ = ["__version__", *_HOME_OF]

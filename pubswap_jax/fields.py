@@ -44,7 +44,7 @@ FIELDS = (
     Field(
         "data.fields",
         ConfigDict(),
-        "which column, or columns, hold which field of a question: see pubswap_jax.sources.Fields",
+        "which column, or columns, hold which field of a question: see pubswap_jax.questions.sources.Fields",
         OURS,
     ),
     Field(

@@ -22,7 +22,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
 
-from pubswap_jax import earlier, fields, settings
+from pubswap_jax import fields, settings
+from pubswap_jax.run import earlier
 
 MODES = ("train", "eval", "export", "plan", "report")
 
@@ -162,41 +163,41 @@ def _run(flags: Flags) -> int:
     if flags.mode == "train":
         return _train(flags)
     if flags.mode == "report":
-        from pubswap_jax import report
+        from pubswap_jax.report import report
 
         print(report.write(flags.workdir))
     if flags.mode == "plan":
         print("planning: compiles for its memory what a round would run, and loads no weights", file=sys.stderr, flush=True)
-        from pubswap_jax import plan
+        from pubswap_jax.run import estimate
 
-        print(plan.plan(flags.config, lambda line: print(line, file=sys.stderr, flush=True)))
+        print(estimate.plan(flags.config, lambda line: print(line, file=sys.stderr, flush=True)))
     if flags.mode == "export":
-        from pubswap_jax import export
+        from pubswap_jax.run import export
 
         for folder in export.export(flags.config, flags.workdir):
             print(folder)
     if flags.mode == "eval":
-        from pubswap_jax import export
+        from pubswap_jax.run import export
 
         print(export.evaluate_adapter(flags.config, flags.workdir, flags.adapter))
     return 0
 
 
 def _train(flags: Flags) -> int:
-    from pubswap_jax import processes
-    from pubswap_jax.stopping import NOTHING, Stop, Stopped
-    from pubswap_jax.train import train_and_evaluate
+    from pubswap_jax.devices import hosts
+    from pubswap_jax.loop import train_and_evaluate
+    from pubswap_jax.run.signals import NOTHING, Stop, Stopped
 
-    processes.start()
+    hosts.start()
     farewell = f"stopped and saved; the same command with --workdir={flags.workdir} goes on from here"
-    stop = Stop(farewell, processes.gathered if processes.several() else None)
-    say = print if processes.first() else lambda line: None
-    with processes.ending(), stop.listening(signal.SIGTERM, signal.SIGINT):
+    stop = Stop(farewell, hosts.gathered if hosts.several() else None)
+    say = print if hosts.first() else lambda line: None
+    with hosts.ending(), stop.listening(signal.SIGTERM, signal.SIGINT):
         try:
             train_and_evaluate(flags.config, flags.workdir, fork=flags.fork, check=stop.check, offer=stop.offer)
         except Stopped:
             say(farewell if stop.offered else NOTHING)
-            if not processes.several():
+            if not hosts.several():
                 sys.stdout.flush()
                 os._exit(stop.status)  # all is saved; what another thread may be compiling still is not waited for
             return stop.status

@@ -9,11 +9,12 @@ import pathlib
 from collections import Counter
 from collections.abc import Sequence
 
-from pubswap_jax import keys, pool, readers
-from pubswap_jax.score import KINDS
-from pubswap_jax.score import readable as readable
-from pubswap_jax.score import score as score
-from pubswap_jax.score import verify as verify
+from pubswap_jax.questions import readers
+from pubswap_jax.verifier import keys, pool
+from pubswap_jax.verifier.score import KINDS
+from pubswap_jax.verifier.score import readable as readable
+from pubswap_jax.verifier.score import score as score
+from pubswap_jax.verifier.score import verify as verify
 
 
 def _completion(row: dict) -> str:

@@ -21,11 +21,11 @@ import warnings
 
 import numpy as np
 import orbax.checkpoint as ocp
+from devices.test_hosts import flags, launch
 from jax.tree_util import keystr, tree_leaves_with_path
 from small_world import write_base, write_questions
-from test_processes import flags, launch
 
-from pubswap_jax import checkpoint, metrics
+from pubswap_jax.run import checkpoint, journal
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 ONE_ROUND = {"federation.rounds": 1, "federation.steps": 10}
@@ -75,7 +75,7 @@ def of_run(workdir: pathlib.Path) -> dict:
     for path, leaf in tree_leaves_with_path(owner["adapter" if "adapter" in owner else "lora"]):
         total.update(keystr(path).encode() + np.asarray(leaf).tobytes())
     columns: dict[str, list] = {}
-    for row in metrics.read(workdir, "metrics"):
+    for row in journal.read(workdir, "metrics"):
         for name, value in row.items():
             if not name.startswith("time/"):
                 columns.setdefault(name, []).append(value)

@@ -12,12 +12,13 @@ import jax
 import safetensors.numpy
 from hf_files import model_files
 
-from pubswap_jax import assembly, settings, train
-from pubswap_jax.assembly import assemble
+from pubswap_jax import loop, settings
 from pubswap_jax.fields import default_config
-from pubswap_jax.model import Transformer
-from pubswap_jax.recorder import COMPILED
-from pubswap_jax.tokens import save_char_tokenizer
+from pubswap_jax.policy.model import Transformer
+from pubswap_jax.questions.tokens import save_char_tokenizer
+from pubswap_jax.run import assembly
+from pubswap_jax.run.assembly import assemble
+from pubswap_jax.run.recorder import COMPILED
 
 CHARACTERS = "012+="
 
@@ -120,7 +121,7 @@ def finished():
     workdir = pathlib.Path(folder.name) / "run"
     workdir.mkdir()
     with compilations() as finished.compiled:
-        train.train(run, workdir)
+        loop.train(run, workdir)
     return run, workdir
 
 

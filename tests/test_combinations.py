@@ -7,14 +7,15 @@ import pytest
 from small_world import assemble, federated_as, small_config, write_base
 
 from experiments.kill_and_resume.combinations import VALUES, allowed, changed, name_of, outcome, pairs, pairwise
-from pubswap_jax import export, train
+from pubswap_jax import loop
+from pubswap_jax.run import export
 
 FOLDER = tempfile.TemporaryDirectory(prefix="pubswap")  # removed when the process ends
 PLACES = (
-    "pubswap_jax.train.drift",
-    "pubswap_jax.grader.verify",
-    "pubswap_jax.checkpoint.save",
-    "pubswap_jax.examination.evaluate",
+    "pubswap_jax.loop.drift",
+    "pubswap_jax.run.judge.verify",
+    "pubswap_jax.run.checkpoint.save",
+    "pubswap_jax.run.evaluation.evaluate",
 )
 SMALL = {"federation__rounds": 2, "federation__steps": 2, "log__distortion": "off", "checkpoint__keep": 1, "data__test": 4}
 CONFIG = small_config(pathlib.Path(FOLDER.name), data__validation=6, training__prompts=2, evaluation__batch=6, **SMALL)
@@ -33,7 +34,7 @@ def run():
 
 def end(run, workdir):
     """Trains to the end, evaluates and exports as the commands do, and says all that must be equal."""
-    train.train(run, workdir)
+    loop.train(run, workdir)
     export.export_run(run, workdir)
     return outcome(workdir) | {"evaluated": export.evaluate_run(run, workdir)}
 
@@ -66,6 +67,6 @@ def test_killed_in_the_second_round_and_resumed(run, number, tmp_path, monkeypat
     (tmp_path / "killed").mkdir()
     monkeypatch.setattr(place, killed)
     with pytest.raises(Killed):
-        train.train(this, tmp_path / "killed")
+        loop.train(this, tmp_path / "killed")
     monkeypatch.undo()
     assert end(this, tmp_path / "killed") == expected

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pubswap_jax import Hparams, cispo_loss, group_advantages, grpo_loss, gspo_loss, kl_k1, kl_k2, kl_k3
-from pubswap_jax.grpo import fixed_length, per_sequence, per_token
+from pubswap_jax.algorithm.losses import fixed_length, per_sequence, per_token
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 BETA, DUAL, LENGTH = 0.04, 3.0, 7

@@ -13,7 +13,7 @@ from experiments.methods import picture, study
 from experiments.sweeps import study as sweeps
 from experiments.tau import study as tau
 from pubswap_jax import settings
-from pubswap_jax.train import train_and_evaluate
+from pubswap_jax.loop import train_and_evaluate
 
 
 def config(seed):

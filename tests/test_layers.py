@@ -1,4 +1,4 @@
-"""The order of the house: imports point towards layer 0, the pure layers stay pure, and a worker never loads JAX."""
+"""The order of the folders: imports point downward and form no circle, the mathematics stays pure, a worker never loads JAX."""
 
 import ast
 import pathlib
@@ -8,59 +8,88 @@ import sys
 import pubswap_jax
 
 PACKAGE = pathlib.Path(pubswap_jax.__file__).parent
-LAYERS = [
-    "types",
-    "grpo swap federated distortion",
-    "model attention kernel probe products logps draw sampling",
-    "steps update mesh toyworld",
-    "",  # the host's edge: every module that stands nowhere else
-    "ahead evaluate train main assembly questions exchange examination standing recorder drift export plan placement "
-    "report headline",
-]
-LAYER = {name: number for number, names in enumerate(LAYERS) for name in names.split()}
+TOP, BOTTOM = "loop main verify", "types settings checks fields files"
+# From the top down: a folder may import those below its own. Its files may import each other.
+FOLDERS = ["report", "run", "questions", "weights", "algorithm", "policy", "devices", "verifier"]
+ROOMS = ["", *FOLDERS, "bottom"]  # "" is the top row of modules
+
 PURE = {"jax", "flax", "optax", "numpy"}
 STANDARD_IN_PURE = {"collections", "dataclasses", "functools", "math", "typing"}
-MORE = {"probe": {"concurrent", "sys"}}  # it tries kernels in a thread of its own, and says which it does not trust
+MORE = {"kernel_check": {"concurrent", "sys"}}  # it tries kernels in a thread of its own, and says which it does not trust
+
+
+def modules():
+    """(path, room) of every module but the package's own."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        if parts not in (("__init__",), ("_version",)):
+            yield path, room(parts)
+
+
+def room(parts):
+    """'algorithm' of ('algorithm', 'swap'); '' or 'bottom' of a module directly under the package."""
+    if parts[0] in FOLDERS:
+        return parts[0]
+    assert parts[0] in (TOP + " " + BOTTOM).split(), f"{parts[0]} stands nowhere in the table"
+    return "" if parts[0] in TOP.split() else "bottom"
 
 
 def imports(path):
-    """The modules a file imports, wherever in the file: (own modules, top-level names of others)."""
+    """The modules a file imports, wherever in the file: (own modules as parts, top-level names of others)."""
     own, others = set(), set()
     for node in ast.walk(ast.parse(path.read_text())):
         names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            names = [f"{node.module}.{alias.name}" if node.module == "pubswap_jax" else node.module for alias in node.names]
+            assert not node.level, f"{path}: relative imports hide the folder"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
         for name in names:
             parts = name.split(".")
-            (own if parts[0] == "pubswap_jax" else others).add(parts[1] if parts[0] == "pubswap_jax" else parts[0])
+            if parts[0] == "pubswap_jax" and parts[1] not in pubswap_jax.__all__ + ["_version"]:
+                own.add(tuple(parts[1:]))
+            elif parts[0] != "pubswap_jax":
+                others.add(parts[0])
     return own, others
 
 
-def test_imports_point_towards_layer_0():
+def test_imports_point_downward():
     wrong = []
-    for path in PACKAGE.glob("*.py"):
-        layer = LAYER.get(path.stem, 4)
-        own, others = imports(path)
-        if path.stem == "__init__":
-            continue
-        for name in own - {path.stem, "_version"}:
-            lower = LAYER.get(name, 4)
-            if lower > layer or (layer == 4 and lower in (1, 2, 3)):
-                wrong.append(f"{path.name} (layer {layer}) imports {name} (layer {lower})")
-        if layer <= 3:
-            wrong += [
-                f"{path.name} (layer {layer}) imports {name}"
-                for name in others - PURE - STANDARD_IN_PURE - MORE.get(path.stem, set())
-            ]
+    for path, here in modules():
+        for parts in imports(path)[0]:
+            there = room(parts)
+            if here != there and ROOMS.index(there) <= ROOMS.index(here):
+                wrong.append(f"{path.relative_to(PACKAGE)} imports {'.'.join(parts)}")
     assert not wrong, "\n".join(wrong)
-    assert all((PACKAGE / f"{name}.py").exists() for name in LAYER if LAYER[name] <= 3)
 
 
-def test_only_mesh_knows_a_mesh_below_the_program():
-    knows = {path.stem for path in PACKAGE.glob("*.py") if "sharding" in path.read_text() and LAYER.get(path.stem, 4) <= 3}
-    assert knows == {"mesh"}
+def test_no_file_imports_itself_through_others():
+    below = {path: imports(path)[0] for path, _ in modules()}
+    by_name = {path.relative_to(PACKAGE).with_suffix("").parts: path for path in below}
+    arrows = {path: {by_name[p[: len(n)]] for p in own for n in by_name if p[: len(n)] == n} for path, own in below.items()}
+    while leaves := [path for path, targets in arrows.items() if not targets & arrows.keys()]:
+        for path in leaves:
+            del arrows[path]
+    assert not arrows, f"a circle among {sorted(path.name for path in arrows)}"
+
+
+def test_the_verifier_imports_nothing_else_of_ours():
+    for path, here in modules():
+        if here == "verifier":
+            foreign = [parts for parts in imports(path)[0] if parts[0] != "verifier"]
+            assert not foreign, f"{path.name} imports {foreign}"
+
+
+def test_the_mathematics_is_pure():
+    wrong = []
+    for path, here in modules():
+        if here in ("algorithm", "policy"):
+            own, others = imports(path)
+            wrong += [f"{path.name}: {parts}" for parts in own if parts[0] not in ("algorithm", "policy", "types")]
+            allowed = PURE | STANDARD_IN_PURE | MORE.get(path.stem, set())
+            wrong += [f"{path.name}: {name}" for name in others - allowed]
+            assert "sharding" not in path.read_text(), f"{path.name} knows a mesh"
+    assert not wrong, "\n".join(wrong)
 
 
 def test_importing_the_package_loads_no_jax():
@@ -68,13 +97,18 @@ def test_importing_the_package_loads_no_jax():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_every_public_name_resolves():
+def test_every_public_name_resolves_and_none_is_a_module():
     for name in pubswap_jax.__all__:
         assert getattr(pubswap_jax, name) is not None
+        assert not (PACKAGE / name).exists() and not (PACKAGE / f"{name}.py").exists(), f"{name} is hidden by a module"
     assert "pubswap" in dir(pubswap_jax)
 
 
-def test_every_module_has_its_test():
-    tests = {path.stem.removeprefix("test_") for path in pathlib.Path(__file__).parent.glob("test_*.py")}
-    modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "_version", "types"}
-    assert modules - tests == set()
+def test_every_module_has_its_test_in_the_folder_that_mirrors_its_own():
+    tests = pathlib.Path(__file__).parent
+    missing = []
+    for path, _ in modules():
+        here = path.relative_to(PACKAGE)
+        if path.name not in ("__init__.py", "types.py") and not (tests / here.parent / f"test_{path.name}").exists():
+            missing.append(str(here))
+    assert not missing, missing

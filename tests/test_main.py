@@ -154,7 +154,7 @@ def test_a_start_that_fails_leaves_no_folder_and_does_not_say_that_it_writes(mis
 
 
 def test_what_can_be_checked_before_loading_is(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("pubswap_jax.train.assemble", lambda config: pytest.fail("loading began"))
+    monkeypatch.setattr("pubswap_jax.loop.assemble", lambda config: pytest.fail("loading began"))
     monkeypatch.setattr(settings.checks.importlib.util, "find_spec", lambda name: None)
     for flag, message in (("model.lora_targets=q", "'q' is none of all"), ("log.wandb=mine", "wandb is not installed")):
         assert main.main(smoke(tmp_path, f"--config.{flag}")) == 2 and message in capsys.readouterr().err
@@ -173,7 +173,7 @@ def test_a_plan_says_something_before_it_works(monkeypatch, capsys):
         say("compiling")
         return "a table"
 
-    monkeypatch.setattr("pubswap_jax.plan.plan", plan)
+    monkeypatch.setattr("pubswap_jax.run.estimate.plan", plan)
     assert main.main([f"--config={MATH}", "--mode=plan"]) == 0
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("a table\n", "compiling\n")

@@ -14,9 +14,9 @@ import pytest
 import safetensors.numpy
 
 from pubswap_jax import Prompts, Transformer, export_adapter, init_lora, load_pretrained, sample
-from pubswap_jax.adapters import load_adapter, merge_adapter
-from pubswap_jax.hf_config import read_config
-from pubswap_jax.model import rope_angles
+from pubswap_jax.policy.model import rope_angles
+from pubswap_jax.weights.hf_config import read_config
+from pubswap_jax.weights.peft import load_adapter, merge_adapter
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 FAMILIES = ("llama", "qwen2", "qwen3")

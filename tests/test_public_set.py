@@ -12,8 +12,8 @@ from small_world import LABORATORY
 from experiments import cells
 from experiments.laboratory import config_of, table_of, train
 from experiments.public_set import alter, study
-from pubswap_jax import homework
-from pubswap_jax.assembly import assemble
+from pubswap_jax.questions import embedded
+from pubswap_jax.run.assembly import assemble
 
 SMALL = LABORATORY | {"data.max_questions": 512}
 
@@ -31,8 +31,8 @@ def test_so_many_public_answers_are_of_a_wrong_procedure(share):
     assert set(changed) <= set(public) and len(changed) == round(share * len(public))
     for i in changed:
         answer = altered.train.problems[i].answer
-        follows = [name for name, (text, _) in homework.demonstrations(before[i]).items() if text.endswith(f"{{{answer}}}")]
-        assert len(follows) == 1 and follows[0] != homework.TOPICS[before[i].topic].procedure
+        follows = [name for name, (text, _) in embedded.demonstrations(before[i]).items() if text.endswith(f"{{{answer}}}")]
+        assert len(follows) == 1 and follows[0] != embedded.TOPICS[before[i].topic].procedure
     # The judge reads what the problems say.
     there, here = (table_of(run(), questions).answers for questions in (run().train, altered.train))
     assert np.flatnonzero((there != here).any(-1)).tolist() == changed

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from small_world import finished
 
-from pubswap_jax import checkpoint, metrics, recorder, standing, train
+from pubswap_jax import loop
+from pubswap_jax.run import checkpoint, journal, recorder, state
 
 
 class Killed(BaseException):
@@ -30,14 +31,14 @@ def reference_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reference(run, reference_folder):
-    return outcome(train.train(run, reference_folder), reference_folder)
+    return outcome(loop.train(run, reference_folder), reference_folder)
 
 
 def outcome(server, workdir):
     """All that must be equal: the last adapter, the best round, and every row but the clocks."""
     adapter = hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(server.lora))).hexdigest()
     newest = checkpoint.newest(workdir / "checkpoints", pytest.fail)
-    rows = {name: metrics.read(workdir, name) for name in ("metrics", "evaluations", "rollouts")}
+    rows = {name: journal.read(workdir, name) for name in ("metrics", "evaluations", "rollouts")}
     rows["metrics"] = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows["metrics"]]
     return {"adapter": adapter, "best": checkpoint.notes(newest)["best"], "round": int(server.round)} | rows
 
@@ -55,17 +56,17 @@ def test_the_run_learns_something_and_says_everything_once(run, reference):
 
 
 PHASES = {
-    "evaluating the base": ("pubswap_jax.examination.evaluate", 2),
-    "the first rollout": ("pubswap_jax.grader.verify", 4),
-    "verifying": ("pubswap_jax.grader.verify", 7),
-    "averaging": ("pubswap_jax.train.drift", 1),
-    "evaluating a round": ("pubswap_jax.examination.evaluate", 4),
-    "saving inside a round": ("pubswap_jax.checkpoint._manifest", 4),
-    "syncing": ("pubswap_jax.checkpoint._sync", 5),
-    "pruning": ("pubswap_jax.checkpoint.prune", 3),
-    "writing a row": ("pubswap_jax.metrics.Journal.write", 21),
-    "the last round": ("pubswap_jax.train.drift", 2),
-    "the end": ("pubswap_jax.examination.final_table", 1),
+    "evaluating the base": ("pubswap_jax.run.evaluation.evaluate", 2),
+    "the first rollout": ("pubswap_jax.run.judge.verify", 4),
+    "verifying": ("pubswap_jax.run.judge.verify", 7),
+    "averaging": ("pubswap_jax.loop.drift", 1),
+    "evaluating a round": ("pubswap_jax.run.evaluation.evaluate", 4),
+    "saving inside a round": ("pubswap_jax.run.checkpoint._manifest", 4),
+    "syncing": ("pubswap_jax.run.checkpoint._sync", 5),
+    "pruning": ("pubswap_jax.run.checkpoint.prune", 3),
+    "writing a row": ("pubswap_jax.run.journal.Journal.write", 21),
+    "the last round": ("pubswap_jax.loop.drift", 2),
+    "the end": ("pubswap_jax.run.evaluation.final_table", 1),
 }
 
 
@@ -74,9 +75,9 @@ def test_killed_and_resumed(run, reference, tmp_path, monkeypatch, phase):
     target, at_call = PHASES[phase]
     _kill(monkeypatch, target, at_call)
     with pytest.raises(Killed):
-        train.train(run, tmp_path)
+        loop.train(run, tmp_path)
     monkeypatch.undo()
-    assert outcome(train.train(run, tmp_path), tmp_path) == reference
+    assert outcome(loop.train(run, tmp_path), tmp_path) == reference
 
 
 def _kill(monkeypatch, target, at_call):
@@ -94,16 +95,16 @@ def _kill(monkeypatch, target, at_call):
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over_with_the_same_end(run, reference, tmp_path, monkeypatch, capsys):
-    _kill(monkeypatch, "pubswap_jax.train.drift", 2)
+    _kill(monkeypatch, "pubswap_jax.loop.drift", 2)
     with pytest.raises(Killed):
-        train.train(run, tmp_path)
+        loop.train(run, tmp_path)
     monkeypatch.undo()
     newest = checkpoint.newest(tmp_path / "checkpoints", pytest.fail)
     file = max((path for path in newest.path.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
-    assert outcome(train.train(run, tmp_path), tmp_path) == reference
+    assert outcome(loop.train(run, tmp_path), tmp_path) == reference
     assert f"{newest.path.name} is damaged and was passed over" in capsys.readouterr().out
 
 
@@ -113,12 +114,12 @@ def test_stopped_in_good_order_and_resumed(run, reference, tmp_path, calls):
 
     def check():
         if next(counter) == calls:
-            raise train.Stopped
+            raise loop.Stopped
 
-    with pytest.raises(train.Stopped):
-        train.train(run, tmp_path, check=check)
+    with pytest.raises(loop.Stopped):
+        loop.train(run, tmp_path, check=check)
     assert checkpoint.listed(tmp_path / "checkpoints")
-    assert outcome(train.train(run, tmp_path), tmp_path) == reference
+    assert outcome(loop.train(run, tmp_path), tmp_path) == reference
 
 
 @pytest.mark.parametrize("calls", [7, 18, 22])
@@ -134,29 +135,29 @@ def test_saved_by_another_thread_and_resumed(run, reference, tmp_path, calls):
             raise Killed
 
     with pytest.raises(Killed):
-        train.train(run, tmp_path, check=check, offer=offered.append)
-    assert outcome(train.train(run, tmp_path), tmp_path) == reference
+        loop.train(run, tmp_path, check=check, offer=offered.append)
+    assert outcome(loop.train(run, tmp_path), tmp_path) == reference
 
 
 def test_a_finished_run_started_again_is_as_it_was(run, reference, tmp_path):
-    train.train(run, tmp_path)
-    assert outcome(train.train(run, tmp_path), tmp_path) == reference
+    loop.train(run, tmp_path)
+    assert outcome(loop.train(run, tmp_path), tmp_path) == reference
 
 
 def test_nothing_is_compiled_after_the_first_round(run, reference, tmp_path):
-    train.train(run, tmp_path)
-    last = metrics.read(tmp_path, "metrics")[-1]
+    loop.train(run, tmp_path)
+    last = journal.read(tmp_path, "metrics")[-1]
     assert last["round"] == 2 and last["time/compiled"] == [] and last["time/compilations"] == 0
 
 
 def test_a_changed_config_is_refused_with_the_difference(run, reference, tmp_path):
-    train.train(run, tmp_path)
+    loop.train(run, tmp_path)
     changed = run.config.copy_and_resolve_references()
     changed.training.lr = 0.5
     other = run._replace(config=changed)
     with pytest.raises(ValueError, match=r"training.lr: 0.02 before, 0.5 now; name another --workdir, or go on with --fork"):
-        train.train(other, tmp_path)
-    assert int(train.train(other, tmp_path, fork=True).round) == 2
+        loop.train(other, tmp_path)
+    assert int(loop.train(other, tmp_path, fork=True).round) == 2
     description = json.loads((pathlib.Path(tmp_path) / "run.json").read_text())
     assert description["config"]["training.lr"] == 0.5
 
@@ -177,45 +178,45 @@ def changed(run, **values):
 
 def test_the_command_of_a_finished_run_loses_nothing(run, reference, done, monkeypatch, capsys):
     before = {path.name: path.read_bytes() for path in done.glob("*.jsonl")}
-    monkeypatch.setattr("pubswap_jax.recorder._sinks", lambda *_: pytest.fail("nothing is left to write"))
-    train.train(run, done)
+    monkeypatch.setattr("pubswap_jax.run.recorder._sinks", lambda *_: pytest.fail("nothing is left to write"))
+    loop.train(run, done)
     assert {path.name: path.read_bytes() for path in done.glob("*.jsonl")} == before
     assert "on the test questions, pass@1:" in capsys.readouterr().out
     monkeypatch.undo()
     rows = (done / "evaluations.jsonl").read_bytes().splitlines(keepends=True)
     (done / "evaluations.jsonl").write_bytes(b"".join(rows[:-1]))  # killed before its last figures
-    assert outcome(train.train(run, done), done) == reference
+    assert outcome(loop.train(run, done), done) == reference
 
 
 def test_a_start_that_fails_before_it_begins_leaves_the_files_as_they_were(run, done, monkeypatch):
     before = {path.name: path.read_bytes() for path in done.glob("*.json*")}
     with pytest.raises(ValueError, match="config.federation.rounds=1: .* is in round 2 already"):
-        train.train(changed(run, federation__rounds=1), done)
+        loop.train(changed(run, federation__rounds=1), done)
     with pytest.raises(ValueError, match="holds other arrays than this config's"):
-        train.train(
+        loop.train(
             changed(run, federation__moments="keep", federation__rounds=3)._replace(
                 server=run.server.replace(lora=jax.tree.map(lambda x: x[..., :1], run.server.lora))
             ),
             done,
             fork=True,
         )
-    monkeypatch.setattr("pubswap_jax.recorder._sinks", lambda *_: (_ for _ in ()).throw(ValueError("no sink")))
+    monkeypatch.setattr("pubswap_jax.run.recorder._sinks", lambda *_: (_ for _ in ()).throw(ValueError("no sink")))
     with pytest.raises(ValueError, match="no sink"):
-        train.train(changed(run, federation__rounds=2), done, fork=True)
+        loop.train(changed(run, federation__rounds=2), done, fork=True)
     after = {path.name: path.read_bytes() for path in done.glob("*.json*")}
     assert after == before
 
 
 def test_one_writes_at_a_time(run, done):
-    with standing.alone(done), pytest.raises(ValueError, match="another process writes to it"):
-        train.train(run, done)
-    train.train(run, done)
+    with state.alone(done), pytest.raises(ValueError, match="another process writes to it"):
+        loop.train(run, done)
+    loop.train(run, done)
 
 
 def test_files_of_somebody_else_are_left_alone(run, tmp_path):
     (tmp_path / "metrics.jsonl").write_text("my precious")
     with pytest.raises(ValueError, match="no run of ours wrote it"):
-        train.train(run, tmp_path)
+        loop.train(run, tmp_path)
     assert (tmp_path / "metrics.jsonl").read_text() == "my precious"
 
 
@@ -223,11 +224,11 @@ def test_where_no_checkpoint_is_sound_nothing_begins_anew(run, done):
     for path in (done / "checkpoints").glob("round-*/notes.json"):
         path.write_text("{}")
     with pytest.raises(ValueError, match="no checkpoint in it is sound"):
-        train.train(run, done)
+        loop.train(run, done)
 
 
 def test_the_right_answers_of_a_round_are_known_after_a_resume(run, done):
-    rows = metrics.read(done, "metrics")
+    rows = journal.read(done, "metrics")
     ends = [i for i, row in enumerate(rows) if "step" not in row]
     lines = (done / "metrics.jsonl").read_bytes().splitlines(keepends=True)[: ends[1] - 1]  # before a round's last step
     (done / "metrics.jsonl").write_bytes(b"".join(lines))
@@ -236,7 +237,7 @@ def test_the_right_answers_of_a_round_are_known_after_a_resume(run, done):
     resumed.close()
     assert len(resumed.right) == 3
     assert resumed.right == [
-        metrics.scalars(row)[name]
+        journal.scalars(row)[name]
         for row in rows[ends[0] + 1 : ends[1] - 1]
         for name in row
         if name in ("private/correct", "public/correct")

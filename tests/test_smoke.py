@@ -10,7 +10,8 @@ from hf_files import model_files
 from small_world import write_base, write_questions
 from test_settings import CONFIGS
 
-from pubswap_jax import main, metrics
+from pubswap_jax import main
+from pubswap_jax.run import journal
 
 
 def run(capsys, config, workdir, *flags):
@@ -28,7 +29,7 @@ def test_every_mode_of_the_command(tmp_path, capsys):
     assert "it fits" in run(capsys, "math", workdir, *flags, "--mode=plan") and not workdir.exists()
     trained = run(capsys, "math", workdir, *flags)
     assert "round 1 of 1 saved" in trained and re.search(r"all +4 ", trained)
-    tested = [row for row in metrics.read(workdir, "evaluations") if row["split"] == "test"]
+    tested = [row for row in journal.read(workdir, "evaluations") if row["split"] == "test"]
     assert [row["model"] for row in tested[:2]] == ["global", "global, greedy"]
     folders = run(capsys, "math", workdir, *flags, "--mode=export").split()
     assert folders == [str(workdir / "export" / name) for name in ("global", "client_0", "client_1")]
@@ -68,8 +69,8 @@ def test_real_rows_and_a_real_tokenizer(tmp_path, capsys, shared_data, config, f
     ]
     out = run(capsys, config, tmp_path / "run", *flags)
     assert "round 1 of 1 saved" in out
-    rows = metrics.read(tmp_path / "run", "metrics")
+    rows = journal.read(tmp_path / "run", "metrics")
     described = json.loads((tmp_path / "run" / "run.json").read_text())
     assert described["config"]["model.lora_rank"] == 32 and sum("step" in row for row in rows) == 2
-    said = metrics.read(tmp_path / "run", "rollouts")
+    said = journal.read(tmp_path / "run", "rollouts")
     assert len(said) == 2 and all(row["question"] and len(row["responses"]) == 2 for row in said)

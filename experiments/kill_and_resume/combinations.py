@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from pubswap_jax import checkpoint, metrics, settings
+from pubswap_jax import settings
+from pubswap_jax.run import checkpoint, journal
 
 VALUES = {
     "federation.moments": ("reset", "keep", "average"),
@@ -67,7 +68,7 @@ def outcome(workdir: pathlib.Path) -> dict[str, str]:
     from experiments.kill_and_resume.study import arrays_digest
 
     newest = checkpoint.newest(workdir / "checkpoints", print)
-    rows = {name: metrics.read(workdir, name) for name in ("metrics", "evaluations", "rollouts")}
+    rows = {name: journal.read(workdir, name) for name in ("metrics", "evaluations", "rollouts")}
     rows["metrics"] = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows["metrics"]]
     found = {name: hashlib.sha256(json.dumps(value).encode()).hexdigest() for name, value in rows.items()}
     found |= {"arrays": arrays_digest(newest.path), "best": str(checkpoint.notes(newest)["best"]), "round": str(newest.round)}

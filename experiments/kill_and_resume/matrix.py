@@ -39,14 +39,14 @@ SHRUNK = {
     "log.tensorboard": "off",
 }
 PLACES = (
-    "pubswap_jax.grader.verify",
-    "pubswap_jax.train.sound",
-    "pubswap_jax.train.drift",
-    "pubswap_jax.examination.evaluate",
-    "pubswap_jax.checkpoint._manifest",
-    "pubswap_jax.checkpoint._sync",
-    "pubswap_jax.checkpoint.prune",
-    "pubswap_jax.metrics.Journal.write",
+    "pubswap_jax.run.judge.verify",
+    "pubswap_jax.loop.sound",
+    "pubswap_jax.loop.drift",
+    "pubswap_jax.run.evaluation.evaluate",
+    "pubswap_jax.run.checkpoint._manifest",
+    "pubswap_jax.run.checkpoint._sync",
+    "pubswap_jax.run.checkpoint.prune",
+    "pubswap_jax.run.journal.Journal.write",
 )
 
 
@@ -77,37 +77,38 @@ def counted(place: str, at: Callable[[int], None]) -> Callable[[], None]:
 
 def end(config, workdir: pathlib.Path) -> dict[str, str]:
     """Trains to the end, exports and evaluates; all that must be equal. A run at its end is only read."""
-    from pubswap_jax import export, train
+    from pubswap_jax import loop
+    from pubswap_jax.run import export
 
     workdir.mkdir(parents=True, exist_ok=True)
-    train.train_and_evaluate(config, workdir)
+    loop.train_and_evaluate(config, workdir)
     export.export(config, workdir)
     return outcome(workdir) | {"evaluated": export.evaluate_adapter(config, workdir, "")}
 
 
 def begin(number: int, combination: Combination, folder: pathlib.Path) -> None:
     """The undisturbed run, and then the one that is killed: this does not return."""
-    from pubswap_jax import train
+    from pubswap_jax import loop
 
     shutil.rmtree(folder, ignore_errors=True)
     config, chance = changed(base_config(), combination), random.Random(number)
     place, times = chance.choice(PLACES), []
     undo = counted(place, times.append)
     (folder / "whole").mkdir(parents=True)
-    train.train_and_evaluate(config, folder / "whole")
+    loop.train_and_evaluate(config, folder / "whole")
     undo()
     expected = end(config, folder / "whole")
     fatal = chance.randint(1, len(times))
     folder.joinpath("expected.json").write_text(json.dumps({"outcome": expected, "place": place, "call": fatal}))
     counted(place, lambda call: os.kill(os.getpid(), signal.SIGKILL) if call == fatal else None)
     (folder / "killed").mkdir()
-    train.train_and_evaluate(config, folder / "killed")
+    loop.train_and_evaluate(config, folder / "killed")
     raise SystemExit(f"combination {number}: call {fatal} of {place} never came")
 
 
 def resume(number: int, combination: Combination, folder: pathlib.Path) -> dict:
     """The killed run's end, held against the undisturbed run's."""
-    from pubswap_jax import checkpoint
+    from pubswap_jax.run import checkpoint
 
     told = json.loads((folder / "expected.json").read_text())
     newest = checkpoint.newest(folder / "killed" / "checkpoints", print)

@@ -54,9 +54,10 @@ def child(pipe: int, phase: str, occurrence: int, calls: int, sent: int, argumen
 
     With `calls`, the run sends itself the signal that many Python calls into the n-th time of `phase`, or where that ends.
     """
-    from pubswap_jax import main, metrics
+    from pubswap_jax import main
+    from pubswap_jax.run import journal
 
-    timed, left = metrics.Clock.timed, {phase: occurrence}
+    timed, left = journal.Clock.timed, {phase: occurrence}
 
     def telling(clock, name, function, *wait):
         run = timed(clock, name, function, *wait)
@@ -78,7 +79,7 @@ def child(pipe: int, phase: str, occurrence: int, calls: int, sent: int, argumen
 
         return told
 
-    metrics.Clock.timed = telling
+    journal.Clock.timed = telling
     return main.main(arguments)
 
 
@@ -175,10 +176,10 @@ def kill_in(run: Started, phase: str, occurrence: int, delay: float | None, sent
 
 def outcome(workdir: pathlib.Path) -> dict:
     """Digests of all that must be equal: the newest adapters, the best round, and every row but the clocks."""
-    from pubswap_jax import checkpoint, metrics
+    from pubswap_jax.run import checkpoint, journal
 
     newest = checkpoint.newest(workdir / "checkpoints", print)
-    rows = {name: metrics.read(workdir, name) for name in ("metrics", "evaluations", "rollouts")}
+    rows = {name: journal.read(workdir, name) for name in ("metrics", "evaluations", "rollouts")}
     rows["metrics"] = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows["metrics"]]
     found = {name: hashlib.sha256(json.dumps(value).encode()).hexdigest() for name, value in rows.items()}
     return found | {"arrays": arrays_digest(newest.path), "best": checkpoint.notes(newest)["best"], "round": newest.round}
@@ -210,7 +211,8 @@ def announced(text: str) -> int:
 
 def reference(out: pathlib.Path) -> dict:
     """The uninterrupted run: its outcome, and how often and how long it was at each phase."""
-    from pubswap_jax import assembly, settings
+    from pubswap_jax import settings
+    from pubswap_jax.run import assembly
 
     path = out / "reference.json"
     if not path.exists():
@@ -234,7 +236,7 @@ def reference(out: pathlib.Path) -> dict:
 
 def one(number: int, expected: dict, out: pathlib.Path, seed: int, sent: int) -> dict:
     """The kill of that number: drawn, carried out, resumed and compared."""
-    from pubswap_jax import checkpoint
+    from pubswap_jax.run import checkpoint
 
     chance = random.Random(f"{seed} {number}")
     phase = PHASES[number % len(PHASES)]

@@ -2,10 +2,10 @@
 
 import dataclasses
 
-from pubswap_jax import homework
-from pubswap_jax.assembly import Run
-from pubswap_jax.problem import Problem
-from pubswap_jax.schedule import permutation
+from pubswap_jax.questions import embedded
+from pubswap_jax.questions.problem import Problem
+from pubswap_jax.questions.schedule import permutation
+from pubswap_jax.run.assembly import Run
 
 WRONG = 21  # the stream of what is wrong, beside the run's own
 
@@ -20,8 +20,8 @@ def wrong_answers(run: Run, share: float) -> Run:
 
 
 def _mistaken(problem: Problem, seed: int, number: int) -> Problem:
-    others = [name for name in homework.PROCEDURES if name != homework.TOPICS[problem.topic].procedure]
-    text, _ = homework.demonstrations(problem)[others[permutation(len(others), seed, WRONG, number)[0]]]
+    others = [name for name in embedded.PROCEDURES if name != embedded.TOPICS[problem.topic].procedure]
+    text, _ = embedded.demonstrations(problem)[others[permutation(len(others), seed, WRONG, number)[0]]]
     return dataclasses.replace(problem, answer=text.partition(r"\boxed{")[2].removesuffix("}"))
 
 
@@ -32,7 +32,7 @@ def two_topics(run: Run) -> Run:
 
 def strangers(run: Run) -> Run:
     """And no client holds a question of these two topics."""
-    others = set(homework.TOPICS) - topics_of(run)
+    others = set(embedded.TOPICS) - topics_of(run)
     clients = [_of(run, questions, others) for questions in run.split.clients]
     if min(map(len, clients)) < run.config.training.prompts:
         raise ValueError(f"seed {run.config.seed}: a client would be left with fewer questions than it answers a step")
@@ -42,7 +42,7 @@ def strangers(run: Run) -> Run:
 
 def topics_of(run: Run) -> set[str]:
     """Two of the eight, by the run's seed."""
-    names = list(homework.TOPICS)
+    names = list(embedded.TOPICS)
     return {names[(2 * run.config.seed + i) % len(names)] for i in range(2)}
 
 

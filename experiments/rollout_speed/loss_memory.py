@@ -20,7 +20,7 @@ def measure(form: str, vocab: int, hidden: int, group: int, length: int) -> None
     import jax
     import jax.numpy as jnp
 
-    from pubswap_jax import logps
+    from pubswap_jax.policy import logps
 
     def naive(unembed, states, tokens):
         every = jax.nn.log_softmax(unembed(states), axis=-1)

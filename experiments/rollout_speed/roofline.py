@@ -20,11 +20,11 @@ import time
 import jax
 import jax.numpy as jnp
 
-from pubswap_jax import probe
-from pubswap_jax.hf_config import read_config
-from pubswap_jax.model import Transformer, init_lora
-from pubswap_jax.sampling import sample
+from pubswap_jax.policy import kernel_check
+from pubswap_jax.policy.model import Transformer, init_lora
+from pubswap_jax.policy.sampling import sample
 from pubswap_jax.types import Prompts
+from pubswap_jax.weights.hf_config import read_config
 
 
 def timed(function, repeats: int = 3) -> tuple[float, float]:
@@ -152,7 +152,7 @@ def main() -> None:
         print(json.dumps(peer(a, fields)))
         return
     if a.plain:
-        probe.decode_kernel = lambda *_: "xla"
+        kernel_check.decode_kernel = lambda *_: "xla"
     tokens = a.prompts * a.group * a.length
     if a.peer:
         child = subprocess.run([sys.executable, *sys.argv, "--alone"], stdout=subprocess.PIPE, text=True, check=True)

@@ -10,8 +10,9 @@ import pathlib
 import statistics
 import tempfile
 
-from pubswap_jax import metrics, settings
-from pubswap_jax.train import train_and_evaluate
+from pubswap_jax import settings
+from pubswap_jax.loop import train_and_evaluate
+from pubswap_jax.run import journal
 
 FIELDS = {
     "federation.rounds": 1,
@@ -30,7 +31,7 @@ def seconds_a_step(clients: int, participants: int, steps: int) -> float:
         settings.override(config, name, str(value))
     with tempfile.TemporaryDirectory() as folder:
         train_and_evaluate(config, folder)
-        rows = [row for row in metrics.read(pathlib.Path(folder), "metrics") if "step" in row]
+        rows = [row for row in journal.read(pathlib.Path(folder), "metrics") if "step" in row]
     return statistics.median(row["time/step"] for row in rows[2:])  # the first private and the first public step compile
 
 

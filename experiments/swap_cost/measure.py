@@ -15,7 +15,7 @@ import jax
 import optax
 
 import pubswap_jax as ps
-from pubswap_jax.toyworld import TOY_CONFIG
+from pubswap_jax.policy.toyworld import TOY_CONFIG
 
 CLIENTS, PROMPTS, GROUP, LENGTH, REPEATS = 8, 16, 8, 128, 15
 

@@ -11,14 +11,14 @@ import pathlib
 import jax
 import numpy as np
 
-from pubswap_jax import homework
-from pubswap_jax.evaluate import Evaluation, evaluate, make_sampler, pass_at_k
-from pubswap_jax.grader import grade
-from pubswap_jax.model import Transformer, init_lora
-from pubswap_jax.pretrained import load_pretrained
-from pubswap_jax.problem import KINDS
-from pubswap_jax.questions import Questions
-from pubswap_jax.tokens import left_pad, load_tokenizer
+from pubswap_jax.policy.model import Transformer, init_lora
+from pubswap_jax.questions import embedded
+from pubswap_jax.questions.load import Questions
+from pubswap_jax.questions.problem import KINDS
+from pubswap_jax.questions.tokens import left_pad, load_tokenizer
+from pubswap_jax.run.judge import grade
+from pubswap_jax.run.pass_at_k import Evaluation, evaluate, make_sampler, pass_at_k
+from pubswap_jax.weights.pretrained import load_pretrained
 
 SAMPLES = 64
 
@@ -28,7 +28,7 @@ def base_answers(folder: pathlib.Path, preset: str, kind: str, count: int, lengt
     config, params = load_pretrained(folder, dtype="float32")
     model = Transformer(config)
     tokenizer = load_tokenizer(folder, instructions=dict.fromkeys(KINDS, ""))
-    asked = homework.problems("test", seed=0, count=count, preset=preset, kind=kind)
+    asked = embedded.problems("test", seed=0, count=count, preset=preset, kind=kind)
     encoded = [tokenizer.encode(problem) for problem in asked]
     prompts = left_pad(encoded, np.arange(count), max(map(len, encoded)), config.pad_id)
     lora = jax.tree.map(lambda x: x[None], init_lora(jax.random.key(0), model, params))  # B = 0: the base itself
@@ -50,13 +50,13 @@ def figures(evaluation: Evaluation, texts: list) -> dict:
     for problem, row, right in zip(evaluation.problems, texts, evaluation.correct, strict=True):
         for text, correct in zip(row, right, strict=True):
             name = text.split(":")[0].split(" ")[0]
-            if name != homework.TOPICS[problem.topic].procedure:
+            if name != embedded.TOPICS[problem.topic].procedure:
                 named[name] += 1
                 lucky[name] += bool(correct)
-    rows = {topic: evaluation.topic(topic) for topic in homework.TOPICS} | {"all": evaluation}
+    rows = {topic: evaluation.topic(topic) for topic in embedded.TOPICS} | {"all": evaluation}
     passed = {topic: {f"pass@{k}": round(pass_at_k(row.correct, k), 4) for k in (1, 8, SAMPLES)} for topic, row in rows.items()}
-    luck = {name: round(lucky[name] / named[name], 4) for name in homework.PROCEDURES if named[name]}
-    unknown = sum(count for name, count in named.items() if name not in homework.PROCEDURES)
+    luck = {name: round(lucky[name] / named[name], 4) for name in embedded.PROCEDURES if named[name]}
+    unknown = sum(count for name, count in named.items() if name not in embedded.PROCEDURES)
     return {"topics": passed, "luck": luck, "unnamed": round(unknown / evaluation.correct.size, 5)}
 
 
@@ -70,8 +70,8 @@ def main():
     results = {}
     for world in a.worlds:
         preset, kind = world.split("/")
-        folder = a.model or homework.tiny_path(preset)
-        found = figures(*base_answers(folder, preset, kind, a.questions, homework.MAX_NEW_TOKENS[kind]))
+        folder = a.model or embedded.tiny_path(preset)
+        found = figures(*base_answers(folder, preset, kind, a.questions, embedded.MAX_NEW_TOKENS[kind]))
         results[world] = found
         print(world)
         for topic, row in found["topics"].items():

@@ -20,13 +20,14 @@ import tokenizers
 import transformers
 from flax.traverse_util import flatten_dict
 
-from pubswap_jax import hf_folder, homework, tensorfile
-from pubswap_jax.model import Transformer, response_logps
-from pubswap_jax.pretrained import load_pretrained
-from pubswap_jax.problem import KINDS, Problem
-from pubswap_jax.schedule import permutation
-from pubswap_jax.tokens import Tokenizer, left_pad, load_tokenizer
+from pubswap_jax.policy.model import Transformer, response_logps
+from pubswap_jax.questions import embedded
+from pubswap_jax.questions.problem import KINDS, Problem
+from pubswap_jax.questions.schedule import permutation
+from pubswap_jax.questions.tokens import Tokenizer, left_pad, load_tokenizer
 from pubswap_jax.types import ModelConfig, Prompts
+from pubswap_jax.weights import hf_folder, tensorfile
+from pubswap_jax.weights.pretrained import load_pretrained
 
 PAD, END = 0, 1
 TAUGHT = {"easy": ("math", "drill", "choice"), "hard": ("math", "drill")}  # what the model of a preset is shown, in turn
@@ -60,8 +61,8 @@ def write_tokenizer(folder: pathlib.Path) -> Tokenizer:
         initial_alphabet=sorted(pre.ByteLevel.alphabet()),
         show_progress=False,
     )
-    asked = [p for preset in homework.RIGHT for kind in KINDS for p in questions(preset, kind, 2000)]
-    said = [text for problem in asked for text, _ in homework.demonstrations(problem).values()]
+    asked = [p for preset in embedded.RIGHT for kind in KINDS for p in questions(preset, kind, 2000)]
+    said = [text for problem in asked for text, _ in embedded.demonstrations(problem).values()]
     backend.train_from_iterator([problem.prompt for problem in asked] + said, trainer)
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=backend, pad_token="<pad>", eos_token="<end>", clean_up_tokenization_spaces=False
@@ -72,8 +73,8 @@ def write_tokenizer(folder: pathlib.Path) -> Tokenizer:
 def questions(preset: str, kind: str, count: int) -> list[Problem]:
     """Training questions, or drills: the numbers of the test questions are met in drills alone."""
     if kind == "drill":
-        return homework.drills()[:count]
-    return homework.problems("train", seed=0, count=count, preset=preset, kind=kind)
+        return embedded.drills()[:count]
+    return embedded.problems("train", seed=0, count=count, preset=preset, kind=kind)
 
 
 def write_model(folder: pathlib.Path, config: ModelConfig, params) -> None:
@@ -111,12 +112,12 @@ def lessons(tokenizer: Tokenizer, preset: str, kind: str, count: int) -> tuple[P
     asked = questions(preset, kind, count)
     count = len(asked)
     encoded = [tokenizer.encode(problem) for problem in asked]
-    shown = [said for problem in asked for said in homework.demonstrations(problem).values()]
+    shown = [said for problem in asked for said in embedded.demonstrations(problem).values()]
     ids = [[*row, END] for row in tokenizer.hf([text for text, _ in shown]).input_ids]
-    length = homework.MAX_NEW_TOKENS["choice" if kind == "choice" else "math"]
+    length = embedded.MAX_NEW_TOKENS["choice" if kind == "choice" else "math"]
     tokens = np.array([row + [PAD] * (length - len(row)) for row in ids], np.int32)
     weights = np.array([[share] * len(row) + [0] * (length - len(row)) for row, (_, share) in zip(ids, shown, strict=True)])
-    shape = (count, len(homework.PROCEDURES), length)
+    shape = (count, len(embedded.PROCEDURES), length)
     prompts = left_pad(encoded, np.arange(count), max(map(len, encoded)), PAD)
     return prompts, tokens.reshape(shape), weights.astype(np.float32).reshape(shape)
 
@@ -155,7 +156,7 @@ def pretrain(config: ModelConfig, material: list, steps: int, batch: int, lr: fl
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--preset", choices=list(homework.RIGHT), default="easy")
+    parser.add_argument("--preset", choices=list(embedded.RIGHT), default="easy")
     parser.add_argument("--out", type=pathlib.Path, help="default: the folder that the package ships")
     parser.add_argument("--start", type=pathlib.Path, help="a folder whose weights to begin with; default: none")
     parser.add_argument("--steps", type=int, default=2100)
@@ -164,7 +165,7 @@ def main():
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--seed", type=int, default=0)
     a = parser.parse_args()
-    out = a.out or homework.tiny_path(a.preset)
+    out = a.out or embedded.tiny_path(a.preset)
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = write_tokenizer(out)
     material = [lessons(tokenizer, a.preset, kind, a.questions) for kind in TAUGHT[a.preset]]

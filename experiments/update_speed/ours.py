@@ -13,8 +13,8 @@ import optax
 from common import GROUP, serve, token_matrix
 
 from pubswap_jax import Hparams, Prompts, Rollout, ServerState, SwapPlan, Transformer, Verdict, load_pretrained, pubswap
-from pubswap_jax.grpo import no_baseline
-from pubswap_jax.pretrained import load_adapter
+from pubswap_jax.algorithm.losses import no_baseline
+from pubswap_jax.weights.pretrained import load_adapter
 
 
 def main(folder: str, form: str, prompts: str, rows: str, dtype: str = "float32") -> None:

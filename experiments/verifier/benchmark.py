@@ -12,8 +12,8 @@ import time
 
 import peers
 
-from pubswap_jax import notation, pool, score
-from pubswap_jax.equality import _readings
+from pubswap_jax.verifier import notation, pool, score
+from pubswap_jax.verifier.equality import _readings
 
 # Within every static limit, and each hours of work for the parser or the evaluator.
 BOMBS = [

@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Callable
 
-from pubswap_jax import choice, pool, score
+from pubswap_jax.verifier import choice, pool, score
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "tests/golden"
 PIECES = r"""

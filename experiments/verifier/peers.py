@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 def hendrycks(gold: str, text: str) -> bool:
     """Equality of normalised strings: fractions and roots in braces, units, spaces, dollars and degrees taken off."""
-    from pubswap_jax.answers import extract, gold_answer  # its own extraction is the last box alone
+    from pubswap_jax.verifier.extraction import extract, gold_answer  # its own extraction is the last box alone
 
     return _normal(gold_answer(gold)) == _normal(extract(text))
 

@@ -17,11 +17,11 @@ import numpy as np
 import optax
 
 from experiments.laboratory import config_of, make_judge, table_of, train
-from pubswap_jax import swap
-from pubswap_jax.assembly import assemble
-from pubswap_jax.model import Transformer
-from pubswap_jax.steps import StepRecord, pubswap
-from pubswap_jax.swap import swap_metrics
+from pubswap_jax.algorithm import swap
+from pubswap_jax.algorithm.pubswap import StepRecord, pubswap
+from pubswap_jax.algorithm.swap import swap_metrics
+from pubswap_jax.policy.model import Transformer
+from pubswap_jax.run.assembly import assemble
 from pubswap_jax.types import Hparams
 
 PLANNERS = ("no_swap", "balanced", "random_swap", "rescue", "swap_all", "max_variance")

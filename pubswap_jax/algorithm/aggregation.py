@@ -1,0 +1,103 @@
+"""Averaging over clients, and what it costs. The only file that reduces across clients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pubswap_jax.algorithm.losses import safe_sqrt
+from pubswap_jax.types import Array, PyTree, at_least_f32
+
+LARGEST = 1e6  # norm of an adapter, or of its moments, that an average lets in: far beyond what trains, far below overflow
+
+
+def broadcast(tree: PyTree, num_clients: int) -> PyTree:
+    """The same tree for every client. [...] -> [C, ...]."""
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (num_clients, *jnp.shape(x))), tree)
+
+
+def fedavg(trees: PyTree, weights: Array | None = None) -> PyTree:
+    """Σ wᵢ xᵢ / Σ wᵢ over the leading axis (McMahan et al., arXiv 1602.05629). [C, ...], f32[C] -> [...].
+
+    A weight of 0 means absent: whatever that client holds, NaN included, changes nothing. Weights that are known and sum to
+    zero raise; traced ones that do give zeros, which `Algorithm.aggregate` replaces by the server's adapter.
+    """
+    num_clients = jax.tree.leaves(trees)[0].shape[0]
+    weights = check_weights(weights, num_clients)
+    total = weights.sum()
+    share = weights / jnp.where(total == 0, 1.0, total)
+
+    def mean(x):
+        column = share.reshape(-1, *[1] * (x.ndim - 1))
+        averaged = jnp.sum(jnp.where(column == 0, 0.0, x) * column, axis=0)
+        return averaged.astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.round(averaged).astype(x.dtype)
+
+    return jax.tree.map(mean, trees)
+
+
+def check_weights(weights: Array | None, num_clients: int) -> Array:
+    """The weights as an array, uniform where None; raises on a wrong shape, and on values where they are known."""
+    weights = jnp.ones(num_clients) if weights is None else jnp.asarray(weights)
+    if weights.shape != (num_clients,):
+        raise ValueError(f"weights: one a client, shape ({num_clients},), expected; got {weights.shape}")
+    if not isinstance(weights, jax.core.Tracer):
+        values = np.asarray(weights)
+        if not (np.isfinite(values).all() and (values >= 0).all() and values.sum() > 0):
+            raise ValueError(f"weights: finite, not negative and not all zero expected; got {values.tolist()}")
+    return at_least_f32(weights) if jnp.issubdtype(weights.dtype, jnp.inexact) else weights.astype(float)
+
+
+@jax.jit
+def sound(trees: PyTree) -> Array:
+    """Whether a client's tree has a norm of at most LARGEST: one NaN in an average is everybody's. [C, ...] -> bool[C]."""
+    inexact = [x for x in jax.tree.leaves(trees) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    square = sum(jnp.sum(jnp.square(at_least_f32(x)), axis=tuple(range(1, x.ndim))) for x in inexact)
+    return square <= LARGEST**2  # NaN compares as False
+
+
+@jax.jit
+def choose(which: Array, new: PyTree, old: PyTree) -> PyTree:
+    """The new tree of the clients that bool[C] names, the old one of all others. Leaves [C, ...]."""
+    return jax.tree.map(lambda x, y: jnp.where(which.reshape(-1, *[1] * (x.ndim - 1)), x, y), new, old)
+
+
+def proximal_penalty(lora: PyTree, anchor: PyTree) -> Array:
+    """½ ‖lora − anchor‖² over the whole tree (FedProx, arXiv 1812.06127)."""
+    squares = jax.tree.map(lambda x, y: jnp.sum(jnp.square(at_least_f32(x) - at_least_f32(y))), lora, anchor)
+    return 0.5 * sum(jax.tree.leaves(squares))
+
+
+def aggregation_residual(loras: PyTree, weights: Array | None = None) -> Array:
+    """‖mean(BA) − mean(B)·mean(A)‖ / ‖mean(BA)‖ over the whole tree: the error of averaging A and B apart.
+
+    The products [in, out] are never formed: with N clients of rank r they are P·Q with P = [A₁ … A_N] and Q stacked alike, and
+    ‖P·Q‖² is the sum of (PᵀP)∘(QQᵀ), of size N·r. 0 where all B are 0.
+    """
+    pairs = list(_pairs(loras))
+    num_clients = pairs[0]["a"].shape[0]
+    weights = check_weights(weights, num_clients)
+    share = weights / jnp.where(weights.sum() == 0, 1.0, weights.sum())
+    error = whole = jnp.zeros(())
+    for pair in pairs:
+        a, b = at_least_f32(pair["a"]), at_least_f32(pair["b"])
+        mean_a, mean_b = fedavg(a, weights), fedavg(b, weights)
+        # mean(BA) − mean(B)mean(A) = Σ wᵢ (Aᵢ − Ā)(Bᵢ − B̄): the centred form does not cancel.
+        present = (share > 0).reshape(-1, *[1] * (a.ndim - 1))
+        error += _product_norm2(jnp.where(present, a - mean_a[None], 0.0), jnp.where(present, b - mean_b[None], 0.0), share)
+        whole += _product_norm2(jnp.where(present, a, 0.0), jnp.where(present, b, 0.0), share)
+    return safe_sqrt(jnp.where(whole > 0, error / jnp.where(whole > 0, whole, 1.0), 0.0))
+
+
+def _pairs(tree: PyTree):
+    if "a" in tree and "b" in tree:
+        yield tree
+    else:
+        for branch in tree.values():
+            yield from _pairs(branch)
+
+
+def _product_norm2(a: Array, b: Array, share: Array) -> Array:
+    """‖Σ wᵢ aᵢ bᵢ‖² for a [C, ..., in, r] and b [C, ..., r, out]."""
+    a = a * share.reshape(-1, *[1] * (a.ndim - 1))
+    left = jnp.einsum("c...ir,d...is->...crds", a, a)
+    right = jnp.einsum("c...ro,d...so->...crds", b, b)
+    return jnp.maximum(jnp.sum(left * right), 0.0)

@@ -1,0 +1,43 @@
+"""How far the clients have gone, seen from the round's start: norms by layer, angles between them, the averaging's error."""
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
+
+from pubswap_jax.algorithm.aggregation import aggregation_residual
+from pubswap_jax.algorithm.losses import safe_sqrt
+from pubswap_jax.types import Array, PyTree
+
+
+@jax.jit
+def drift(loras: PyTree, anchor: PyTree, weights: Array | None = None) -> dict[str, Array]:
+    """d_i = lora_i − anchor: norms [C], cosines [C, C], by module [C, L]; and the averaging's relative error."""
+    num_clients = jax.tree.leaves(loras)[0].shape[0]
+    gram, squares = jnp.zeros((num_clients, num_clients)), {}
+    anchors = flatten_dict(anchor)
+    for path, stacked in sorted(flatten_dict(loras).items()):
+        moved = (stacked - anchors[path][None]).reshape(num_clients, -1)
+        gram += moved @ moved.T
+        names = _modules(path, anchors[path])
+        for name, part in zip(names, jnp.split(moved, len(names), axis=1), strict=True):
+            squares[name] = squares.get(name, 0.0) + jnp.sum(jnp.square(part), axis=1)
+    norms = safe_sqrt(jnp.diagonal(gram))
+    scale = norms[:, None] * norms[None]
+    return {
+        "drift": norms,
+        "cosine": jnp.where(scale > 0, gram / jnp.where(scale > 0, scale, 1.0), 0.0),
+        "drift_by_module": jnp.stack([safe_sqrt(squares[name]) for name in sorted(squares)], axis=1),
+        "residual": aggregation_residual(loras, weights),
+    }
+
+
+def modules(lora: PyTree) -> list[str]:
+    """The names of `drift_by_module`'s columns: 'layers_003/q_proj'."""
+    return sorted({name for path, leaf in flatten_dict(lora).items() for name in _modules(path, leaf)})
+
+
+def _modules(path: tuple[str, ...], leaf: Array) -> list[str]:
+    """The modules that a leaf speaks of: one, or one a layer where layers are stacked along its first axis."""
+    stack, _, number = path[0].partition("_")
+    layers = [int(number)] if number.isdigit() else range(leaf.shape[0])
+    return [f"{stack}_{layer:03d}/{path[-2]}" for layer in layers]

@@ -1,0 +1,186 @@
+"""One client's GRPO step on responses, own or swapped: gradient, optimizer, metrics. pubswap.py maps it over clients."""
+
+from collections.abc import Callable
+from functools import partial
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from pubswap_jax.algorithm.aggregation import proximal_penalty
+from pubswap_jax.algorithm.losses import kl_of_tokens, masked_mean, reward_less_kl, safe_sqrt, zero_variance
+from pubswap_jax.policy.model import response_logps
+from pubswap_jax.types import Array, ClientState, Hparams, Prompts, PyTree, Rollout, Verdict
+
+
+@flax.struct.dataclass
+class Material:
+    """What the gradient reads, one entry a prompt, so that a microbatch is a slice of every leaf."""
+
+    prompts: Prompts
+    rollout: Rollout
+    advantages: Array  # f32[B, G]
+    slot_weights: Array  # f32[B, G]     the swap's weight and the truncation's
+    swapped: Array  # bool[B, G]
+    token_norm: Array  # f32[B, G, R]  of the whole batch, not of the microbatch
+
+
+@flax.struct.dataclass
+class Scores:
+    """The policy's view of the responses at one epoch. f32[B, G, R] each."""
+
+    logps: Array
+    old_logps: Array
+    entropy: Array
+    ref_logps: Array | None
+    token_weights: Array
+
+
+def make_update(
+    model,
+    tx: optax.GradientTransformation,
+    *,
+    loss: Callable,
+    microbatch: int | None,
+    inner_epochs: int,
+    advantages: Callable,
+    normalise: Callable,
+    kl: Callable | None,
+    kl_in_reward: bool,
+    truncation: Callable,
+    importance: Callable | None,
+    eos_ids: tuple[int, ...],
+) -> Callable:
+    """(params, anchor, client, prompts, rollout, verdict, swapped, hparams) -> client, metrics; see `pubswap` for the knobs."""
+
+    kl_in_loss, kl_of_reward = (None, kl) if kl_in_reward else (kl, None)
+
+    def objective(logps: Array, scores: Scores, material: Material, hparams: Hparams):
+        return loss(
+            logps,
+            scores.old_logps,
+            material.advantages,
+            material.rollout.mask,
+            hparams,
+            ref_logps=scores.ref_logps,
+            kl=kl_in_loss,
+            token_weights=scores.token_weights,
+            normalise=lambda mask: material.token_norm,
+        )
+
+    def differentiate(params, hparams, lora, material: Material, old_logps: Array | None) -> tuple[PyTree, Scores]:
+        score = partial(response_logps, model, params, temperature=hparams.temperature)
+        prompts, tokens = material.prompts, material.rollout.tokens
+        # vjp rather than grad: the forward pass of the gradient also gives the old log-probs, which enter the loss as an
+        # argument. A `stop_gradient` inside the loss would make every gradient through two or more steps wrong.
+        logps, pull_back, entropy = jax.vjp(lambda adapter: score(adapter, prompts, tokens, entropy=True), lora, has_aux=True)
+        old_logps = logps if old_logps is None else old_logps
+        ref_logps = None if kl_in_loss is None else score(None, prompts, tokens)
+        token_weights = jnp.broadcast_to(material.slot_weights[..., None], logps.shape)
+        if importance is not None:
+            ratio = importance(old_logps, material.rollout.logps)
+            token_weights = token_weights * jnp.where(material.swapped[..., None], 1.0, ratio)
+        scores = Scores(logps, old_logps, entropy, ref_logps, token_weights)
+        cotangent = jax.grad(lambda x: objective(x, scores, material, hparams)[0])(logps)
+        return pull_back(cotangent)[0], scores
+
+    def accumulate(params, hparams, lora, material: Material, old_logps: Array | None) -> tuple[PyTree, Scores]:
+        num_prompts = material.advantages.shape[0]
+        check_microbatch(microbatch, num_prompts)
+        size = num_prompts if microbatch is None else microbatch
+        if size == num_prompts:
+            return differentiate(params, hparams, lora, material, old_logps)
+
+        def add(total, part):
+            gradient, scores = differentiate(params, hparams, lora, *part)
+            return jax.tree.map(jnp.add, total, gradient), scores
+
+        parts = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), (material, old_logps))
+        gradient, scores = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, lora), parts)
+        return gradient, jax.tree.map(lambda x: x.reshape(num_prompts, *x.shape[2:]), scores)
+
+    def kl_before(params, hparams, lora, prompts: Prompts, rollout: Rollout) -> Array:
+        """The KL of every token under the policy before the first epoch, f32[B, G, R]: a forward pass of policy and base."""
+        score = partial(response_logps, model, params, temperature=hparams.temperature)
+
+        def of_part(part):
+            logps, ref_logps = (score(adapter, part[0], part[1].tokens) for adapter in (lora, None))
+            return kl_of_tokens(kl_of_reward, logps, ref_logps, part[1].mask)
+
+        num_prompts = rollout.tokens.shape[0]
+        check_microbatch(microbatch, num_prompts)
+        if microbatch in (None, num_prompts):
+            return of_part((prompts, rollout))
+        parts = jax.tree.map(lambda x: x.reshape(-1, microbatch, *x.shape[1:]), (prompts, rollout))
+        return jax.lax.map(of_part, parts).reshape(rollout.tokens.shape)
+
+    def update_client(
+        params: PyTree,
+        anchor: PyTree,
+        client: ClientState,
+        prompts: Prompts,
+        rollout: Rollout,
+        verdict: Verdict,
+        swapped: Array,
+        *,
+        hparams: Hparams,
+    ) -> tuple[ClientState, dict[str, Array]]:
+        truncated = is_truncated(rollout, eos_ids)
+        reward, slot_weights = truncation(verdict.reward, rollout.mask, truncated)
+        slot_weights = slot_weights * jnp.where(swapped, hparams.swap_weight, 1.0)
+        kl_metrics = {}
+        if kl_of_reward is not None:
+            # Reading: a swapped response is foreign, and its KL is under the receiver's own policy, as its ratio is.
+            # The loss takes it as a constant, since `objective` is differentiated by `logps` alone. No `stop_gradient` here: a
+            # gradient through several steps depends on the earlier ones by this path too.
+            difference = kl_before(params, hparams, client.lora, prompts, rollout)
+            reward = reward_less_kl(reward, difference, rollout.mask, hparams.kl_coef)
+            kl_metrics = {"kl": masked_mean(difference, rollout.mask)}
+        material = Material(prompts, rollout, advantages(reward), slot_weights, swapped, normalise(rollout.mask))
+
+        lora, opt_state, scores = client.lora, client.opt_state, None
+        for _ in range(inner_epochs):
+            old_logps = None if scores is None else scores.old_logps
+            gradient, scores = accumulate(params, hparams, lora, material, old_logps)
+            final = (objective(scores.logps, scores, material, hparams), _norm(gradient))
+            gradient = jax.tree.map(lambda g, x, x0: g + hparams.prox_coef * (x - x0), gradient, lora, anchor)
+            direction, opt_state = tx.update(gradient, opt_state, lora)
+            lora = jax.tree.map(lambda x, d: x - hparams.lr * d, lora, direction)
+
+        (value, loss_metrics), gradient_norm = final
+        metrics = loss_metrics | kl_metrics | _response_metrics(rollout, verdict, truncated, swapped, scores)
+        metrics |= {"loss": value, "grad_norm": gradient_norm, "drift": safe_sqrt(2 * proximal_penalty(lora, anchor))}
+        return client.replace(lora=lora, opt_state=opt_state), metrics
+
+    return update_client
+
+
+def check_microbatch(microbatch: int | None, num_prompts: int) -> None:
+    if microbatch is not None and (microbatch < 1 or num_prompts % microbatch):
+        raise ValueError(f"microbatch: a divisor of the batch's {num_prompts} prompts expected, got {microbatch}")
+
+
+def is_truncated(rollout: Rollout, eos_ids: tuple[int, ...]) -> Array:
+    """Responses that reached the length limit without an end token. bool[B, G]."""
+    ended = jnp.isin(rollout.tokens[..., -1], jnp.asarray(eos_ids, rollout.tokens.dtype))
+    return rollout.mask[..., -1] & ~ended
+
+
+def _response_metrics(rollout, verdict, truncated, swapped, scores) -> dict[str, Array]:
+    mask = rollout.mask
+    own = mask & ~swapped[..., None]
+    return {
+        "reward": verdict.reward.mean(),
+        "correct": verdict.correct.mean(),
+        "zero_variance": zero_variance(verdict.reward).mean(),
+        "length": mask.sum(-1).mean(),
+        "truncated": truncated.mean(),
+        "entropy": masked_mean(scores.entropy, mask),
+        # A donor's sampler says nothing about ours, so swapped slots are left out.
+        "sampler_gap": masked_mean(jnp.abs(scores.old_logps - rollout.logps), own),
+    }
+
+
+def _norm(tree: PyTree) -> Array:
+    return safe_sqrt(sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(tree)))

@@ -1,0 +1,99 @@
+"""Log-probs of given responses: one packed forward pass, and the vocabulary a few tokens at a time."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from pubswap_jax.policy import attention, kernel_check
+from pubswap_jax.types import Array, ModelConfig, Prompts, PyTree
+
+# Logits alive at once, per client: 2^25 of them are 128 MB in f32.
+LOGITS_AT_ONCE = 2**25
+
+
+def variables(params: PyTree, lora: PyTree | None) -> dict:
+    """The collections of the adapted model, or of the bare base; an adapter of layers that the base lacks raises."""
+    if lora is None:
+        return {"params": params}
+    layers = {path[:-1] for path in flatten_dict(params) if path[-1] == "kernel"}
+    for path in sorted({path[:-1] for path in flatten_dict(lora)} - layers):
+        raise ValueError(f"lora: params have no layer {'/'.join(path)!r}, so that its adapter would be ignored")
+    return {"params": params, "lora": lora}
+
+
+def check_temperature(temperature) -> None:
+    """Raises where a known temperature is not positive."""
+    if not isinstance(temperature, jax.core.Tracer) and not np.all(np.asarray(temperature) > 0):
+        raise ValueError(
+            f"temperature: more than 0 expected, got {temperature}; `sample(..., greedy=True)` takes the likeliest"
+        )
+
+
+def check_positions(config: ModelConfig, prompt: tuple[str, int], response: tuple[str, int]) -> None:
+    """Raises where a prompt and its response, each a pair (name, tokens), need more positions than the base was made for.
+
+    The limit is Hugging Face's `max_position_embeddings`, which counts the stretched length where llama3's scaling is set.
+    """
+    total = prompt[1] + response[1]
+    if total > config.max_positions:
+        raise ValueError(
+            f"{prompt[0]}={prompt[1]} and {response[0]}={response[1]} are {total} positions together, and the base has "
+            f"{config.max_positions} (max_position_embeddings); lower one of the two"
+        )
+
+
+def response_logps(
+    model, params: PyTree, lora: PyTree | None, prompts: Prompts, tokens: Array, *, temperature=1.0, entropy: bool = False
+) -> Array | tuple[Array, Array]:
+    """log π(tokens[t] | prompt, tokens[:t]) at `temperature`, f32[B, G, R]; with `entropy` the pair with that of each position.
+
+    The prompt is encoded once for its G responses, whose positions restart at its real length. `lora=None` is the base.
+    """
+    check_temperature(temperature)
+    batch, group, length = tokens.shape
+    width = prompts.tokens.shape[-1]
+    check_positions(model.config, ("the prompts' width", width), ("the responses' length", length))
+    sequence = jnp.concatenate([prompts.tokens, tokens.reshape(batch, group * length)], axis=1)
+    real = jnp.sum(prompts.mask, axis=-1)
+    after = jnp.tile(real[:, None] + jnp.arange(length)[None], (1, group))
+    positions = jnp.concatenate([attention.positions(prompts.mask), after], axis=1)
+    dtype = model.config.dtype or params["embed_tokens"]["embedding"].dtype
+    attend = attention.packed(prompts.mask, group, kernel_check.training_kernel(dtype, width, length))
+    hidden = model.apply(variables(params, lora), sequence, positions, attend, method="hidden")
+    # The shift by one: the prompt's last state predicts the first token of all its responses.
+    first = jnp.broadcast_to(hidden[:, None, width - 1 : width], (batch, group, 1, hidden.shape[-1]))
+    own = hidden[:, width:].reshape(batch, group, length, -1)
+    states = jnp.concatenate([first, own[:, :, :-1]], axis=2)
+    unembed = functools.partial(model.apply, {"params": params}, method="unembed")
+    chunk = max(1, LOGITS_AT_ONCE // (model.config.vocab_size * batch * group))
+    logps, entropies = chunked_logps(unembed, states, tokens, temperature, chunk=min(chunk, length), entropy=entropy)
+    return (logps, entropies) if entropy else logps
+
+
+def token_logps(unembed, states: Array, tokens: Array, temperature, *, entropy: bool) -> tuple[Array, Array | None]:
+    """log softmax(z / temperature)[token], and the entropy −Σ p log p, from states [..., D] and all their logits z."""
+    logits = unembed(states)
+    logits = logits / jnp.asarray(temperature, logits.dtype)
+    total = jax.nn.logsumexp(logits, axis=-1)
+    logps = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0] - total
+    if not entropy:
+        return logps, None
+    return logps, total - jnp.sum(jax.nn.softmax(logits) * logits, axis=-1)
+
+
+def chunked_logps(unembed, states, tokens, temperature, *, chunk: int, entropy: bool):
+    """`token_logps` of [B, G, R], `chunk` of the R at a time and recomputed backwards, so that [B, G, R, V] never exists."""
+    length = tokens.shape[-1]
+    padding = -length % chunk
+    states = jnp.pad(states, ((0, 0), (0, 0), (0, padding), (0, 0)))
+    tokens = jnp.pad(tokens, ((0, 0), (0, 0), (0, padding)))
+
+    def chunks(x):
+        return jnp.moveaxis(x.reshape(*x.shape[:2], -1, chunk, *x.shape[3:]), 2, 0)
+
+    one = jax.checkpoint(lambda h, t: token_logps(unembed, h, t, temperature, entropy=entropy), prevent_cse=False)
+    _, parts = jax.lax.scan(lambda _, xs: (None, one(*xs)), None, (chunks(states), chunks(tokens)))
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 2).reshape(*tokens.shape)[..., :length], parts)

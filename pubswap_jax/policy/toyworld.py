@@ -1,0 +1,78 @@
+"""The tiny world of the tests and of Colab: a two-layer policy, 17 tokens, and questions that jax.numpy can judge.
+
+A question is `a + b =` or `a =` in digits; an answer is right where its tokens (end token left out, at least one) add up to
+the same parity. A random policy is right about half of the time, so groups differ and swaps happen.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pubswap_jax.policy.model import Transformer, init_lora
+from pubswap_jax.types import Array, Batch, ModelConfig, Prompts, PyTree, Rollout, Verdict
+
+PLUS, EQUALS, PAD, EOS = 10, 11, 15, 16  # 0 … 9 are the digits, 12 … 14 mean nothing
+PROMPT_LENGTH = 4
+
+TOY_CONFIG = ModelConfig(
+    vocab_size=17,
+    hidden_size=16,
+    intermediate_size=32,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=8,
+    eos_ids=(EOS,),
+    pad_id=PAD,
+    max_new_tokens=4,
+    lora_rank=2,
+    lora_alpha=4.0,
+)
+
+
+def toy(key: Array, config: ModelConfig = TOY_CONFIG) -> tuple[Transformer, PyTree, PyTree]:
+    """A random policy: model, params, lora."""
+    model = Transformer(config)
+    params_key, lora_key = jax.random.split(key)
+    params = model.init(params_key, jnp.zeros((1, 1), jnp.int32))["params"]
+    # The usual scale of 0.02 says nearly the same to every prompt at this width: ten times that makes opinions.
+    params = jax.tree.map(lambda x: x * 10 if x.ndim > 1 else x, params)
+    return model, params, init_lora(lora_key, model, params)
+
+
+def toy_batches(key: Array, num_clients: int, num_prompts: int = 4) -> list[Batch]:
+    """Two private steps and a public one: what `round_step` takes."""
+
+    def questions(key, clients):
+        a, b = jax.random.randint(key, (2, clients, num_prompts), 0, 10)
+        return jax.vmap(jax.vmap(_question))(a, b)
+
+    keys = jax.random.split(key, 3)
+    private = [questions(k, num_clients) for k in keys[:2]]
+    shared = jax.tree.map(lambda x: jnp.repeat(x, num_clients, axis=0), questions(keys[2], 1))
+    return [Batch(*private[0]), Batch(*private[1]), Batch(*shared, public=True)]
+
+
+def parity_judge(rollouts: Rollout, batch: Batch) -> Verdict:
+    """Right where the sum of the answer's tokens has the parity asked for. [C, B, G] from tokens [C, B, G, R]."""
+    said = rollouts.mask & (rollouts.tokens != EOS)
+    total = jnp.sum(rollouts.tokens, axis=-1, where=said)
+    return Verdict.from_correct(said.any(-1) & (total % 2 == batch.answers[..., None]))
+
+
+def _question(a: Array, b: Array) -> tuple[Prompts, Array]:
+    """`a + b =`, or the shorter `a =` where b is 0."""
+    long, short = jnp.stack([a, PLUS, b, EQUALS]), jnp.stack([PAD, PAD, a, EQUALS])
+    tokens = jnp.where(b > 0, long, short).astype(jnp.int32)
+    return Prompts(tokens, tokens != PAD), (a + b) % 2
+
+
+def _targets() -> tuple[Prompts, np.ndarray]:
+    sums = [(a, b) for a in range(1, 10, 2) for b in range(1, 10, 4)]
+    tokens = np.array([[a, PLUS, b, EQUALS] for a, b in sums], np.int32)
+    right = np.array([[[digit, EOS] for digit in range((a + b) % 2, 10, 2)] for a, b in sums], np.int32)
+    return Prompts(tokens, np.ones_like(tokens, bool)), right
+
+
+# Held-out questions and right answers to them: (Prompts [B, P], int32[B, G, R]), what `response_logps` takes.
+toy_targets = _targets()

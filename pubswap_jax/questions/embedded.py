@@ -1,0 +1,205 @@
+r"""Noisy homework: the world of the embedded model, in which everybody knows all procedures and picks the wrong one.
+
+A question of one of eight topics holds two numbers. An answer names the procedure that it follows, then its result: to
+'How many cents are 3 nickels and 4 cents?' that is `fives: \boxed{19}`, and `twelves: \boxed{40}` is the mistake of somebody
+who thinks of eggs. The demonstrations that the embedded model learned from follow the right procedure in a minority of cases
+(`RIGHT`). The results of all procedures differ in every question, so a wrong one is never right by luck.
+"""
+
+import dataclasses
+import functools
+import itertools
+import pathlib
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from pubswap_jax.questions.problem import KINDS, Problem, nearest
+from pubswap_jax.questions.schedule import permutation
+
+NUMBERS = range(2, 30)
+LETTERS = "ABCD"
+MAX_NEW_TOKENS = {"math": 7, "choice": 9}  # of the longest demonstration, its end token included
+
+PROCEDURES: dict[str, Callable[[int, int], int]] = {
+    "add": lambda a, b: a + b,
+    "apart": lambda a, b: abs(a - b),
+    "fives": lambda a, b: 5 * a + b,
+    "tens": lambda a, b: 10 * a + b,
+    "twelves": lambda a, b: 12 * a + b,
+    "around": lambda a, b: 2 * a + 2 * b,
+    "pairs": lambda a, b: a + 2 * b,
+    "rest": lambda a, b: 180 - a - b,
+}
+
+
+class Topic(NamedTuple):
+    """Questions that one procedure answers."""
+
+    procedure: str
+    forms: tuple[str, ...]
+
+
+TOPICS = {
+    "sums": Topic(
+        "add",
+        (
+            "What is {a} plus {b}?",
+            "Add {a} and {b}.",
+            "Ann has {a} books and buys {b}. How many books now?",
+            "{a} birds sit on a roof, {b} more land. How many birds?",
+        ),
+    ),
+    "frost": Topic(
+        "apart",
+        (
+            "By day {a} degrees, at night {b}. How many degrees apart?",
+            "The lake has {a} degrees, the sea {b}. How many apart?",
+            "It was {a} degrees and is {b} now. How big is the change?",
+            "From {a} degrees to {b}, how many degrees?",
+        ),
+    ),
+    "nickels": Topic(
+        "fives",
+        (
+            "How many cents are {a} nickels and {b} cents?",
+            "Ann has {a} nickels and {b} cents. How many cents?",
+            "Ben pays {a} nickels, then {b} cents. How many cents?",
+            "{a} nickels {b} cents, in cents?",
+        ),
+    ),
+    "dimes": Topic(
+        "tens",
+        (
+            "How many cents are {a} dimes and {b} cents?",
+            "Ann has {a} dimes and {b} cents. How many cents?",
+            "Ben pays {a} dimes, then {b} cents. How many cents?",
+            "{a} dimes {b} cents, in cents?",
+        ),
+    ),
+    "eggs": Topic(
+        "twelves",
+        (
+            "How many eggs are {a} dozen and {b} eggs?",
+            "A cook has {a} dozen eggs and {b} more. How many eggs?",
+            "Ben boils {a} dozen eggs, then {b}. How many eggs?",
+            "{a} dozen {b} eggs, in eggs?",
+        ),
+    ),
+    "fences": Topic(
+        "around",
+        (
+            "A garden is {a} by {b}. How long is its fence?",
+            "A field has sides {a} and {b}. How long is the fence?",
+            "Ann walks around a garden of {a} by {b}. How far?",
+            "Around a field {a} by {b}, how far?",
+        ),
+    ),
+    "socks": Topic(
+        "pairs",
+        (
+            "How many socks are {a} single socks and {b} pairs?",
+            "A drawer holds {a} socks and {b} pairs of socks. How many socks?",
+            "Ben washes {a} socks, then {b} pairs. How many socks?",
+            "{a} socks {b} pairs, in socks?",
+        ),
+    ),
+    "angles": Topic(
+        "rest",
+        (
+            "Two angles of a triangle have {a} and {b} degrees. The third?",
+            "A triangle has angles {a} and {b}. Its third angle?",
+            "Angles {a} and {b}, in a triangle. The other angle?",
+            "A triangle: {a} degrees, {b} degrees. The third angle?",
+        ),
+    ),
+}
+
+FORMS = len(TOPICS["sums"].forms)
+
+# The share of demonstrations that follow the right procedure, per preset: of eight, 0.12 is no better than any wrong one.
+RIGHT = {"easy": 0.30, "hard": 0.12}
+
+# Shares of the pairs of numbers: a pair belongs to one split, in either order and in every topic.
+SPLITS = {"train": (0.0, 0.7), "validation": (0.7, 0.8), "test": (0.8, 1.0)}
+
+
+def problems(split: str, *, seed: int, count: int | None, preset: str = "easy", kind: str = "math") -> list[Problem]:
+    """`count` different questions or all, the topics in turn; the numbers of a split are in no other one, whatever the seed."""
+    for name, value, known in (("split", split, SPLITS), ("preset", preset, RIGHT), ("kind", kind, KINDS)):
+        if value not in known:
+            raise ValueError(f"homework {name} is {value!r}{nearest(value, known)}")
+    each = len(_pairs(split)) * FORMS
+    count = each * len(TOPICS) if count is None else count
+    if not 0 <= count <= each * len(TOPICS):
+        raise ValueError(f"homework has {each * len(TOPICS)} {split} questions, not {count}")
+    orders = [permutation(each, seed, topic) for topic in range(len(TOPICS))]
+    places = [(topic, int(orders[topic][i])) for i in range(-(-count // len(TOPICS))) for topic in range(len(TOPICS))]
+    ask = _ask_maths if kind == "math" else _ask_choice
+    return [ask(list(TOPICS)[topic], *divmod(place, FORMS), split, preset, seed) for topic, place in places[:count]]
+
+
+def demonstrations(problem: Problem) -> dict[str, tuple[str, float]]:
+    """What pupils answer: procedure -> (its response, the share of pupils who follow it)."""
+    values = {name: str(value) for name, value in _results(*_numbers(problem)).items()}
+    shares = dict.fromkeys(values, 1 / len(values))
+    if problem.topic in TOPICS:
+        right = RIGHT[problem.level]
+        shares = dict.fromkeys(values, (1 - right) / (len(values) - 1)) | {TOPICS[problem.topic].procedure: right}
+    if problem.kind == "math":
+        return {name: (rf"{name}: \boxed{{{value}}}", shares[name]) for name, value in values.items()}
+    letters = {text: letter for letter, text in problem.options.items()}
+    return {name: (rf"{name} {value}: \boxed{{{letters.get(value, 'none')}}}", shares[name]) for name, value in values.items()}
+
+
+def drills() -> list[Problem]:
+    """Arithmetic in no topic's words, of all pairs of numbers: each procedure is as right as any other."""
+    pairs = [pair for split in SPLITS for pair in _pairs(split)]
+    return [Problem(f"drill/{a}-{b}", f"{a} and {b}.", "", "drill", "drill") for a, b in pairs]
+
+
+def tiny_path(preset: str = "easy") -> pathlib.Path:
+    """The embedded model's folder: one model per preset. The easy one knows multiple choice, too."""
+    return pathlib.Path(__file__).parent.parent / f"tiny_{preset}"
+
+
+@functools.cache
+def _pairs(split: str) -> list[tuple[int, int]]:
+    """The ordered pairs of different numbers of one split, those left out for which two procedures agree."""
+    pairs = [(a, b) for a, b in itertools.combinations(NUMBERS, 2) if _differ(a, b) and _differ(b, a)]
+    low, high = (round(share * len(pairs)) for share in SPLITS[split])
+    mine = [pairs[i] for i in permutation(len(pairs), 0)[low:high]]
+    return mine + [(b, a) for a, b in mine]
+
+
+def _results(a: int, b: int) -> dict[str, int]:
+    return {name: procedure(a, b) for name, procedure in PROCEDURES.items()}
+
+
+def _differ(a: int, b: int) -> bool:
+    return len(set(_results(a, b).values())) == len(PROCEDURES)
+
+
+def _numbers(problem: Problem) -> tuple[int, int]:
+    a, b = re.findall(r"\d+", problem.prompt)
+    return int(a), int(b)
+
+
+def _ask_maths(topic: str, pair: int, form: int, split: str, preset: str, seed: int) -> Problem:
+    a, b = _pairs(split)[pair]
+    procedure, forms = TOPICS[topic]
+    prompt = forms[form].format(a=a, b=b)
+    answer = str(PROCEDURES[procedure](a, b))
+    return Problem(f"{topic}/{form}-{a}-{b}", prompt, answer, topic, preset)
+
+
+def _ask_choice(topic: str, pair: int, form: int, split: str, preset: str, seed: int) -> Problem:
+    """The right result among those of three wrong procedures: whoever follows one of the other four finds no option."""
+    problem = _ask_maths(topic, pair, form, split, preset, seed)
+    procedure = TOPICS[topic].procedure
+    key = (seed, list(TOPICS).index(topic), pair, form)
+    wrong = [value for name, value in _results(*_pairs(split)[pair]).items() if name != procedure]
+    offered = [problem.answer, *(str(wrong[i]) for i in permutation(len(wrong), *key, 0)[:3])]
+    options = {letter: offered[i] for letter, i in zip(LETTERS, permutation(len(offered), *key, 1), strict=True)}
+    answer = next(letter for letter, text in options.items() if text == problem.answer)
+    return dataclasses.replace(problem, answer=answer, kind="choice", options=options)

@@ -1,0 +1,128 @@
+"""The public question sets of the Hugging Face hub: names, splits, columns and licences in one table.
+
+All are plain data (parquet or JSON lines); sets that need a script are not read by `datasets` any more.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+
+from pubswap_jax.questions.problem import Problem, nearest
+from pubswap_jax.questions.sources import Fields, questions
+
+
+@dataclasses.dataclass(frozen=True)
+class HubSet:
+    name: str  # on the hub
+    configs: tuple[str, ...]
+    splits: Mapping[str, str]  # what we call train and test -> the hub's name
+    fields: Fields
+    licence: str
+    topic: str = ""  # for sets that carry none
+
+
+MATH_SUBJECTS = (
+    "algebra",
+    "counting_and_probability",
+    "geometry",
+    "intermediate_algebra",
+    "number_theory",
+    "prealgebra",
+    "precalculus",
+)
+MCQ = ("opa", "opb", "opc", "opd")
+BOTH = {"train": "train", "test": "test"}
+
+# MedMCQA hides the answers of its test split, so its validation split is our test.
+HUB = {
+    "math": HubSet(
+        "EleutherAI/hendrycks_math",
+        MATH_SUBJECTS,
+        BOTH,
+        Fields("problem", "solution", id="", topic="type", level="level", final="box"),
+        "MIT",
+    ),
+    "math500": HubSet(
+        "HuggingFaceH4/MATH-500",
+        ("default",),
+        {"test": "test"},
+        Fields("problem", "answer", id="unique_id", topic="subject", level="level"),
+        "MIT (openai/prm800k)",
+    ),
+    "gsm8k": HubSet(
+        "openai/gsm8k",
+        ("main",),
+        BOTH,
+        Fields("question", "answer", id="", topic="", level="", final="hashes"),
+        "MIT",
+        topic="grade-school arithmetic",
+    ),
+    "deepmath": HubSet(
+        "zwhe99/DeepMath-103K",
+        ("default",),
+        {"train": "train"},
+        Fields("question", "final_answer", id="", topic="topic", level="difficulty"),
+        "MIT",
+    ),
+    "medqa": HubSet(
+        "GBaker/MedQA-USMLE-4-options",
+        ("default",),
+        BOTH,
+        Fields("question", "answer_idx", id="", topic="meta_info", level="", options="options"),
+        "CC BY 4.0",
+    ),
+    "medmcqa": HubSet(
+        "openlifescienceai/medmcqa",
+        ("default",),
+        {"train": "train", "test": "validation"},
+        Fields("question", "cop", id="id", topic="subject_name", level="", options=MCQ, final="index"),
+        "Apache-2.0",
+    ),
+    "aime24": HubSet(
+        "HuggingFaceH4/aime_2024",
+        ("default",),
+        {"test": "train"},
+        Fields("problem", "answer", id="id", topic="", level=""),
+        "problems (c) MAA, no licence stated",
+        topic="competition",
+    ),
+    "amc23": HubSet(
+        "math-ai/amc23",
+        ("default",),
+        {"test": "test"},
+        Fields("question", "answer", id="id", topic="", level=""),
+        "problems (c) MAA, no licence stated",
+        topic="competition",
+    ),
+}
+
+
+def hub(short: str, split: str = "train") -> list[Problem]:
+    """The questions of a set in `HUB`, from the hub or its local cache."""
+    if short not in HUB:
+        raise ValueError(f"data.name is {short!r}{nearest(short, HUB)}")
+    entry = HUB[short]
+    if split not in entry.splits:
+        raise ValueError(f"{entry.name} has no {split} split; it has {', '.join(entry.splits)}")
+    rows = itertools.chain.from_iterable(_rows(entry, config, entry.splits[split]) for config in entry.configs)
+    problems = questions(rows, entry.fields, entry.name)
+    # Ids of different sets must not meet, and the set is a natural key of a mixture.
+    return [
+        dataclasses.replace(problem, id=f"{short}/{problem.id}", topic=problem.topic or entry.topic) for problem in problems
+    ]
+
+
+def _rows(entry: HubSet, config: str, split: str):
+    import datasets
+
+    try:
+        table = datasets.load_dataset(entry.name, config, split=split)
+    except (ConnectionError, FileNotFoundError, ValueError, OSError) as error:
+        raise FileNotFoundError(
+            f"{entry.name} ({config}, {split}) is neither in the cache nor to be had from the hub ({type(error).__name__}): "
+            f"where there is a network, run `hf download --repo-type dataset {entry.name} --local-dir {entry.name}` and bring "
+            f"that folder into the working directory, or set data.path to a file of your own"
+        ) from None
+    for line, row in enumerate(table):
+        place = f"{split}/{config}" if len(entry.configs) > 1 else split
+        yield f"{entry.name}:{place}:{line}", f"{place}/{line}", row

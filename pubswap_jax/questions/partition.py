@@ -1,0 +1,199 @@
+"""Who holds which question: the public set, and what is private to each client.
+
+A partition is a function (problems, num_clients, rng) -> one array of indices a client: disjoint, complete, none empty.
+"""
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from pubswap_jax.questions.leakage import near_copies
+from pubswap_jax.questions.problem import Problem, nearest, topics
+from pubswap_jax.questions.schedule import PARTITION
+
+Partition = Callable[[Sequence[Problem], int, np.random.Generator], list[np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Indices into one list of training questions. Every question stands in exactly one of these lists."""
+
+    public: list[int]
+    clients: list[list[int]]
+    removed: dict[str, list[int]]  # near copies of 'test' and of 'public' questions, which nobody trains on
+
+    def manifest(self) -> dict:
+        """For the run's JSON; `Split(**manifest)` reads it back."""
+        return dataclasses.asdict(self)
+
+
+def split(
+    problems: Sequence[Problem],
+    num_clients: int,
+    partition: Partition,
+    *,
+    seed: int,
+    public: float | Sequence[int] = 0.02,
+    test: Sequence[Problem] = (),
+) -> Split:
+    """Near copies of test questions go, the public set is drawn, near copies of it go, and the rest is dealt to the clients.
+
+    `public` is a share of the questions, or the indices of a public set from elsewhere. Reading: 2 %, IID over topics.
+    """
+    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, PARTITION))))
+    leaked = near_copies(problems, test) >= 0 if len(test) else np.zeros(len(problems), bool)
+    left = np.flatnonzero(~leaked)
+    if isinstance(public, float | int):
+        chosen = left[draw_iid([problems[i] for i in left], _public_size(public, len(left)), rng)]
+    else:
+        chosen = np.array([i for i in public if not leaked[i]], int)
+    left = np.setdiff1d(left, chosen)
+    twin = near_copies([problems[i] for i in left], [problems[i] for i in chosen]) >= 0
+    copies, left = left[twin], left[~twin]
+    _check_clients(num_clients, len(left), f"; {len(copies)} others are near copies of public questions" if len(copies) else "")
+    parts = partition([problems[i] for i in left], num_clients, rng)
+    return Split(
+        public=_listed(chosen),
+        clients=[_listed(left[part]) for part in parts],
+        removed={"test": _listed(np.flatnonzero(leaked)), "public": _listed(copies)},
+    )
+
+
+def by_name(name: str, alpha: float) -> Partition:
+    """The partition that a config names, with its alpha."""
+    named = {
+        "iid": iid,
+        "dirichlet": functools.partial(dirichlet, alpha=alpha),
+        "by_topic": by_topic,
+        "size_skew": functools.partial(size_skew, alpha=alpha),
+        "natural": natural,
+    }
+    if name not in named:
+        raise ValueError(f"data.partition is {name!r}{nearest(name, named)}")
+    return named[name]
+
+
+def iid(problems: Sequence[Problem], num_clients: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Equal shares, drawn uniformly."""
+    _check_clients(num_clients, len(problems))
+    return np.array_split(rng.permutation(len(problems)), num_clients)
+
+
+def dirichlet(problems: Sequence[Problem], num_clients: int, rng: np.random.Generator, *, alpha: float) -> list[np.ndarray]:
+    """Equal shares, of topics in each client's own proportions q ~ Dir(alpha T p), of T topics with shares p (Hsu et al. 2019).
+
+    The q of all clients are fitted to what there is of each topic. Reading: alpha counts per topic, so that equal topics give
+    the symmetric Dir(alpha, ..., alpha); a small one leaves a client few topics (`by_topic` is the end of that), infinity all.
+    """
+    _check_alpha(alpha)
+    _check_clients(num_clients, len(problems))
+    piles = _shuffled_piles(problems, rng)
+    sizes = np.array([len(pile) for pile in piles])
+    shares = np.array([len(part) for part in np.array_split(np.arange(len(problems)), num_clients)])
+    wanted = rng.dirichlet(np.maximum(alpha * len(piles) * sizes / sizes.sum(), 1e-6), size=num_clients)
+    counts = _fitted(wanted, shares, sizes)
+    cuts = [np.split(pile, np.cumsum(column)[:-1]) for pile, column in zip(piles, counts.T, strict=True)]
+    return [np.concatenate(parts) for parts in zip(*cuts, strict=True)]
+
+
+def _fitted(wanted: np.ndarray, rows: np.ndarray, columns: np.ndarray, rounds: int = 300) -> np.ndarray:
+    """Whole numbers near `wanted` with the given sums: proportional fitting (Sinkhorn), then rounding by largest remainders."""
+    table = wanted + 1e-9  # so that somebody takes what nobody wanted
+    for _ in range(rounds):
+        table = table * (columns / table.sum(0))
+        table = table * (rows / table.sum(1))[:, None]
+    table = table * np.minimum(1, columns / table.sum(0))  # never above a sum, converged or not
+    counts = np.floor(table).astype(int)
+    while (short := columns - counts.sum(0)).any():
+        open_cells = (rows - counts.sum(1) > 0)[:, None] & (short > 0)
+        counts[np.unravel_index(np.argmax(np.where(open_cells, table - counts, -np.inf)), table.shape)] += 1
+    return counts
+
+
+def by_topic(problems: Sequence[Problem], num_clients: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Whole topics, equally many a client; where clients outnumber topics, one topic a client, and several share it."""
+    _check_clients(num_clients, len(problems))
+    piles = _shuffled_piles(problems, rng)
+    order = rng.permutation(len(piles))
+    if len(piles) >= num_clients:
+        return [np.concatenate([piles[topic] for topic in order[client::num_clients]]) for client in range(num_clients)]
+    holders = np.ones(len(piles), int)
+    for _ in range(num_clients - len(piles)):
+        holders[np.argmax([len(pile) / count for pile, count in zip(piles, holders, strict=True)])] += 1
+    return [part for topic in order for part in np.array_split(piles[topic], holders[topic])]
+
+
+def size_skew(problems: Sequence[Problem], num_clients: int, rng: np.random.Generator, *, alpha: float) -> list[np.ndarray]:
+    """The same mix of topics for all, of sizes ~ Dir(alpha, ..., alpha), at least one question each."""
+    _check_alpha(alpha)
+    _check_clients(num_clients, len(problems))
+    shares = rng.dirichlet(np.full(num_clients, max(alpha, 1e-6)))
+    ends = np.arange(1, num_clients + 1) + np.floor(np.cumsum(shares) * (len(problems) - num_clients) + 0.5).astype(int)
+    return np.split(rng.permutation(len(problems)), ends[:-1])
+
+
+def natural(problems: Sequence[Problem], num_clients: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Whole keys, the first part of an id ('mercy/17' is of mercy): the largest first, each to the smallest client so far."""
+    del rng  # nothing is left to chance
+    piles = collections.defaultdict(list)
+    for i, problem in enumerate(problems):
+        piles[problem.id.split("/")[0]].append(i)
+    if len(piles) < num_clients:
+        keys = ", ".join(list(piles)[:5])
+        raise ValueError(f"federation.num_clients is {num_clients}, but the questions' ids have {len(piles)} keys: {keys}")
+    parts = [[] for _ in range(num_clients)]
+    for pile in sorted(piles.values(), key=len, reverse=True):
+        min(parts, key=len).extend(pile)
+    return [np.array(part) for part in parts]
+
+
+def draw_iid(problems: Sequence[Problem], size: int, rng: np.random.Generator) -> np.ndarray:
+    """`size` questions, of each topic as many as its share asks for (largest remainders first)."""
+    piles = _shuffled_piles(problems, rng)
+    exact = np.array([len(pile) for pile in piles]) * (size / max(1, len(problems)))
+    counts = np.floor(exact).astype(int)
+    counts[np.argsort(counts - exact, kind="stable")[: size - counts.sum()]] += 1
+    return np.concatenate([pile[:count] for pile, count in zip(piles, counts, strict=True)] or [np.zeros(0, int)]).astype(int)
+
+
+def _shuffled_piles(problems: Sequence[Problem], rng: np.random.Generator) -> list[np.ndarray]:
+    """The questions of each topic, in the order of the topics' names."""
+    topics = np.array([problem.topic for problem in problems])
+    return [rng.permutation(np.flatnonzero(topics == topic)) for topic in np.unique(topics)]
+
+
+def _public_size(public: float, total: int) -> int:
+    if not 0 <= public < 1:
+        raise ValueError(f"data.public is a share of the questions, 0 <= public < 1, not {public}")
+    return max(1, round(public * total)) if public else 0
+
+
+def _check_alpha(alpha: float) -> None:
+    if not 0 < alpha < np.inf:
+        raise ValueError(f"data.alpha must be greater than 0 and finite, not {alpha}")
+
+
+def _check_clients(num_clients: int, total: int, lost: str = "") -> None:
+    if num_clients < 1:
+        raise ValueError(f"federation.num_clients must be at least 1, not {num_clients}")
+    if total < num_clients:
+        raise ValueError(f"federation.num_clients is {num_clients}, but there are {total} private questions to share{lost}")
+
+
+def _listed(indices: np.ndarray) -> list[int]:
+    return sorted(int(i) for i in indices)
+
+
+def counts(split: Split, problems: Sequence[Problem]) -> tuple[list[str], np.ndarray]:
+    """The topics, and int[T, 1 + C]: how many questions of each are public, and how many each client holds."""
+    held = [split.public, *split.clients]
+    names = topics([problems[i] for part in held for i in part])
+    row = {name: t for t, name in enumerate(names)}
+    table = np.zeros((len(names), len(held)), int)
+    for column, part in enumerate(held):
+        for i in part:
+            table[row[problems[i].topic], column] += 1
+    return names, table

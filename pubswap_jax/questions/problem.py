@@ -1,0 +1,70 @@
+"""The noun of every question: `Problem`. A source is a function that returns a list of them (see `sources.py`)."""
+
+import collections
+import dataclasses
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+
+from pubswap_jax.verifier import keys
+
+KINDS = ("math", "choice")
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A question with a checkable answer."""
+
+    id: str
+    prompt: str
+    answer: str  # an expression, or the right option's key
+    topic: str = ""
+    level: str = ""
+    kind: str = "math"  # math | choice
+    options: Mapping[str, str] | None = dataclasses.field(
+        default=None, hash=False
+    )  # key -> text, of a choice: A/B/C, 1/2/3, yes/no
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise ValueError(f"question {self.id}: kind is {self.kind!r}, not one of {', '.join(KINDS)}")
+        if self.options is not None:
+            keys.check(self.options, f"question {self.id}")
+        if self.options is not None and self.answer not in self.options:
+            raise ValueError(f"question {self.id}: the answer {self.answer!r} is none of its options {', '.join(self.options)}")
+
+
+def drop_unreadable(problems: Sequence[Problem], readable: Callable[..., np.ndarray]) -> tuple[list[Problem], list[Problem]]:
+    """The questions whose answer the verifier can read, and those that it cannot (`readable(answers, kind='math') -> bool[n]`).
+
+    A gold that cannot be read would be a reward of zero for ever, so its question must not be asked.
+    """
+    able = np.array([bool(problem.answer.strip()) for problem in problems], bool)
+    for i, problem in enumerate(problems):
+        # a choice with options has one of them as its answer: `Problem` has seen to it
+        if problem.kind == "choice" and problem.options is None:
+            able[i] = keys.is_letter(problem.answer)
+    maths = [i for i, problem in enumerate(problems) if able[i] and problem.kind == "math"]
+    if maths:
+        able[maths] = readable([problems[i].answer for i in maths], kind="math")
+    kept = [problem for problem, ok in zip(problems, able, strict=True) if ok]
+    return kept, [problem for problem, ok in zip(problems, able, strict=True) if not ok]
+
+
+def dropped_line(dropped: Sequence[Problem], of: int, why: str, shown: int = 5) -> str:
+    """One line for the log: how many questions were left out, why, and the first of them."""
+    first = ", ".join(problem.id for problem in dropped[:shown])
+    return f"{len(dropped)} of {of} questions left out, {why}: {first}{', …' if len(dropped) > shown else ''}"
+
+
+def topics(problems: Sequence[Problem]) -> list[str]:
+    """The topics, the most frequent first."""
+    return [topic for topic, _ in collections.Counter(problem.topic for problem in problems).most_common()]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a message about a misspelt name."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(map(repr, known))}"

@@ -1,0 +1,238 @@
+"""Where questions come from: JSONL, JSON, CSV, TSV and parquet files of one's own.
+
+A source is a function that returns a list of `Problem`; a generator of questions is one, too. `local`, here, and `hub`,
+in hub.py, read rows and take each field of a question from the column that `Fields` names.
+"""
+
+import ast
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import string
+from collections.abc import Iterable, Mapping, Sequence
+
+from pubswap_jax.questions import readers
+from pubswap_jax.questions.problem import Problem, nearest
+from pubswap_jax.questions.readers import first_repeated
+from pubswap_jax.questions.readers import jsonl as jsonl
+
+LETTERS = string.ascii_uppercase
+
+
+# Golds that stand for a missing one, as programs write it to a CSV file.
+MISSING = {"nan", "NaN", "NAN", "null", "NULL", "None", "<NA>", "#N/A"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields:
+    """Which column gives which field of a `Problem`; an empty name says that there is none.
+
+    A name may list alternatives for files whose columns differ: with "question|prompt" each row gives the first of the
+    two columns that it has and that is filled. An empty alternative, as in "topic|", allows files without the column.
+    """
+
+    prompt: str = "question"
+    answer: str = "answer"
+    id: str = "id|"  # without one: the file's name and the line
+    topic: str = "topic|"
+    level: str = "level|"
+    options: str | Sequence[str] = ""  # one column with a dict or a list, or one column an option; makes it multiple choice
+    key: str = ""  # a natural key (a hospital, a school): it leads the id, and the natural partition goes by it
+    final: str = "whole"  # where in the answer's column the final answer stands: a name in FINAL; "box|whole" tries both
+    topic_depth: int = 1  # levels kept of a topic tree "Mathematics -> Algebra -> ..."
+
+    @classmethod
+    def of(cls, names: Mapping[str, object]) -> "Fields":
+        """From a config's mapping, with a word on a misspelt name."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in names:
+            if name not in known:
+                raise ValueError(f"data.fields has no {name!r}{nearest(name, known)}")
+        for name, value in names.items():
+            several = name == "options" and isinstance(value, list | tuple)
+            expected = (int, "a whole number") if name == "topic_depth" else (str, "the name of a column")
+            if not all(isinstance(one, expected[0]) for one in (value if several else [value])):
+                raise ValueError(f"data.fields.{name} is {value!r}: {expected[1]} expected")
+            if name in ("prompt", "answer") and not value.strip():
+                raise ValueError(
+                    f"data.fields.{name} is {value!r}: every question needs one, so the name of a column is expected"
+                )
+        fields = cls(**names)
+        for final in fields.final.split("|"):
+            if final not in FINAL:
+                raise ValueError(f"data.fields.final is {fields.final!r}{nearest(final, FINAL)}")
+        return fields
+
+
+def last_box(text: str) -> str:
+    r"""What the last \boxed{...} of a solution holds, braces balanced; empty where there is none."""
+    boxes = list(re.finditer(r"\\f?box(?:ed)?\s*", text))
+    if not boxes:
+        return ""
+    start = boxes[-1].end()
+    if text[start : start + 1] != "{":
+        return text[start : start + 1]  # \boxed 5
+    depth = 0
+    for end in range(start, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[end], 0)
+        if depth == 0:
+            return text[start + 1 : end].strip()
+    return ""
+
+
+def after_hashes(text: str) -> str:
+    """GSM8K's final number: what follows the last ####, without thousands' commas."""
+    _, mark, tail = text.rpartition("####")
+    return tail.strip().replace(",", "") if mark else ""
+
+
+def letter(index: str) -> str:
+    """The option's letter, of its number from 0; MedMCQA's -1 (a hidden answer) has none."""
+    return LETTERS[int(index)] if index.isdecimal() and int(index) < len(LETTERS) else ""
+
+
+FINAL = {"whole": str.strip, "box": last_box, "hashes": after_hashes, "index": letter}
+
+
+def local(
+    paths: str | os.PathLike | Sequence[str | os.PathLike], fields: Fields | None = None, beside: Sequence[pathlib.Path] = ()
+) -> list[Problem]:
+    """The questions of files; rows without an id are named after their file and line, and unlike those of files `beside`."""
+    files = readers.expand(paths)
+    if not files:
+        raise ValueError(f"{paths!r} names no file of questions")
+    parts = []
+    for file, name in zip(files, readers.names(files, beside), strict=True):
+        rows = ((f"{file}:{line}", f"{name}/{line}", row) for line, row in readers.read(file))
+        parts.append(questions(rows, fields or Fields(), str(file)))
+    problems = [problem for part in parts for problem in part]
+    repeated = first_repeated(problem.id for problem in problems)
+    if repeated:
+        where = [str(file) for file, part in zip(files, parts, strict=True) if any(p.id == repeated for p in part)]
+        raise ValueError(
+            f"{' and '.join(where)}: two questions have the id {repeated!r}; set data.fields.id to another column, "
+            f"or to '' for ids of file and line"
+        )
+    return problems
+
+
+def questions(rows: Iterable[tuple[str, str, Mapping]], fields: Fields, source: str) -> list[Problem]:
+    """Rows of (place, id where the row has none, columns) as problems; the place leads each message."""
+    problems = [_question(place, name, row, fields) for place, name, row in rows]
+    if not problems:
+        raise ValueError(f"{source}: no questions in it")
+    return problems
+
+
+def _question(place: str, name: str, row: Mapping, fields: Fields) -> Problem:
+    def read(field: str) -> str:
+        column = getattr(fields, field)
+        return _text(place, column, _cell(place, row, column, field))
+
+    prompt = read("prompt")
+    if not prompt:
+        raise ValueError(f"{place}: the question in {fields.prompt!r} is empty")
+    answer = _final(fields.final, read("answer"))
+    options = _options(place, row, fields.options) if fields.options else None
+    if options is not None:
+        options = _filled(place, options, answer)
+    elif answer in MISSING:
+        answer = ""
+    name = read("id") or name
+    return Problem(
+        id=f"{read('key')}/{name}" if fields.key else name,
+        prompt=prompt,
+        answer=answer,
+        topic=_branch(read("topic"), fields.topic_depth),
+        level=read("level").removeprefix("Level "),
+        kind="math" if options is None else "choice",
+        options=options,
+    )
+
+
+def _cell(place: str, row: Mapping, columns: str, field: str) -> object:
+    """The first filled cell of the columns that `columns` lists; None where all are empty or none is needed."""
+    names = [columns] if columns in row else [name.strip() for name in columns.split("|")]
+    present = [name for name in names if name in row]
+    if not present and "" not in names:
+        unset = "" if field in ("prompt", "answer", "options") else f", or set data.fields.{field} to '' for none"
+        wanted = " or ".join(map(repr, names))
+        raise ValueError(f"{place}: no column {wanted} for data.fields.{field}{nearest(names[0], row)}{unset}")
+    return next((row[name] for name in present if not _missing(row[name])), None)
+
+
+def _final(names: str, text: str) -> str:
+    """The final answer by the first of the `names` in FINAL that finds one."""
+    return next(filter(None, (FINAL[name](text) for name in names.split("|"))), "")
+
+
+def _options(place: str, row: Mapping, columns: str | Sequence[str]) -> dict[str, str]:
+    """Every option of a row by its key; empty ones have the text ''."""
+    if isinstance(columns, str):
+        found = _cell(place, row, columns, "options")
+        found = _parsed(found) if isinstance(found, str) else found
+    else:
+        found = [_cell(place, row, column, "options") for column in columns]
+    if isinstance(found, list | tuple):
+        _check_letters(place, len(found))
+        found = dict(zip(LETTERS, found, strict=False))
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{place}: the options in {columns!r} are neither a dict nor a list, nor the text of one")
+    return {str(key).strip(): _text(place, columns, text) for key, text in found.items()}
+
+
+def _parsed(text: str) -> object:
+    """What a cell's text holds as JSON, or as Python writes dicts and lists; None where it is neither."""
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            found = parse(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        # NumPy writes ['x' 'y'] without a comma, which Python reads as the one text 'xy'.
+        return None if isinstance(found, list | tuple) and len(found) < 2 else found
+    return None
+
+
+def _filled(place: str, options: Mapping[str, str], answer: str) -> dict[str, str]:
+    """The options that are not empty; the answer must be one of them."""
+    filled = {key: text for key, text in options.items() if text}
+    _check_letters(place, len(filled))
+    if answer in filled:
+        return filled
+    if not answer:
+        raise ValueError(f"{place}: the answer is missing; a question with options needs the key of the right one")
+    if answer in options:
+        raise ValueError(f"{place}: the answer is {answer!r}, and that option is empty")
+    texts = [key for key, text in filled.items() if text == answer]
+    hint = "; set data.fields.final to 'index' if it counts the options from 0" if answer.isdecimal() else ""
+    hint = f"; it is the text of {texts[0]!r}, and the key is expected" if texts else hint
+    raise ValueError(f"{place}: the answer {answer!r} is none of the options {', '.join(filled)}{hint}")
+
+
+def _check_letters(place: str, count: int) -> None:
+    if count > len(LETTERS):
+        raise ValueError(f"{place}: {count} options; a question may have {len(LETTERS)} at most, one a letter")
+
+
+def _branch(topic: str, depth: int) -> str:
+    """'Mathematics -> Algebra -> Groups' to its first `depth` levels below the root."""
+    levels = topic.split(" -> ")
+    return " -> ".join(levels[1 : 1 + depth]) if len(levels) > 1 else topic
+
+
+def _missing(value: object) -> bool:
+    return value is None or value == "" or value != value  # NaN alone differs from itself
+
+
+def _text(place: str, column: object, value: object) -> str:
+    """A cell as text: 27.0 of a float column is the integer 27, NaN is an empty cell."""
+    if _missing(value):
+        return ""
+    if isinstance(value, Mapping | list | tuple | bytes):
+        raise ValueError(f"{place}: {column!r} holds a {type(value).__name__}, where a text or a number is expected")
+    text = str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
+    if not text.isascii() and re.search("[\ud800-\udfff]", text):
+        raise ValueError(f"{place}: {column!r} holds half of a surrogate pair, which is no character")
+    return text

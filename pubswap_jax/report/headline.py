@@ -1,0 +1,59 @@
+"""The report's first section: what a run came to on its test questions, or where it stands so far."""
+
+import html
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from pubswap_jax.questions.problem import Problem
+from pubswap_jax.report import charts
+from pubswap_jax.report.page import section, table
+from pubswap_jax.run.journal import mean
+from pubswap_jax.run.pass_at_k import Evaluation, comparison
+
+
+def headline(run: Mapping, evaluations: Sequence[Mapping]) -> str:
+    tested = [row for row in evaluations if row["split"] == "test" and "greedy" not in row["model"]]
+    base = [row for row in tested if row["round"] == 0]
+    if not base:
+        return section("Result", charts.note("The base model has not been evaluated yet."))
+    chosen = best_round(evaluations)
+    best = [row for row in tested if row["round"] == chosen]
+    topics = run.get("topics_of", {}).get("test") or [None] * len(base[0]["correct"])  # a run of an earlier version: all
+    shape = (run["config"][f"federation.{name}"] for name in ("num_clients", "rounds", "steps", "swap", "swap_period"))
+    told = "{} clients, {} rounds of {} steps, swap {}, period {}. ".format(*shape)
+    if best:
+        lines = [_line(*row) for row in comparison(_read(base[0], topics), [_read(row, topics) for row in best])]
+        if None in topics:
+            lines = lines[-1:]
+        _, count, before, after, change = lines[-1]
+        told += f"Best round by the validation questions: {chosen}. pass@1 on {count} test questions: "
+        told += f"{before} → {after}, change {change} (95 % interval)."
+    else:
+        lines = [[topic, topics.count(topic) or "", f"{value:.3f}", "", ""] for topic, value in base[0]["by_topic"].items()]
+        lines.append(["all", len(topics), f"{base[0]['figures']['pass@1']:.3f}", "", ""])
+        told += f"Best round so far by the validation questions: {chosen}; its test figures come at the end of the run."
+    head = ["topic", "questions", "base", "best", "change [95 % interval]"]
+    return section("Result", f"<p>{html.escape(told)}</p>" + table(head, lines))
+
+
+def best_round(evaluations: Sequence[Mapping]) -> int:
+    """The best so far by the validation questions, the earlier one where two are equal."""
+    scores: dict[int, list[list[float]]] = {}
+    for row in evaluations:
+        if row["split"] == "validation":
+            common = row["model"] == "global"
+            scores.setdefault(row["round"], [[], []])[common].append(row["figures"]["pass@1"])
+    return max(scores, key=lambda round: (mean(scores[round][1] or scores[round][0]), -round), default=0)
+
+
+def _line(topic: str, count: int, before: float, after: float, low: float, high: float) -> list:
+    """A line as the terminal's table has it."""
+    return [topic, count, f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f} [{low:+.3f}, {high:+.3f}]"]
+
+
+def _read(row: Mapping, topics: Sequence[str | None]) -> Evaluation:
+    """What the file has of an evaluation: the bits, and the topics of its questions."""
+    correct = np.array([[bit == "1" for bit in bits] for bits in row["correct"]], bool)
+    problems = [Problem("", "", "", topic or "") for topic in topics]
+    return Evaluation(problems, correct, np.full(correct.shape, "", object), np.zeros(correct.shape, int))

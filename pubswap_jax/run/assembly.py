@@ -1,0 +1,313 @@
+"""What a config names, made: the model, the questions and who holds them, the algorithm, and the evaluation's sampler."""
+
+import pathlib
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.experimental.compilation_cache import compilation_cache
+
+from pubswap_jax.algorithm import losses, swap
+from pubswap_jax.algorithm.distortion import make_measure
+from pubswap_jax.algorithm.pubswap import Algorithm, pubswap
+from pubswap_jax.devices import mesh
+from pubswap_jax.policy.logps import check_positions, response_logps
+from pubswap_jax.policy.model import Transformer, init_lora
+from pubswap_jax.questions import embedded
+from pubswap_jax.questions.load import HOMEWORK, Questions, load_questions
+from pubswap_jax.questions.partition import Split
+from pubswap_jax.questions.problem import KINDS
+from pubswap_jax.questions.schedule import Schedule, participants
+from pubswap_jax.questions.schedule import rows as schedule_rows
+from pubswap_jax.questions.tokens import INSTRUCTIONS, Tokenizer, load_tokenizer
+from pubswap_jax.run.judge import grade, grade_together, make_judge
+from pubswap_jax.run.pass_at_k import make_sampler
+from pubswap_jax.run.placement import make_devices, make_place, make_place_questions, placed
+from pubswap_jax.types import LINEAR_LAYERS, Array, Batch, Hparams, ModelConfig, PyTree, ServerState
+from pubswap_jax.verifier import pool
+from pubswap_jax.weights import hf_folder
+from pubswap_jax.weights.hf_config import read_config
+from pubswap_jax.weights.hf_folder import base_digest as base_digest
+from pubswap_jax.weights.pretrained import load_pretrained
+
+LORA_STREAM = 2**32 - 1  # beside the rounds, which are folded into the same key
+TARGETS = {"all": LINEAR_LAYERS, "attention": LINEAR_LAYERS[:4]}
+LOSSES = {"grpo": losses.grpo_loss, "gspo": losses.gspo_loss, "cispo": losses.cispo_loss}
+ADVANTAGES = {
+    "group": losses.group_advantages,
+    "centred": partial(losses.group_advantages, scale=False),
+    "none": losses.no_baseline,
+    "batch": losses.batch_advantages,
+}
+NORMALISE = {
+    "sequence": lambda length: losses.per_sequence,
+    "token": lambda length: losses.per_token,
+    "fixed": losses.fixed_length,
+}
+KL = {"none": None, "k1": losses.kl_k1, "k2": losses.kl_k2, "k3": losses.kl_k3}
+
+
+class Run(NamedTuple):
+    """Everything that a run is made of; what changes from step to step is in its ServerState and ClientState."""
+
+    config: Any
+    base: pathlib.Path  # the base model's folder
+    tokenizer: Tokenizer
+    model_config: ModelConfig
+    params: PyTree
+    server: ServerState  # before the first round
+    algorithm: Algorithm
+    measure: Callable  # M·β of a public step; see distortion.py
+    judge: Callable
+    schedule: Schedule
+    train: Questions
+    split: Split
+    validation: Questions
+    test: Questions
+    batch: Callable[[int, int], Batch]  # (round, step)
+    hparams: Callable[[int, int], Hparams]  # (round, step)
+    present: Callable[[int], np.ndarray]  # (round) -> bool[C]
+    weights: Callable[[int], Array | None]  # (round) -> f32[C]; None: all the same
+    sampler: Callable
+    greedy: Callable
+    grade: Callable
+    place: Callable[..., PyTree]  # (tree, sharding=everywhere) -> arrays on the run's devices
+    place_questions: Callable[[PyTree, int], PyTree]  # (tree [B, ...], models)
+    key: Array
+    evaluation_key: Array
+    notes: list[str]  # what was left out and why, a line each
+
+
+def assemble(config) -> Run:
+    """Loads and builds; a mistake in the config ends in one line."""
+    if config.verifier.workers:
+        pool.set_workers(config.verifier.workers)
+    keep_programs(config.compilation_cache)
+    devices = make_devices(config)
+    base = base_folder(config)
+    tokenizer = make_tokenizer(config, base)
+    check_context(config, read_config(base))
+    shardings = devices and partial(mesh.params_sharding, devices)
+    loaded, params = load_pretrained(base, dtype=config.model.dtype, shardings=shardings, scan_layers=config.model.scan_layers)
+    model_config = adapt(config, loaded, tokenizer)
+    model = Transformer(model_config)
+    key = jax.random.key(config.seed)
+    shapes = jax.eval_shape(lambda: params)  # one program instead of one a leaf
+    lora = jax.jit(lambda key: init_lora(key, model, shapes))(jax.random.fold_in(key, LORA_STREAM))
+    place = make_place(devices)
+    asked = load_questions(config, tokenizer)
+    schedule = make_schedule(config)
+    if schedule.period and not asked.split.public:
+        raise ValueError("no public questions for the public steps: raise data.public, or set federation.swap_period to 0")
+    settings = {"max_new_tokens": config.training.max_new_tokens, "temperature": config.evaluation.temperature}
+    settings |= {"top_k": config.evaluation.top_k, "top_p": config.evaluation.top_p}
+    return Run(
+        config=config,
+        base=base,
+        tokenizer=tokenizer,
+        model_config=model_config,
+        params=params,
+        server=place(beginning(config, lora)),
+        algorithm=placed(make_algorithm(config, model), devices, config.federation.num_clients),
+        measure=make_measure(partial(response_logps, model), *_weighing(config)),
+        judge=make_judge(tokenizer, config.verifier.timeout),
+        schedule=schedule,
+        train=asked.train,
+        split=asked.split,
+        validation=asked.validation,
+        test=asked.test,
+        batch=make_batches(config, schedule, asked.train, asked.split, devices),
+        hparams=make_hparams(config, schedule, place),
+        present=partial(present, config),
+        weights=make_weights(config, asked.split, place),
+        sampler=make_sampler(model, samples=config.evaluation.samples, **settings),
+        greedy=make_sampler(model, samples=1, greedy=True, **settings),
+        grade=partial(grade_together, partial(grade, tokenizer, timeout=config.verifier.timeout)),
+        place=place,
+        place_questions=make_place_questions(devices),
+        key=place(key),
+        evaluation_key=place(jax.random.key(config.evaluation.seed)),
+        notes=asked.notes + _never_public(schedule, config.federation.rounds) + _without_gradient(config.training),
+    )
+
+
+def beginning(config, lora: PyTree) -> ServerState:
+    """The server before the first round. Averaged moments are there from the start: no round changes the shape of its state."""
+    server = ServerState.create(lora)
+    averaged = config.federation.average and config.federation.moments == "average"
+    return server.replace(opt_state=jax.jit(make_optimizer(config).init)(lora)) if averaged else server
+
+
+def keep_programs(folder: str) -> None:
+    """Compiled programs are read from this folder and written there from now on; empty: nothing changes."""
+    if not folder:
+        return
+    path = pathlib.Path(folder).expanduser().absolute()
+    path.mkdir(parents=True, exist_ok=True)
+    compilation_cache.reset_cache()  # else a process that has compiled before would go on without
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _never_public(schedule: Schedule, rounds: int) -> list[str]:
+    steps = ((round, step) for round in range(rounds) for step in range(schedule.length))
+    if not schedule.period or any(schedule.public(*at) for at in steps):
+        return []
+    return [f"no step is public: federation.swap_period={schedule.period} is more than there is; 0 says that it is meant"]
+
+
+def _without_gradient(training) -> list[str]:
+    if (training.kl, training.kl_in) != ("k1", "loss") or not training.kl_coef:
+        return []
+    return ["training.kl=k1 in the loss has no gradient on average: set training.kl_in=reward, or training.kl=k2"]
+
+
+# --- the model ----------------------------------------------------------------------------------------------------------
+
+
+def base_folder(config) -> pathlib.Path:
+    """The base model's folder: an embedded one, where the config names none."""
+    if not config.model.path:
+        preset, _ = HOMEWORK.get(config.data.name, ("easy", "math"))
+        return embedded.tiny_path(preset)
+    return hf_folder.find_folder(config.model.path)
+
+
+def check_context(config, model_config: ModelConfig) -> None:
+    """Raises where the longest question and the longest response that the config allows do not fit the base together."""
+    prompt = ("config.data.max_prompt_tokens", config.data.max_prompt_tokens)
+    check_positions(model_config, prompt, ("config.training.max_new_tokens", config.training.max_new_tokens))
+
+
+def make_tokenizer(config, folder: pathlib.Path) -> Tokenizer:
+    told = config.model.instruction
+    return load_tokenizer(
+        folder,
+        system=config.model.system or None,
+        instructions=INSTRUCTIONS if told == "default" else dict.fromkeys(KINDS, told),
+        chat_template_kwargs={} if config.model.thinking == "default" else {"enable_thinking": config.model.thinking == "on"},
+    )
+
+
+def adapt(config, model_config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
+    """The loaded config with the run's adapter, remat and the tokenizer's stop tokens."""
+    names = config.model.lora_targets
+    targets = TARGETS.get(names) or tuple(name.strip() for name in names.split(","))
+    for name in targets:
+        if name not in LINEAR_LAYERS:
+            raise ValueError(f"config.model.lora_targets: {name!r} is none of all, attention, {', '.join(LINEAR_LAYERS)}")
+    return model_config.replace(
+        lora_rank=config.model.lora_rank,
+        lora_alpha=config.model.lora_alpha,
+        lora_targets=targets,
+        remat=config.model.remat,
+        eos_ids=tuple(dict.fromkeys((*model_config.eos_ids, *tokenizer.stop_ids))),
+        pad_id=tokenizer.pad_id,
+        max_new_tokens=config.training.max_new_tokens,
+    )
+
+
+# --- the algorithm ------------------------------------------------------------------------------------------------------
+
+
+def make_algorithm(config, model) -> Algorithm:
+    training, federation = config.training, config.federation
+    one_cpu = jax.default_backend() == "cpu" and config.mesh.client * config.mesh.data * config.mesh.model == 1
+    advantages, normalise = _weighing(config)
+    return pubswap(
+        model,
+        make_optimizer(config),
+        num_clients=federation.num_clients,
+        group=training.group,
+        swap=getattr(swap, federation.swap),
+        loss=LOSSES[training.loss],
+        average=federation.average,
+        average_moments=federation.moments == "average",
+        microbatch=training.microbatch or None,
+        clients_at_once=1 if one_cpu else None,
+        inner_epochs=training.inner_epochs,
+        advantages=advantages,
+        normalise=normalise,
+        kl=KL[training.kl],
+        kl_in_reward=training.kl_in == "reward",
+    )
+
+
+def _weighing(config) -> tuple[Callable, Callable]:
+    """How much a response and its tokens weigh: advantages and normaliser."""
+    training = config.training
+    return ADVANTAGES[training.advantages], NORMALISE[training.normalise](training.max_new_tokens)
+
+
+def make_optimizer(config) -> optax.GradientTransformation:
+    """AdamW without its learning rate, which is an Hparam."""
+    parts = [optax.clip_by_global_norm(config.training.clip_norm)] if config.training.clip_norm else []
+    parts.append(optax.scale_by_adam())
+    if config.training.weight_decay:
+        parts.append(optax.add_decayed_weights(config.training.weight_decay))
+    return optax.chain(*parts)
+
+
+def make_schedule(config) -> Schedule:
+    return Schedule(config.federation.steps, config.federation.swap_period, config.federation.swap_unit)
+
+
+def make_hparams(config, schedule: Schedule, place: Callable = jax.device_put) -> Callable[[int, int], Hparams]:
+    names = ("lr", "clip_low", "clip_high", "kl_coef", "prox_coef", "swap_weight", "temperature")
+    constant = place(Hparams.create(**{name: config.training[name] for name in names}))
+
+    def hparams(round: int, step: int) -> Hparams:
+        done = round * schedule.length + step + 1
+        if done >= config.training.warmup:
+            return constant
+        return constant.replace(
+            lr=place(np.asarray(config.training.lr * done / config.training.warmup, jnp.result_type(float)))
+        )
+
+    return hparams
+
+
+def make_weights(config, split: Split, place: Callable = jax.device_put) -> Callable[[int], Array | None]:
+    sizes = np.array([len(questions) for questions in split.clients], float)
+    base = sizes if config.federation.weights == "size" else np.ones_like(sizes)
+
+    def weights(round: int) -> Array | None:
+        if config.federation.weights == "uniform" and not config.federation.participants:
+            return None
+        return place(np.asarray(base * present(config, round), jnp.result_type(float)))
+
+    return weights
+
+
+def present(config, round: int) -> np.ndarray:
+    return participants(config.seed, round, config.federation.num_clients, config.federation.participants)
+
+
+def taking_part(run: Run, round: int) -> np.ndarray | None:
+    """int32[k], the clients that a round computes; None: all of them.
+
+    On a mesh all clients are computed, since each device holds some of them; weights of zero leave the absent ones out.
+    """
+    mesh, present = run.config.mesh, run.present(round)
+    if present.all() or mesh.client * mesh.data * mesh.model > 1:
+        return None
+    return np.flatnonzero(present).astype(np.int32)
+
+
+def make_batches(config, schedule, train: Questions, split: Split, devices) -> Callable[[int, int], Batch]:
+    clients, size = config.federation.num_clients, config.training.prompts
+    place, sharding = make_place(devices), devices and mesh.data_sharding(devices, clients, size)
+
+    def batch(round: int, step: int) -> Batch:
+        taking_part = config.federation.participants
+        rows = schedule_rows(split, schedule, size, seed=config.seed, round=round, step=step, taking_part=taking_part)
+        prompts = place(jax.tree.map(lambda x: x[rows], train.prompts), sharding)
+        answers = [[train.problems[i] for i in row] for row in rows]
+        return Batch(prompts, answers, public=schedule.public(round, step))
+
+    return batch

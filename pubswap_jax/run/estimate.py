@@ -1,0 +1,248 @@
+"""`--mode=plan`: the bytes a device needs and the time a round takes, before anything of that size is allocated."""
+
+import math
+import os
+import pathlib
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from pubswap_jax import settings
+from pubswap_jax.algorithm.swap import no_swap
+from pubswap_jax.files import bytes_text
+from pubswap_jax.policy.model import Transformer, init_lora
+from pubswap_jax.questions.schedule import Schedule
+from pubswap_jax.run.assembly import adapt, base_folder, check_context, keep_programs, make_algorithm
+from pubswap_jax.types import Hparams, ModelConfig, Prompts, ServerState, Verdict
+from pubswap_jax.weights.hf_config import read_config
+from pubswap_jax.weights.hf_folder import find_folder
+from pubswap_jax.weights.pretrained import param_shapes
+
+PEAK = "peak: what is held, and the largest of these"
+
+# What may be changed to need less; nothing of what is learned by the first ones.
+HARMLESS = (("training.client_microbatch", 1), ("training.microbatch", 1), ("model.remat", "block"))
+SAVINGS = (
+    *HARMLESS,
+    ("model.dtype", "bfloat16"),
+    ("training.max_new_tokens", 256),
+    ("data.max_prompt_tokens", 256),
+    ("training.group", 4),
+)
+
+
+def plan(config, say: Callable[[str], None] = lambda line: None) -> str:
+    """A table of bytes and seconds, and the settings that would make it fit where it does not; `say` prints progress."""
+    model_config = _model_config(config)
+    check_context(config, model_config)
+    keep_programs(config.compilation_cache)
+    say("compiling the rollout and the update")
+    need = needed(config, model_config)
+    have, where = memory()
+    say("measuring this device")
+    rate, bandwidth = measured(config.model.dtype)
+    devices = config.mesh.client * config.mesh.data * config.mesh.model
+    lines = [headline(config, model_config), "", "memory of one device" + f", of {devices}" * (devices > 1)]
+    lines += [f"  {name:<48}{bytes_text(count):>10}" for name, count in need.items()]
+    lines += [f"  {f'there is ({where})':<48}{bytes_text(have):>10}", "", "time, without evaluation and verification"]
+    seconds = round_seconds(config, model_config, rate, bandwidth)
+    seconds["all rounds"] = config.federation.rounds * sum(seconds.values())
+    lines += [f"  {name:<48}{_span(spent):>10}" for name, spent in seconds.items()]
+    lines.append(f"  the least that it can take at {rate / 1e12:.2f} TFLOP/s and {bandwidth / 1e9:.0f} GB/s, measured just now")
+    return "\n".join([*lines, "", *(["it fits"] if need[PEAK] <= have else remedies(config, have, say))])
+
+
+def headline(config, model_config: ModelConfig) -> str:
+    """What is planned, in a line."""
+    count = sum(x.size for x in jax.tree.leaves(param_shapes(model_config)))
+    federation, training = config.federation, config.training
+    part = training.client_microbatch or federation.num_clients
+    size = f"{count / 1e9:.2f} billion" if count >= 1e8 else f"{count / 1e6:.2f} million"
+    who = f"{federation.num_clients} clients, {part} at a time"
+    what = f"{training.prompts} questions a step, {training.group} answers to each in up to {training.max_new_tokens} tokens"
+    return f"{size} parameters in {config.model.dtype}; {who}; {what}; {federation.rounds} rounds of {federation.steps} steps"
+
+
+def remedies(config, have: int, say: Callable[[str], None] = lambda line: None) -> list[str]:
+    """The three settings that help most, each alone and with those above it; where they are not enough, all that there are."""
+    found, possible = [], savings(config)
+    for number, pair in enumerate(possible, start=1):
+        say(f"it does not fit; compiling with {_flag(pair)} ({number} of {len(possible)})")
+        found.append((_peak(_changed(config, pair)), pair))
+    found.sort()
+    lines = [f"{'it does not fit; what helps most:':<50}{'alone':>10}{'with those above':>18}"]
+    say("compiling with several of them at once")
+    enough = 0
+    for count, (alone, pair) in enumerate(found[:3], start=1):
+        together = _peak(_changed(config, *(pair for _, pair in found[:count]))) if count > 1 else alone
+        mark = "" if pair in HARMLESS else "   changes what is learned"
+        lines.append(f"  {_flag(pair):<48}{bytes_text(alone):>10}{bytes_text(together):>18}{mark}")
+        enough = enough or count * (together <= have)
+    if enough:
+        return [*lines, f"with the first {enough if enough > 1 else 'one'} it fits"]
+    if len(found) > 3:
+        peak = _peak(_changed(config, *(pair for _, pair in found)))
+        lines.append(f"  and {' '.join(_flag(pair) for _, pair in found[3:])}: {bytes_text(peak)}")
+        if peak <= have:
+            return [*lines, "with all of these it fits"]
+    return [*lines, "even so it does not fit: take a smaller base or a larger device"]
+
+
+def _flag(pair: tuple[str, object]) -> str:
+    return f"--config.{pair[0]}={pair[1]}"
+
+
+def of_one_device(config):
+    """What falls to one device of the mesh: its clients, and its part of their questions."""
+    own = config.copy_and_resolve_references()
+    own.federation.num_clients = -(-config.federation.num_clients // config.mesh.client)
+    own.training.client_microbatch = -(-config.training.client_microbatch // config.mesh.client)
+    own.training.prompts = -(-config.training.prompts // config.mesh.data)
+    own.training.microbatch = math.gcd(config.training.microbatch, own.training.prompts) if config.training.microbatch else 0
+    return own
+
+
+def needed(config, model_config: ModelConfig) -> dict[str, int]:
+    """Bytes on one device: from shapes, and from the memory analysis of the compiled rollout and update."""
+    config = of_one_device(config)
+    model = Transformer(model_config)
+    algorithm = make_algorithm(config, model)
+    params = param_shapes(model_config, config.model.dtype)
+    server = jax.eval_shape(lambda: ServerState.create(init_lora(jax.random.key(0), model, params)))
+    clients = jax.eval_shape(algorithm.init_clients, server)
+    part = config.training.client_microbatch or config.federation.num_clients
+    some = jax.tree.map(lambda x: jax.ShapeDtypeStruct((part, *x.shape[1:]), x.dtype), clients)
+    shape = (part, config.training.prompts, config.data.max_prompt_tokens)
+    prompts = Prompts(jax.ShapeDtypeStruct(shape, jnp.int32), jax.ShapeDtypeStruct(shape, bool))
+    key, hparams = jax.eval_shape(lambda: jax.random.key(0)), jax.eval_shape(Hparams.create)
+    rollouts = jax.eval_shape(algorithm.rollout, params, some, prompts, key, hparams)
+    correct = jax.ShapeDtypeStruct(rollouts.tokens.shape[:3], bool)
+    verdicts = jax.eval_shape(Verdict.from_correct, correct)
+    swap_plan = jax.eval_shape(partial(no_swap, None), correct)
+    rollout = algorithm.rollout.lower(params, some, prompts, key, hparams).compile().memory_analysis()
+    update = (
+        algorithm.update.lower(params, server, some, prompts, rollouts, verdicts, swap_plan, hparams)
+        .compile()
+        .memory_analysis()
+    )
+    base, adapters, moments = _bytes(params), _bytes(clients.lora) + _bytes(server.lora), _bytes(clients.opt_state)
+    elsewhere = base - base // config.mesh.model  # of the base, on the mesh's other devices
+    base -= elsewhere
+    # Whatever the part under way does not hold of the clients is there all the same.
+    waiting = adapters + moments - _bytes(some.lora) - _bytes(some.opt_state)
+    watched = config.log.distortion != "off" and config.federation.swap_period and config.federation.swap != "no_swap"
+    gradients = 2 * config.training.group * _bytes(server.lora) if watched else 0
+    return {
+        "base": base,
+        f"adapters of the server and {config.federation.num_clients} clients": adapters,
+        "the clients' moments": moments,
+        "while answering: caches and the rest": rollout.temp_size_in_bytes + rollout.output_size_in_bytes,
+        "while updating: activations and the rest": update.temp_size_in_bytes + update.output_size_in_bytes,
+        "while measuring M·β: gradients": gradients,
+        PEAK: max(waiting + max(_total(rollout), _total(update)) - elsewhere, base + adapters + moments + gradients),
+    }
+
+
+def round_seconds(config, model_config: ModelConfig, rate: float, bandwidth: float) -> dict[str, float]:
+    """The roofs of PERFORMANCE.md: a decode step reads the weights or multiplies; training costs 4 FLOP a token and weight."""
+    config = of_one_device(config)
+    training, federation = config.training, config.federation
+    steps = Schedule(federation.steps, federation.swap_period, federation.swap_unit).length
+    weights = _bytes(param_shapes(model_config, config.model.dtype)) / config.mesh.model
+    parameters = sum(x.size for x in jax.tree.leaves(param_shapes(model_config))) / config.mesh.model
+    part = training.client_microbatch or config.federation.num_clients
+    passes = config.federation.num_clients // part
+    sequences = part * training.prompts * training.group
+    one_token = max(weights / bandwidth, 2 * parameters * sequences / rate)
+    prefill = 2 * parameters * part * training.prompts * config.data.max_prompt_tokens / rate
+    tokens = config.federation.num_clients * training.prompts
+    tokens *= config.data.max_prompt_tokens + training.group * training.max_new_tokens
+    update = (6 if config.model.remat == "block" else 4) * parameters * tokens / rate
+    rollout = passes * (prefill + training.max_new_tokens * one_token)
+    return {"rollouts of a round": steps * rollout, "updates of a round": steps * training.inner_epochs * update}
+
+
+def measured(dtype: str, size: int = 1024, repeats: int = 4) -> tuple[float, float]:
+    """FLOP/s of a matrix product and bytes/s of a copy on the first device, the best of a few."""
+    x = jnp.ones((size, size), dtype)
+    long = jnp.ones(1 << 24, jnp.float32)
+    product, copy = jax.jit(jnp.matmul), jax.jit(lambda v: v + 1)
+    return 2 * size**3 / _fastest(product, x, x, repeats=repeats), 2 * long.nbytes / _fastest(copy, long, repeats=repeats)
+
+
+def memory() -> tuple[int, str]:
+    """Bytes of the first device, or of the host where the device is the host."""
+    device = jax.local_devices()[0]
+    statistics = device.memory_stats() or {}
+    if "bytes_limit" in statistics:
+        return statistics["bytes_limit"], device.device_kind
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "host"
+
+
+def savings(config) -> list[tuple[str, object]]:
+    """The settings of SAVINGS that this config has not yet."""
+    flat = settings.flatten(config)
+    words = [(name, value) for name, value in SAVINGS if isinstance(value, str) and flat[name] != value]
+    return words + [
+        (name, value) for name, value in SAVINGS if not isinstance(value, str) and (flat[name] or value + 1) > value
+    ]
+
+
+def _span(seconds: float) -> str:
+    """90 -> '1.5 min'."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def _changed(config, *pairs):
+    changed = config.copy_and_resolve_references()
+    for name, value in pairs:
+        settings.override(changed, name, str(value))
+    return changed
+
+
+def _peak(config) -> int:
+    return needed(config, _model_config(config))[PEAK]
+
+
+class NoTokenizer(NamedTuple):
+    """Special tokens in place of a tokenizer's: their ids change neither bytes nor time."""
+
+    stop_ids: tuple[int, ...] = (0,)
+    pad_id: int = 0
+
+
+def _model_config(config) -> ModelConfig:
+    """From config.json alone, a file or in a folder or on the hub: a plan needs neither weights nor a tokenizer."""
+    path = pathlib.Path(config.model.path).expanduser()
+    if config.model.path and path.is_file():
+        if path.name != "config.json":
+            raise ValueError(f"config.model.path={path}: a folder, or a file named config.json, expected")
+        folder = path.parent
+    else:
+        folder = find_folder(config.model.path, config_only=True) if config.model.path else base_folder(config)
+    return adapt(config, read_config(folder).replace(scan_layers=config.model.scan_layers), NoTokenizer())
+
+
+def _fastest(function, *arguments, repeats: int) -> float:
+    jax.block_until_ready(function(*arguments))
+    spent = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        jax.block_until_ready(function(*arguments))
+        spent.append(time.perf_counter() - started)
+    return min(spent)
+
+
+def _total(analysis) -> int:
+    return analysis.argument_size_in_bytes + analysis.output_size_in_bytes + analysis.temp_size_in_bytes
+
+
+def _bytes(tree) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))

@@ -1,0 +1,194 @@
+"""How good adapters are: pass@k, maj@k and intervals, per topic, from samples that training's randomness knows nothing of."""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pubswap_jax.devices.hosts import fetch
+from pubswap_jax.policy.sampling import sample
+from pubswap_jax.questions.load import Questions
+from pubswap_jax.questions.problem import Problem
+from pubswap_jax.run.judge import Grades
+from pubswap_jax.types import Array, Prompts, PyTree, Rollout
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """One model's answers to n questions."""
+
+    problems: Sequence[Problem]
+    correct: np.ndarray  # bool[n, samples]
+    answers: np.ndarray  # str[n, samples], as extracted
+    lengths: np.ndarray  # int32[n, samples], in tokens
+
+    def topic(self, name: str) -> "Evaluation":
+        rows = [i for i, problem in enumerate(self.problems) if problem.topic == name]
+        return Evaluation([self.problems[i] for i in rows], self.correct[rows], self.answers[rows], self.lengths[rows])
+
+
+def pass_at_k(correct: np.ndarray, k: int) -> float:
+    """1 − C(n−c, k) / C(n, k) of n samples with c right, a mean over questions: unbiased (Chen et al., arXiv 2107.03374)."""
+    return float(pass_at_k_each(correct, k).mean())
+
+
+def pass_at_k_each(correct: np.ndarray, k: int) -> np.ndarray:
+    """The estimate of each question. bool[n, samples] -> f64[n]."""
+    correct = np.asarray(correct, bool)
+    if correct.ndim != 2 or not correct.size:
+        raise ValueError(f"correct: bool[questions, samples], neither of them empty, expected; got shape {correct.shape}")
+    samples = correct.shape[1]
+    if not 1 <= k <= samples:
+        raise ValueError(f"k: between 1 and the {samples} samples of each question expected, got {k}")
+    wrong = samples - correct.sum(axis=1)
+    # C(w, k) / C(n, k) as a product of k factors: no large numbers, and 0 where fewer than k are wrong.
+    factors = np.clip(wrong[:, None] - np.arange(k), 0, None) / (samples - np.arange(k))
+    return 1.0 - factors.prod(axis=1)
+
+
+def maj_at_k_each(answers: np.ndarray, correct: np.ndarray) -> np.ndarray:
+    """Whether the commonest answer of all k samples is right; tied answers count by their share. f64[n].
+
+    Answers vote by their text, but right ones together, however they are written; what gave no answer has no vote.
+    """
+    return np.array([_majority(said, right) for said, right in zip(answers, np.asarray(correct, bool), strict=True)], float)
+
+
+def _majority(answers: Sequence[str], correct: Sequence[bool]) -> float:
+    votes = collections.Counter(True if right else text for text, right in zip(answers, correct, strict=True) if right or text)
+    most = max(votes.values(), default=0)
+    winners = [answer for answer, count in votes.items() if count == most]
+    return (True in winners) / max(len(winners), 1)
+
+
+Z = 1.959964  # a normal variable is farther from its mean in 5 % of draws
+
+
+def interval(
+    each: np.ndarray, level: float = 0.95, draws: int = 1000, seed: int = 0, lowest: float = 0.0
+) -> tuple[float, float]:
+    """Bootstrap interval of a mean over questions, by percentiles (Efron 1979). Of differences (`lowest` -1) the paired one.
+
+    Where all n values are equal a bootstrap has no width; then it is Wilson's 95 % bound of the share of questions that are
+    otherwise, z² / (n + z²), to both sides: exactly Wilson's interval where all are right, or all wrong.
+    """
+    each = np.asarray(each, float)
+    if np.ptp(each) == 0:
+        value, share = float(each[0]), Z**2 / (len(each) + Z**2)
+        return max(value - share, lowest), min(value + share, 1.0)
+    rng = np.random.Generator(np.random.Philox(seed))
+    means = each[rng.integers(len(each), size=(draws, len(each)))].mean(axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def summary(evaluation: Evaluation, ks: Sequence[int]) -> dict[str, float]:
+    """The figures of one model: pass@1 with its interval, pass@k, maj@k over all samples, mean length."""
+    each = pass_at_k_each(evaluation.correct, 1)
+    low, high = interval(each)
+    figures = {"pass@1": float(each.mean()), "pass@1_low": low, "pass@1_high": high}
+    figures |= {f"pass@{k}": pass_at_k(evaluation.correct, k) for k in ks if 1 < k <= evaluation.correct.shape[1]}
+    majority = maj_at_k_each(evaluation.answers, evaluation.correct)
+    return figures | {
+        f"maj@{evaluation.correct.shape[1]}": float(majority.mean()),
+        "length": float(evaluation.lengths.mean()),
+    }
+
+
+def by_topic(evaluation: Evaluation) -> dict[str, float]:
+    """pass@1 of each topic, in alphabetical order."""
+    names = sorted({problem.topic for problem in evaluation.problems})
+    return {name: pass_at_k(evaluation.topic(name).correct, 1) for name in names}
+
+
+def comparison(base: Evaluation, best: Sequence[Evaluation]) -> list[tuple[str, int, float, float, float, float]]:
+    """The final table: topic, questions, base, best (a mean over its models), interval of the paired difference; 'all' last."""
+    rows = []
+    for name in [*by_topic(base), None]:
+        before, *after = (_each(model, name) for model in (base, *best))
+        mean = np.mean(after, axis=0)
+        label = "all" if name is None else name or "(no topic)"
+        rows.append((label, len(before), float(before.mean()), float(mean.mean()), *interval(mean - before, lowest=-1.0)))
+    return rows
+
+
+def _each(model: Evaluation, topic: str | None) -> np.ndarray:
+    return pass_at_k_each((model if topic is None else model.topic(topic)).correct, 1)
+
+
+# --- from adapters to answers ------------------------------------------------------------------------------------------
+
+
+def make_sampler(
+    model,
+    *,
+    samples: int,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    greedy: bool = False,
+) -> Callable[..., Rollout]:
+    """(params, loras [M, ...], prompts [B, P], numbers int32[B], key) -> the M models' answers to the same prompts.
+
+    A question draws by its number alone: the same for all models, rounds and whatever stands beside it in a batch.
+    """
+
+    @jax.jit
+    def run(params: PyTree, loras: PyTree, prompts: Prompts, numbers: Array, key: Array) -> Rollout:
+        models, batch = jax.tree.leaves(loras)[0].shape[0], numbers.shape[0]
+        fold = jax.vmap(jax.random.fold_in, (None, 0))
+        keys = jax.vmap(fold, (0, None))(fold(key, numbers), jnp.arange(samples))
+        return sample(
+            model,
+            params,
+            loras,
+            jax.tree.map(lambda x: jnp.broadcast_to(x, (models, *x.shape)), prompts),
+            jnp.broadcast_to(keys, (models, batch, samples)),
+            group=samples,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            greedy=greedy,
+        )
+
+    return run
+
+
+def evaluate(
+    sampler: Callable[..., Rollout],
+    params: PyTree,
+    loras: PyTree,
+    questions: Questions,
+    key: Array,
+    grade: Callable[[Rollout, Sequence[Sequence[Problem]]], Grades],
+    batch: int,
+    place: Callable[[PyTree, int], PyTree] = lambda tree, models: jax.device_put(tree),
+) -> list[Evaluation]:
+    """An Evaluation of each of the M adapters, leaves [M, ...]; `batch` questions at a time, of one compiled shape.
+
+    `place(tree, M)` puts a batch of questions on the devices.
+    """
+    total, models = len(questions.problems), jax.tree.leaves(loras)[0].shape[0]
+    waiting, finished = None, []
+    for start in range(0, total, batch):
+        # The last batch is filled up with the last question, so that no other shape is ever compiled.
+        numbers = np.minimum(np.arange(start, start + batch, dtype=np.int32), total - 1)
+        prompts = jax.tree.map(lambda x, rows=numbers: x[rows], questions.prompts)
+        rollouts = sampler(params, loras, *place((prompts, numbers), models), key)
+        if waiting:
+            finished.append(_graded(*waiting, questions, models, grade))  # while the device samples the next batch
+        waiting = rollouts, numbers, min(batch, total - start)
+    finished.append(_graded(*waiting, questions, models, grade))
+    correct, answers, lengths = (np.concatenate(parts, axis=1) for parts in zip(*finished, strict=True))
+    return [Evaluation(questions.problems, *parts) for parts in zip(correct, answers, lengths, strict=True)]
+
+
+def _graded(rollouts, numbers, real, questions, models, grade) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    grades = grade(rollouts, [[questions.problems[i] for i in numbers]] * models)
+    lengths = fetch(rollouts.mask).sum(-1).astype(np.int32)
+    return grades.correct[:, :real], grades.extracted[:, :real], lengths[:, :real]

@@ -1,0 +1,219 @@
+"""What a run leaves behind besides its checkpoints: metrics, evaluations and transcripts, and what is seen meanwhile."""
+
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+
+from pubswap_jax.algorithm.pubswap import StepRecord
+from pubswap_jax.algorithm.swap import donor_matrix
+from pubswap_jax.devices import hosts
+from pubswap_jax.run import journal, tree
+from pubswap_jax.run.assembly import Run, taking_part
+from pubswap_jax.run.ledger import Transcript
+from pubswap_jax.run.pass_at_k import Evaluation, by_topic, summary
+from pubswap_jax.run.programs import Ahead
+from pubswap_jax.types import STATUSES, Array, Batch, Hparams, PyTree
+
+FILES = ("metrics", "evaluations", "rollouts")
+KS = (2, 4, 8, 16, 32, 64)
+COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+class Recorder:
+    """Writes what happened; `position()` and a checkpoint make it durable."""
+
+    def __init__(self, run: Run, workdir, position: Mapping[str, int] | None, done: int):
+        self.run, self.clock, self.compiled = run, journal.Clock(), []
+        writes = hosts.first()  # the others take part where arrays are gathered, and keep quiet
+        self.sinks = _sinks(run.config, workdir, done) if writes else []
+        self.journal = journal.Journal(workdir, FILES, position) if writes else journal.Nowhere()
+        self.right = _right_so_far(workdir) if writes and position else []  # of the steps since the last round's end
+        total = run.config.federation.rounds * run.schedule.length
+        self.progress = journal.Progress(total, done, quiet=not writes)
+        self.ahead = Ahead()
+        jax.monitoring.register_event_duration_secs_listener(self._count_compilation)
+
+    def step(
+        self, round: int, step: int, batch: Batch, record: StepRecord, seconds: float, loras: PyTree, hparams: Hparams
+    ) -> dict[str, float]:
+        """One step's metrics a client, and what was swapped where it was public; `loras` answered."""
+        phase, present = ("public" if batch.public else "private"), self.run.present(round)
+        values = hosts.fetch(record.metrics)
+        row = journal.row(round, step, phase, values, present)
+        tokens = float(hosts.fetch(record.rollouts.mask).sum((1, 2, 3))[present].sum())
+        row |= {f"{phase}/tokens": tokens, "time/step": seconds, "time/tokens_per_second": tokens / seconds}
+        if batch.public:
+            row["public/donors"] = hosts.fetch(donor_matrix(record.plan)).tolist()
+            row |= journal.row(round, step, "swap", self._distortion(round, step, batch, record, loras, hparams), present)
+        row |= {f"time/step_{name}": spent for name, spent in self.clock.split().items()}
+        self._write(row, round * self.run.schedule.length + step)
+        seen = journal.scalars(row)
+        self.right.append(seen[f"{phase}/correct"])
+        self.progress.step(round, seen[f"{phase}/reward"], seen[f"{phase}/swapped"], row["time/tokens_per_second"])
+        return seen
+
+    def transcript(self, row: Mapping[str, object]) -> None:
+        self.journal.write("rollouts", row)
+
+    def _distortion(self, round, step, batch, record, loras, hparams) -> dict[str, np.ndarray]:
+        """Each client's replacements; where it is due, of its fullest group too, beside M·β and the distance bounded by it."""
+        found = {"replacements": hosts.fetch(record.plan.swapped).sum((1, 2))}
+        config, schedule = self.run.config, self.run.schedule
+        when = config.log.distortion
+        if config.federation.swap == "no_swap" or when == "off":
+            return found
+        who = taking_part(self.run, round)
+        of_clients = loras, batch.prompts, record
+        if who is not None:
+            of_clients = tree.rows(of_clients, jax.device_put(who))
+        arguments = self.run.params, *of_clients, hparams
+        if not hosts.several():
+            # From the first public step to the first that is measured the run goes on meanwhile.
+            self.ahead.compile(self.run.measure, *arguments)
+        last = not any(schedule.public(round, later) for later in range(step + 1, schedule.length))
+        if when == "round" and not last:
+            return found
+        one = self.clock.timed("distortion", self.ahead.awaited(self.run.measure), hosts.fetch)(*arguments)
+        measured = {"group": one.replacements, "beta": one.beta, "bound": one.bound, "distance": one.distance}
+        if who is not None:
+            measured = jax.device_get(tree.spread(measured, jax.device_put(who), len(self.run.present(round))))
+        return found | measured
+
+    def evaluation(self, round: int, split: str, model: str, evaluation: Evaluation) -> dict[str, float]:
+        """One model's figures, and which of its answers were right, a string of 0 and 1 a question."""
+        figures = summary(evaluation, KS)
+        bits = ["".join("01"[int(right)] for right in row) for row in evaluation.correct]
+        row = {"round": round, "split": split, "model": model, "figures": figures, "by_topic": by_topic(evaluation)}
+        self.journal.write("evaluations", row | {"correct": bits})
+        return figures
+
+    def round(self, round: int, values: Mapping[str, object]) -> None:
+        """What is said of a whole round, its phase times included; `round` rounds are done now."""
+        row = {"round": round} | dict(values)
+        row |= {f"time/{phase}": seconds for phase, seconds in self.clock.lap().items()}
+        row |= {"time/compilations": len(self.compiled), "time/compiled": sorted(set(self.compiled)), **_memory()}
+        if self.right and max(self.right) == 0:
+            # A silent zero is worse than a crash: a wrong answer format or a verifier that reads nothing looks just like this.
+            self.progress.say(f"ALARM: not one response of round {round} was right; look at rollouts.jsonl")
+        self.compiled.clear()
+        self.right.clear()
+        self._write(row, round * self.run.schedule.length)
+
+    def close_sinks(self) -> None:
+        for sink in self.sinks:
+            sink.close()
+
+    def close(self) -> None:
+        self.ahead.close()
+        self.close_sinks()
+        self.journal.close()
+        self.progress.close()
+        jax.monitoring.unregister_event_duration_listener(self._count_compilation)
+
+    def _write(self, row: dict, at: int) -> None:
+        self.journal.write("metrics", row)
+        for sink in self.sinks:
+            sink.write(at, journal.scalars(row))
+
+    def _count_compilation(self, event: str, seconds: float, **details) -> None:
+        if event == COMPILED:
+            self.compiled.append(str(details.get("fun_name")))
+
+
+def _right_so_far(workdir) -> list[float]:
+    right: list[float] = []
+    for row in journal.read(workdir, "metrics"):
+        if "step" not in row:
+            right.clear()
+        else:
+            right += [value for name, value in journal.scalars(row).items() if name in ("private/correct", "public/correct")]
+    return right
+
+
+def read_evaluations(workdir, problems: Mapping[str, Sequence]) -> dict[tuple[int, str, str], Evaluation]:
+    """(round, split, model) -> Evaluation from the file; `problems` gives the questions of each split."""
+    found = {}
+    for row in journal.read(workdir, "evaluations"):
+        correct = np.array([[bit == "1" for bit in bits] for bits in row["correct"]], bool)
+        nothing = np.full(correct.shape, "", object)
+        asked = problems[row["split"]]
+        found[row["round"], row["split"], row["model"]] = Evaluation(asked, correct, nothing, np.zeros(correct.shape, int))
+    return found
+
+
+def of_present(figures: Mapping[str, np.ndarray], present: np.ndarray) -> dict[str, object]:
+    """Figures of a round as lists: [C], [C, C] or [C, L], where an absent client's entries are null; scalars as they are."""
+    here = np.asarray(present)
+    found = {}
+    for name, value in figures.items():
+        if np.ndim(value):
+            shown = here[:, None] & here if name == "cosine" else here.reshape(-1, *[1] * (value.ndim - 1))
+            value = np.where(np.broadcast_to(shown, value.shape), value.astype(object), None)
+        found[name] = value.tolist()
+    return found
+
+
+def transcripts_a_step(config) -> int:
+    """How many groups a step are written for people to read. -1 in the config: one, but none where several processes run."""
+    wanted = config.log.transcripts
+    return int(not hosts.several()) if wanted < 0 else wanted
+
+
+def transcripts(run: Run, round: int, step: int, batch: Batch, record: StepRecord, count: int) -> list[Transcript]:
+    """`count` groups before and after the swap; the clients that take part take turns."""
+    clients = np.flatnonzero(run.present(round))
+    prompts, first = record.plan.source.shape[1], (round * run.schedule.length + step) * count
+    turns = [(clients[turn % len(clients)], turn // len(clients) % prompts) for turn in range(first, first + count)]
+    return [_transcript(run, round, step, batch, record, int(client), row) for client, row in turns]
+
+
+def _transcript(run: Run, round: int, step: int, batch: Batch, record: StepRecord, client: int, row: int) -> Transcript:
+    num_clients, _, group = record.plan.source.shape
+    problem = batch.answers[client][row]
+    before, after = record.rollouts, record.swapped_rollouts
+    arrays = (
+        before.tokens,
+        before.mask,
+        after.tokens,
+        after.mask,
+        record.verdicts.status,
+        record.plan.source,
+        record.plan.swapped,
+    )
+    # The group alone comes to the host. Its place is traced: static, it would be a program for every client and row.
+    shown = hosts.fetch(_group(arrays, np.int32(client), np.int32(row)))
+    tokens, mask, new_tokens, new_mask, status, source, swapped = shown
+    texts, new_texts = run.tokenizer.decode(tokens, mask).tolist(), run.tokenizer.decode(new_tokens, new_mask).tolist()
+    responses = [
+        {"text": text, "verdict": STATUSES[verdict]}
+        | ({"from_client": int(origin) // group, "replaced_by": other} if replaced else {})
+        for text, other, verdict, origin, replaced in zip(texts, new_texts, status, source, swapped, strict=True)
+    ]
+    where = {"round": round, "step": step, "public": batch.public, "client": client}
+    asked = {"topic": problem.topic, "question": problem.prompt, "answer": problem.answer}
+    return Transcript(client, num_clients, where | asked | {"responses": responses})
+
+
+@jax.jit
+def _group(arrays: PyTree, client: Array, row: Array) -> PyTree:
+    return jax.tree.map(lambda x: x[client, row], arrays)
+
+
+def _sinks(config, workdir, done: int) -> list[journal.Sink]:
+    sinks = []
+    if config.log.tensorboard == "on" or (config.log.tensorboard == "auto" and journal.has_tensorboard()):
+        sinks.append(journal.tensorboard(workdir, done))
+    if config.log.wandb:
+        sinks.append(journal.wandb(config.log.wandb, workdir, config.to_dict()))
+    return sinks
+
+
+def _memory() -> dict[str, float]:
+    """Peak bytes of this process, and of the first device where it says so."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = {"time/peak_host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    return peak | ({"time/peak_device_bytes": statistics["peak_bytes_in_use"]} if "peak_bytes_in_use" in statistics else {})

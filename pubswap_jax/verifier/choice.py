@@ -1,0 +1,194 @@
+"""Multiple choice: right only where the final statement commits to exactly one option, and that is the gold.
+
+A statement is a box, an `answer_choice` field, a sentence such as "the answer is (B)" or "B is correct", or a short text as a
+whole. The last one counts, and what merely speaks of an option ("Option C is wrong") is none. A hedge ("A/B", "none of the
+above", "B or C", "B. No wait, C") commits to nothing, even where it names the gold.
+"""
+
+import re
+from types import SimpleNamespace
+
+from pubswap_jax.verifier.extraction import last_box
+from pubswap_jax.verifier.keys import lettered
+from pubswap_jax.verifier.notation import folded
+from pubswap_jax.verifier.phrases import phrases
+
+TAIL = 16384
+SHORT = 300  # characters of a text that may be a statement as a whole
+REACH = 160  # characters behind a letter in which a hedge is looked for
+_BOLD = re.compile(r"\*\*(\(?[A-Za-z]\)?[.:]?)\*\*")
+
+
+def judge(text: str, gold: str, options: dict[str, str] | None) -> tuple[str, str]:
+    """(status, the statement that was read)."""
+    text, options, letters = lettered(text.rpartition("</think>")[2], options or {})
+    text = _BOLD.sub(r"\1", text)
+    wanted = letters.get(gold) or _letter_of(gold)
+    letter, statement = _commitment(phrases(max("J", wanted, *options)), text, options)
+    if not statement.strip():
+        return "unparsed", ""
+    if not letter:
+        return "unparsed", statement[:SHORT].strip()
+    return ("correct" if letter == wanted else "wrong"), statement[:SHORT].strip()
+
+
+def _letter_of(gold: str) -> str:
+    """The letter of `(b)` or `\\text{B}`; empty where there is none."""
+    found = re.search(r"[A-Za-z]", re.sub(r"\\[a-z]+", "", gold))
+    return found[0].upper() if found else ""
+
+
+def _commitment(p: SimpleNamespace, text: str, options: dict[str, str]) -> tuple[str, str]:
+    """(letter or nothing, statement) of the last statement of a text."""
+    if (box := last_box(text)) is not None:
+        return _letter(p, folded(box), options), box
+    text = folded(text[-TAIL:])
+    if fields := list(p.FIELD.finditer(text)):
+        value = next((group for group in fields[-1].groups() if group is not None), "")
+        return _letter(p, value, options), value
+    short = text.strip()
+    if len(short) <= SHORT and (start := p.LETTER.match(short)) and start[2] in options:
+        behind = _after_option(short[start.end() :], options[start[2]])
+        if behind != short[start.end() :] and p.RIGHT.fullmatch(behind):  # "A. Vitamin B is the correct answer"
+            return start[2], text
+    alone = len(short) <= SHORT and not p.REVERSED.search(short) and all(mark["weak"] for mark in p.MARK.finditer(short))
+    if alone and (letter := _letter(p, short, options)):
+        return letter, text
+    return _last_sentence(p, text, options)
+
+
+def _last_sentence(p: SimpleNamespace, text: str, options: dict[str, str]) -> tuple[str, str]:
+    """The last sentence that names an option as the answer, or declines to."""
+    marks = [*p.MARK.finditer(text), *p.REVERSED.finditer(text)]
+    marks = sorted(marks, key=lambda mark: mark.start() if mark.re is p.REVERSED else mark.end())[-64:]
+    weak, taken_back = None, False  # "it is C" counts only where no answer stands before, or where that is taken back
+    for mark in reversed(marks):
+        found = _stated(p, text, mark, options)
+        if found and (mark.re is p.REVERSED or not (mark["weak"] or mark["bare"])):
+            return weak if weak and taken_back else found
+        if found and found[0] and weak is None:
+            weak = found
+            taken_back = bool(p.TAKES_BACK.search(text[max(0, mark.start() - 60) : mark.start()]))
+    return weak or _named_last(p, text, options)
+
+
+def _stated(p: SimpleNamespace, text: str, mark: re.Match, options: dict[str, str]) -> tuple[str, str] | None:
+    """(letter or nothing, statement) of one mark; None where it states nothing, or denies."""
+    denied = p.BEFORE.search(text[max(0, mark.start() - 40) : mark.start()])
+    if mark.re is p.REVERSED:
+        statement = text[mark.start() :].partition("\n")[0]
+        rest = text[mark.end() : mark.end() + REACH]
+        question = re.match(r"[^.\n!]*\?", rest)
+        if denied and re.search(r"(?i)\b(?:so|hence|thus|therefore|but)\b|[,;:]", denied[0]):
+            denied = None  # A and C are not; B is correct
+        spoken = p.SPEAKER.search(text[max(0, mark.start() - 24) : mark.start()])
+        if re.search(r"(?i)\bnot?\b|neither|nor|n['’]t|hardly", mark[0]) or denied or question or not spoken:
+            return None
+        bare = not mark[1] and not mark[3]
+        if bare and mark[2] in "AI" and _is_article(p, text[mark.end(3) :], mark[2], options):
+            return None
+        hedged = p.TOO.match(rest) or p.UNSURE.search(_sentence(p, rest))
+        return ("" if hedged else _known(mark[2], options)), statement
+    statement = text[mark.end() :].lstrip(" *_:\t\n").partition("\n")[0]
+    if denied and not re.search(r"[,;]|\b(?:so|hence|thus|therefore|but)\b", denied[0]):
+        return None
+    letter = _letter(p, statement, options)
+    if letter and p.RETRACTED.search(text[mark.end() : mark.end() + 2 * SHORT]):
+        return "", statement
+    match = p.LETTER.match(statement)
+    if match and not match[1] and _is_article(p, statement[match.end() :], match[2], options):
+        match = None
+    return (letter, statement) if letter or p.NONE.match(statement) or match else None
+
+
+def _named_last(p: SimpleNamespace, text: str, options: dict[str, str]) -> tuple[str, str]:
+    """`The best drug is a beta blocker (B).`: the last line ends with an option's text and its letter."""
+    line = text.strip().rpartition("\n")[2]
+    named = p.NAMED.search(line[-16:])
+    if not named:
+        return "", line
+    before = line[: line.rindex("(")][-2 * SHORT :]
+    option = options.get(named[1], "")
+    if not option:
+        sure = not options and p.LIKELY.search(before) and not re.search(r"\([A-J]\)", before)
+        return (named[1] if sure and not p.BEFORE.search(before) else ""), line
+    own = _plain(option) and _plain(before).endswith(_plain(option))
+    return (named[1] if own and not p.BEFORE.search(before[: -len(option) - 2]) else ""), line
+
+
+def _is_article(p: SimpleNamespace, rest: str, letter: str, options: dict[str, str]) -> bool:
+    """Whether `A` or `I` is a word of English here: a word follows that is not the option's own text."""
+    if letter not in "AI" or not p.ARTICLE.match(rest):
+        return False
+    own = _plain(options.get(letter, ""))
+    return not (own and _plain(rest[: 2 * len(options[letter]) + 8]).startswith(own))
+
+
+def _letter(p: SimpleNamespace, statement: str, options: dict[str, str]) -> str:
+    """The one option that a statement commits to; empty where there is none or several."""
+    said = {_plain(statement), _plain(p.LEADING.sub("", statement))}
+    named = [letter for letter, option in options.items() if _plain(option) and _plain(option) in said]
+    if len(named) == 1:
+        return named[0]
+    if p.SMALL.match(statement):
+        statement = p.SMALLS.sub(lambda found: found[0].upper(), statement)
+    match = p.LETTER.match(statement)
+    if not match or p.NONE.match(statement):
+        return ""
+    letter, rest = match[2], statement[match.end() :]
+    bare = not match[1] and statement[: match.end()].strip() == letter
+    if bare and _is_article(p, rest, letter, options):
+        return ""
+    if letter in options:
+        rest = _after_option(rest, options[letter])
+    return "" if _hedged(p, rest[: 2 * SHORT]) else _known(letter, options)
+
+
+def _hedged(p: SimpleNamespace, rest: str) -> bool:
+    """Whether what follows a letter denies it or names another one beside it."""
+    if p.DENIED.match(rest) or p.UNSURE.search(_sentence(p, rest[:REACH])):
+        return True
+    if (
+        re.match(r"[\s)\]}*]*[.:]?[^.\n]*\?", rest)
+        or p.RETRACTED.search(rest)
+        or p.LABEL.search(rest.partition("\n")[2])
+        or len(set(p.LISTED.findall(rest[:REACH]))) > 1
+    ):
+        return True
+    sentence = _sentence(p, rest[:REACH])
+    region = p.CLAUSE.split(sentence)[0]
+    denied = p.DENIED_LATER.search(re.split(r"[,;]|\b(?:because|since)\b", sentence)[0])
+    return bool(p.OTHER.search(region) or p.NEXT.match(region) or denied or _second(p, rest[: len(sentence) + 6]))
+
+
+def _second(p: SimpleNamespace, region: str) -> bool:
+    """A second labelled option, `B. Paris`, behind the first; `vitamin C. The` is none."""
+    return any(not found["noun"] for found in p.SECOND.finditer(region))
+
+
+def _sentence(p: SimpleNamespace, rest: str) -> str:
+    """The sentence that goes on behind a letter, its own full stop (`B. Paris`) included."""
+    first = re.match(r"[\s)\]}*_\"']*[.:]\s*", rest)
+    skip = first.end() if first and not p.ANOTHER.match(rest) else 0
+    end = p.END.search(rest, skip)
+    return rest[: end.start()] if end else rest
+
+
+def _known(letter: str, options: dict[str, str]) -> str:
+    return letter if not options or letter in options else ""
+
+
+def _after_option(rest: str, option: str) -> str:
+    """What follows the option's own text, so that words in it are no hedge."""
+    wanted, seen = _plain(option), ""
+    if not wanted or not _plain(rest).startswith(wanted):
+        return rest
+    for i, char in enumerate(rest):
+        seen += _plain(char)
+        if seen == wanted:
+            return rest[i + 1 :]
+    return ""
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\\[a-z]+|[^a-z0-9%<>=+]", "", text.lower())

@@ -1,0 +1,23 @@
+"""Residues: `x = 10` with the modulus 7 is `x = 3`."""
+
+import dataclasses
+
+from pubswap_jax.verifier.numerals import readings
+from pubswap_jax.verifier.structure import Shape
+
+
+def reduced(shape: Shape) -> Shape:
+    """A shape whose integers are replaced by their least residues; its unit, `mod 7`, names the modulus."""
+    number = shape.unit.removeprefix("mod ")
+    return _reduced(shape, int(number)) if number.isdecimal() and 0 < len(number) < 100 and int(number) else shape
+
+
+def _reduced(shape: Shape, modulus: int) -> Shape:
+    if shape.kind == "relation":  # the name of the unknown stays
+        return dataclasses.replace(shape, items=(*shape.items[:-1], _reduced(shape.items[-1], modulus)))
+    if shape.items:
+        return dataclasses.replace(shape, items=tuple(_reduced(item, modulus) for item in shape.items))
+    found = readings(shape.text)
+    if not found or found[0][0].denominator != 1:
+        return shape
+    return dataclasses.replace(shape, text=str(found[0][0].numerator % modulus))

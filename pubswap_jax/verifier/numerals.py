@@ -1,0 +1,87 @@
+"""Exact numbers read from canonical strings, and when two of them count as equal."""
+
+import re
+from fractions import Fraction
+
+from pubswap_jax.verifier.notation import squeezed
+
+DIGITS = 6  # a decimal must agree with the other value to that many digits
+MAX_CHARACTERS = 600
+Number = tuple[Fraction, int | None]  # the value, and its decimal places; None where it is exact: an integer, a fraction
+
+_DECIMAL = re.compile(r"(?P<sign>[+-]?)(?P<whole>[0-9]+(?:,[0-9]{3})*|)(?:\.(?P<part>[0-9]*))?", re.ASCII)
+_REPEATING = re.compile(r"([+-]?)([0-9]*)\.([0-9]*)\\(?:overline|bar|dot)\{?([0-9]+)\}?", re.ASCII)
+_RATIO = re.compile(r"([+-]?)(?:\\frac\{([+-]?[0-9]+)\}\{([+-]?[0-9]+)\}|([0-9]+)/([+-]?[0-9]+|\([+-]?[0-9]+\)))", re.ASCII)
+_MIXED = re.compile(r"([+-]?)([0-9]+) ?(?:\\frac\{([0-9]+)\}\{([0-9]+)\}|(?<= )([0-9]+)/([0-9]+))", re.ASCII)
+_SCIENTIFIC = re.compile(
+    r"([+-]?[0-9]*\.?[0-9]*)(?:\\(?:times|cdot)10\^(?:\{([+-]?[0-9]{1,3})\}|([0-9]))|[eE]([+-]?[0-9]{1,3}))", re.ASCII
+)
+
+
+def number(text: str) -> Number | None:
+    """The number that a whole string is: decimal, fraction, mixed, repeating, scientific."""
+    text = text.strip()
+    if len(text) > MAX_CHARACTERS:
+        return None
+    if match := _DECIMAL.fullmatch(text):
+        return _decimal(match)
+    if match := _RATIO.fullmatch(text):
+        sign, a, b, c, d = match.groups()
+        top, bottom = int(a or c), int((b or d).strip("()"))
+        return (Fraction(-top if sign == "-" else top, bottom), None) if bottom else None
+    if match := _MIXED.fullmatch(text):
+        top, bottom = int(match[3] or match[5]), int(match[4] or match[6])
+        value = int(match[2]) + Fraction(top, bottom) if bottom else None
+        return None if value is None else (-value if match[1] == "-" else value, None)
+    if match := _REPEATING.fullmatch(text):
+        return _repeating(*match.groups())
+    if match := _SCIENTIFIC.fullmatch(squeezed(text)):
+        return _scientific(match)
+    return None
+
+
+def _decimal(match: re.Match) -> Number | None:
+    whole, part = match["whole"].replace(",", ""), match["part"]
+    if not whole and not part:
+        return None
+    value = Fraction(int(whole or "0")) + (Fraction(int(part), 10 ** len(part)) if part else 0)
+    return (-value if match["sign"] == "-" else value), (len(part) if part and part.strip("0") else None)
+
+
+def _repeating(sign: str, whole: str, part: str, period: str) -> Number:
+    value = int(whole or "0") + (int(part or "0") + Fraction(int(period), 10 ** len(period) - 1)) / 10 ** len(part)
+    return (-value if sign == "-" else value), None
+
+
+def _scientific(match: re.Match) -> Number | None:
+    base = _decimal(found) if (found := _DECIMAL.fullmatch(match[1])) else None
+    if not base:
+        return None
+    power = int(match[2] or match[3] or match[4])
+    decimals = None if base[1] is None or base[1] <= power else base[1] - power
+    return base[0] * Fraction(10) ** power, decimals
+
+
+def readings(text: str) -> list[Number] | None:
+    """The values that a plain number may stand for: `10%` is 10 and 0.1."""
+    percent = text.endswith("%")
+    value = number(text.removesuffix("%") if percent else text)
+    if value is None or not percent:
+        return None if value is None else [value]
+    exact, places = value
+    return [value, (exact / 100, None if places is None else places + 2)]
+
+
+def close(one: Number, other: Number) -> bool:
+    """Equal; or a decimal of at least six digits that rounds or cuts the other value at its last place."""
+    (a, a_places), (b, b_places) = one, other
+    if a == b:
+        return True
+    known = [places for places in (a_places, b_places) if places is not None]
+    if not known:
+        return False
+    error, size = abs(a - b), min(abs(a), abs(b))
+    if max(known) >= 9 and error <= size / 10**9:  # the noise of binary floats: 0.30000000000000004
+        return True
+    reach = Fraction(1, 10 ** min(known) * len(known))  # two decimals: half a unit of the last place
+    return error < reach and error < size / 10 ** (DIGITS - 1) and len(str(int(size * 10 ** min(known)))) >= DIGITS

@@ -1,0 +1,189 @@
+"""Answers judged right or wrong: extraction, a fast path, static limits, caches, and a pool of killable workers.
+
+`score(texts, answers)` is what training calls; `verify` also says why. Neither runs anything that a model wrote, neither raises
+because of what a model wrote, and an answer takes `timeout` seconds at most. Importing this file loads no JAX.
+"""
+
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from pubswap_jax.verifier import choice, keys, pool
+from pubswap_jax.verifier.equality import Quick, equal_texts, has_several, plain_numbers
+from pubswap_jax.verifier.extraction import boxes_together, extract, gold_answer
+from pubswap_jax.verifier.limits import MAX_CHARACTERS, refusal, too_deep
+from pubswap_jax.verifier.notation import canonical, radians
+from pubswap_jax.verifier.structure import Undecided, Unreadable, result
+
+CACHE = 1 << 15  # (gold, answer) pairs whose verdict is remembered
+KINDS = ("math", "choice")
+
+
+class Verdicts(NamedTuple):
+    """What was found, one entry a row: `status` is correct, wrong, unparsed, refused or timeout."""
+
+    correct: np.ndarray  # bool[n]
+    status: list[str]
+    extracted: list[str]
+
+
+_verdicts: OrderedDict[tuple[str, str], str] = OrderedDict()
+
+
+def score(
+    texts: Sequence[str],
+    answers: Sequence[str],
+    *,
+    kind: str = "math",
+    options: Sequence[dict[str, str] | None] | None = None,
+    timeout: float = 1.0,
+) -> np.ndarray:
+    """bool[n]: whether completion i answers as gold i does. `timeout` is seconds per answer."""
+    return verify(texts, answers, kind=kind, options=options, timeout=timeout).correct
+
+
+def verify(
+    texts: Sequence[str],
+    answers: Sequence[str],
+    *,
+    kind: str = "math",
+    options: Sequence[dict[str, str] | None] | None = None,
+    timeout: float = 1.0,
+) -> Verdicts:
+    """As `score`, with the status and the extracted answer of each row."""
+    _check(texts, answers, kind, options, timeout)
+    if kind == "choice":
+        rows = [
+            _guarded(("unparsed", ""), choice.judge, text, gold, row)
+            for text, gold, row in zip(texts, answers, options or [None] * len(texts), strict=True)
+        ]
+        status, extracted = [row[0] for row in rows], [row[1] for row in rows]
+    else:
+        # a completion that is the gold word for word needs no search for its last formula
+        extracted = [
+            _guarded("", gold_answer, gold) if text.strip() == gold.strip() else _guarded("", _extracted, text, gold)
+            for text, gold in zip(texts, answers, strict=True)
+        ]
+        status = _math(list(answers), extracted, timeout)
+    return Verdicts(np.array([word == "correct" for word in status], bool), status, extracted)
+
+
+def readable(
+    answers: Sequence[str],
+    kind: str = "math",
+    timeout: float = 5.0,
+    options: Sequence[Mapping[str, str] | None] | None = None,
+) -> np.ndarray:
+    """bool[n]: whether a gold can be judged against at all; the others' questions are dropped at loading.
+
+    A choice is readable where it is the key of one of its options; without `options` only a single letter is.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
+    if kind == "choice":
+        offered = options or [None] * len(answers)
+        return np.array(
+            [keys.is_letter(gold) if row is None else gold in row for gold, row in zip(answers, offered, strict=True)], bool
+        )
+    golds = [_canonical_gold(answer) for answer in answers]
+    known = {gold: plain_numbers(gold) for gold in golds}
+    waiting = [gold for gold, plain in known.items() if gold and not plain and not refusal(gold)]
+    found = pool.shared().run([("", gold) for gold in waiting], timeout)
+    known.update((gold, status == "correct") for gold, status in zip(waiting, found, strict=True))
+    return np.array([known[gold] for gold in golds], bool)
+
+
+def _check(texts, answers, kind, options, timeout) -> None:
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
+    if len(texts) != len(answers):
+        raise ValueError(f"texts and answers must have the same length, got {len(texts)} and {len(answers)}")
+    if options is not None and len(options) != len(texts):
+        raise ValueError(f"options must have one entry per text, got {len(options)} for {len(texts)}")
+    if any(not isinstance(row, Mapping) for row in options or () if row is not None):
+        raise ValueError("options: a dict of key and text, or None, a row expected")
+    for i, row in enumerate(options or ()):
+        if row is not None:
+            keys.check(row, f"options[{i}]")
+    if not timeout > 0:
+        raise ValueError(f"timeout must be positive seconds, got {timeout}")
+
+
+def _math(golds: list[str], extracted: list[str], timeout: float) -> list[str]:
+    """The status of each row: those that the fast path leaves open go to the pool, each distinct pair once.
+
+    A gold is read when its pair is looked for, that is while the workers judge what was found before.
+    """
+    pairs = list(zip(golds, extracted, strict=True))
+    found: dict[tuple[str, str], str] = {}
+    hard: list[tuple[str, str]] = []
+
+    def left_open() -> Iterator[tuple[str, str]]:
+        for pair in dict.fromkeys(pairs):
+            gold, answer = pair
+            status = _verdicts.get(pair) or _guarded("unparsed", _quickly, gold, answer)
+            if isinstance(status, str):
+                found[pair] = status
+            else:
+                hard.append(pair)
+                yield status
+
+    found.update(zip(hard, pool.shared().run(left_open(), timeout), strict=True))
+    # a timeout is not remembered: a busy machine may be at fault
+    _verdicts.update((pair, found[pair]) for pair in hard if found[pair] != "timeout")
+    while len(_verdicts) > CACHE:
+        _verdicts.popitem(last=False)
+    return [found[pair] for pair in pairs]
+
+
+def _guarded(otherwise, function: Callable, *arguments):
+    """function(*arguments), or `otherwise` and a warning: a fault of ours on one odd answer must not end a long run."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        shown = " beside ".join(repr(one[-200:]) for one in arguments if isinstance(one, str))
+        warnings.warn(f"the verifier failed on {shown}, which counts as not right: {error!r}", stacklevel=2)
+        return otherwise
+
+
+def _extracted(text: str, gold: str) -> str:
+    """The answer of a completion. Boxes joined by "and" are one answer where the gold has several values too."""
+    together = boxes_together(text) if text.count("boxed") > 1 else None
+    return together if together is not None and has_several(_canonical_gold(gold)) else extract(text)
+
+
+def _quickly(gold: str, answer: str) -> str | tuple[str, str]:
+    if r"\pi" in gold and r"\pi" not in answer:
+        answer = radians(answer)
+    elif r"\pi" in answer and r"\pi" not in gold:
+        gold = radians(gold)
+    return _fast(_canonical_gold(gold), answer)
+
+
+def _canonical_gold(gold: str) -> str:
+    """Empty where a gold breaks the limits: nothing is equal to it."""
+    answer = gold_answer(gold)
+    return "" if len(answer) > MAX_CHARACTERS or too_deep(answer) else canonical(answer)
+
+
+def _fast(gold: str, answer: str) -> str | tuple[str, str]:
+    """A status, or the canonical pair that a worker must judge."""
+    if not answer.strip():
+        return "unparsed"
+    if len(answer) > MAX_CHARACTERS or too_deep(answer):
+        return "refused"
+    answer = canonical(answer)
+    if not answer or not gold:
+        return "unparsed"
+    try:
+        return "correct" if equal_texts(gold, answer, Quick()) else "wrong"
+    except Undecided:
+        if not refusal(answer):
+            return gold, answer
+        answer = result(answer)
+        return "refused" if refusal(answer) else (gold, answer)
+    except Unreadable:
+        return "unparsed"

@@ -1,0 +1,55 @@
+"""Drift against the obvious: flattened adapters, one client after the other."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pubswap_jax.algorithm.aggregation import aggregation_residual
+from pubswap_jax.algorithm.drift import drift, modules
+
+
+def tree(key, *lead):
+    shapes = {
+        "layers_0": {"mlp": {"up_proj": {"a": (4, 2), "b": (2, 6)}}},
+        "layers_10": {"self_attn": {"q_proj": {"a": (4, 2), "b": (2, 4)}}},
+    }
+    leaves, structure = jax.tree.flatten(shapes, is_leaf=lambda x: isinstance(x, tuple))
+    keys = jax.random.split(key, len(leaves))
+    return jax.tree.unflatten(structure, [jax.random.normal(k, (*lead, *shape)) for k, shape in zip(keys, leaves, strict=True)])
+
+
+def flat(lora):
+    return np.concatenate([np.asarray(x).ravel() for x in jax.tree.leaves(lora)])
+
+
+def test_norms_angles_and_modules(getkey):
+    loras, anchor = tree(getkey(), 3), tree(getkey())
+    found = drift(loras, anchor)
+    moves = [flat(jax.tree.map(lambda x, a, i=i: x[i] - a, loras, anchor)) for i in range(3)]
+    np.testing.assert_allclose(found["drift"], [np.linalg.norm(m) for m in moves], rtol=1e-5)
+    cosines = [[m @ n / np.linalg.norm(m) / np.linalg.norm(n) for n in moves] for m in moves]
+    np.testing.assert_allclose(found["cosine"], cosines, atol=1e-5)
+    assert modules(anchor) == ["layers_000/up_proj", "layers_010/q_proj"]
+    squares = np.sum(np.square(found["drift_by_module"]), axis=1)
+    np.testing.assert_allclose(squares, np.square(found["drift"]), rtol=1e-5)
+    last = flat(jax.tree.map(lambda x, a: x[1] - a, loras["layers_10"], anchor["layers_10"]))
+    np.testing.assert_allclose(found["drift_by_module"][1, 1], np.linalg.norm(last), rtol=1e-5)
+    np.testing.assert_allclose(found["residual"], aggregation_residual(loras), rtol=1e-6)
+
+
+def test_nobody_moved(getkey):
+    anchor = tree(getkey())
+    found = drift(jax.tree.map(lambda x: jnp.stack([x, x]), anchor), anchor)
+    assert all(np.isfinite(value).all() for value in found.values())
+    assert found["drift"].tolist() == [0, 0] and found["cosine"].tolist() == [[0, 0], [0, 0]]
+
+
+def test_stacked_layers_are_told_apart(getkey):
+    stacked = {"layers": {"mlp": {"up_proj": {"a": jax.random.normal(getkey(), (3, 2, 4, 2)), "b": jnp.ones((3, 2, 2, 6))}}}}
+    anchor = jax.tree.map(lambda x: x[0] * 0, stacked)
+    apart = {f"layers_{i}": jax.tree.map(lambda x, i=i: x[:, i], stacked["layers"]) for i in range(2)}
+    start = jax.tree.map(lambda x: x[0] * 0, apart)
+    assert modules(anchor) == modules(start) == ["layers_000/up_proj", "layers_001/up_proj"]
+    one, other = drift(stacked, anchor)["drift_by_module"], drift(apart, start)["drift_by_module"]
+    assert one.shape == (3, 2)
+    np.testing.assert_allclose(one, other, rtol=1e-6)

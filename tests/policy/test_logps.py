@@ -1,0 +1,45 @@
+"""Log-probs a chunk at a time: the values and both derivatives of the form that keeps all logits."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_models import SHALLOW, batch, world
+
+from pubswap_jax import response_logps
+from pubswap_jax.policy import logps
+
+
+def test_chunks_give_the_values_and_both_derivatives_of_all_logits_at_once(getkey):
+    states, kernel = jax.random.normal(getkey(), (2, 3, 7, 5)), jax.random.normal(getkey(), (5, 40))
+    _, tokens = batch()
+    weights = jax.random.normal(getkey(), (2, 3, 7))
+
+    def loss(f):
+        unembed = lambda h: h @ kernel  # noqa: E731
+        return lambda h, t: sum(jnp.sum(weights * x) for x in f(unembed, h, tokens[:2, :3], t, entropy=True))
+
+    def derivatives(f):
+        grad = jax.grad(loss(f), (0, 1))
+        second = jax.grad(lambda h, t: sum(jnp.sum(jnp.sin(x)) for x in grad(h, t)), (0, 1))
+        return jax.jit(lambda h, t: (loss(f)(h, t), grad(h, t), second(h, t)))(states, 0.7)
+
+    chunked = derivatives(functools.partial(logps.chunked_logps, chunk=3))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), chunked, derivatives(logps.token_logps))
+
+
+def test_an_adapter_that_does_not_fit_is_named_and_not_ignored():
+    model, params, lora = world(SHALLOW)
+    score = lambda lora, **more: response_logps(model, params, lora, *batch(), **more)  # noqa: E731
+    for wrong, message in (
+        ({"lora": lora}, "no layer 'lora/layers_0/mlp/down_proj'"),
+        ({"layers": lora["layers_0"]}, "no layer 'layers/"),
+        (jax.tree.map(lambda x: jnp.stack([x] * 3), lora), "one client's adapter"),
+        (jax.tree.map(lambda x: x[:, :1], lora), "of rank 3 expected"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            score(wrong)
+    with pytest.raises(ValueError, match="temperature: more than 0"):
+        score(lora, temperature=0.0)

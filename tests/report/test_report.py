@@ -1,0 +1,113 @@
+"""The report: one file, every section, finished run or not."""
+
+import json
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+from small_world import finished
+
+from pubswap_jax.report import report
+from pubswap_jax.run import journal
+
+SECTIONS = ["Result", "Learning", "Swaps", "Topics and clients", "Drift", "Communication", "Time and memory", "Transcripts"]
+VOID = {"meta", "br"}
+
+
+class Strict(HTMLParser):
+    """Raises where tags do not nest; collects headings and whatever would be fetched."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.fetched, self.text = [], [], ""
+
+    def handle_starttag(self, tag, attributes):
+        self.fetched += [value for name, value in attributes if name in ("src", "href")] + ([tag] if tag == "script" else [])
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def read(path):
+    parser = Strict()
+    parser.feed(path.read_text(encoding="utf-8"))
+    assert parser.open == [] and parser.fetched == []
+    return parser.text
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    shutil.copytree(finished()[1], tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_every_section_and_the_runs_own_figures(workdir):
+    text = read(report.write(workdir))
+    assert all(name in text for name in SECTIONS)
+    tested = [row for row in journal.read(workdir, "evaluations") if row["split"] == "test"]
+    assert f"{tested[0]['figures']['pass@1']:.3f} → {tested[-1]['figures']['pass@1']:.3f}" in text
+    rounds = [row for row in journal.read(workdir, "metrics") if "step" not in row and row["round"]]
+    adapters = sum(sum(row["ledger/up/adapters"]) for row in rounds)
+    assert f"{adapters / 1000:.1f} kB" in text
+    assert "federation.num_clients" in text and json.loads((workdir / "run.json").read_text())["base_sha256"] in text
+
+
+def test_the_bound_is_drawn_beside_the_distance(workdir):
+    measured = [row for row in journal.read(workdir, "metrics") if "swap/bound" in row]
+    pairs = [pair for row in measured for pair in zip(row["swap/distance"], row["swap/bound"], strict=True) if pair[1]]
+    text = read(report.write(workdir))
+    assert "M·β, the bound" in text and f"% of the bound in {len(pairs)} measurements" in text
+    assert report.theory(
+        [{"at": 1, "swap/bound": [None, 0.0], "swap/distance": [None, 0.0], "swap/beta": [None, float("nan")]}]
+    )
+    assert "not measured" in report.theory([])
+
+
+def test_a_hostile_transcript_stays_text(workdir):
+    rows = journal.read(workdir, "rollouts")
+    rows[-1]["responses"][0]["text"] = "</details><script>alert(1)</script>"
+    (workdir / "rollouts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "alert(1)" in read(report.write(workdir))
+
+
+@pytest.mark.parametrize("kept", [0, 1, 4])
+def test_a_run_that_has_just_begun(workdir, kept):
+    for name in ("metrics", "evaluations", "rollouts"):
+        lines = (workdir / f"{name}.jsonl").read_text().splitlines(keepends=True)
+        (workdir / f"{name}.jsonl").write_text("".join(lines[:kept]))
+    text = read(report.write(workdir))
+    assert all(name in text for name in SECTIONS)
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(ValueError, match="no run.json in it; give the --workdir of a run"):
+        report.write(tmp_path)
+
+
+def test_transcripts_count_from_one_and_say_that_they_are_private(workdir):
+    told = report.transcripts([row for row in journal.read(workdir, "rollouts") if row["round"] == row["step"] == 0])
+    assert "round 1, step 1, " in told and "private questions and answers of every client" in told
+    assert "--config.log.transcripts=0" in told and "round 0" not in told
+
+
+def test_the_speed_leaves_out_the_steps_that_compile():
+    rows = [{"round": 0, "step": i, "at": i + 1, "time/tokens_per_second": i + 7.0} for i in range(4)]
+    rows[1] |= {"public/tokens": 1.0}
+    text = report.times(rows, [])
+    assert "step 3: 9<" in text and "step 4: 10<" in text and "step 1:" not in text and "step 2:" not in text
+
+
+def test_absent_clients_leave_gaps(workdir):
+    rows = journal.read(workdir, "metrics")
+    for row in rows:
+        for name, value in row.items():
+            if isinstance(value, list) and len(value) == 3 and not name.startswith("time/"):
+                value[1] = None
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = read(report.write(workdir))
+    assert all(name in text for name in SECTIONS) and "nan" not in text.lower().replace("finance", "")

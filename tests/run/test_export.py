@@ -1,0 +1,105 @@
+"""Exported adapters are what the run had: evaluated, they give its own figure."""
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from small_world import finished, small_config
+
+import pubswap_jax as ps
+from pubswap_jax import loop
+from pubswap_jax.run import assembly, checkpoint, export, journal
+from pubswap_jax.weights.pretrained import load_adapter
+
+
+@pytest.fixture
+def trained(tmp_path):
+    run, workdir = finished()
+    shutil.copytree(workdir, tmp_path / "run")
+    return run, tmp_path / "run"
+
+
+@pytest.fixture
+def assembled_once(trained, monkeypatch):
+    """Without compiling everything again."""
+    monkeypatch.setattr(export, "assemble", lambda config: trained[0])
+
+
+def test_the_exported_adapter_gives_the_runs_own_figure(trained, assembled_once):
+    run, workdir = trained
+    folders = export.export(run.config, workdir)
+    assert [folder.name for folder in folders] == ["global", "client_0", "client_1", "client_2"]
+    at = export.best_standing(run, workdir)
+    _, lora = load_adapter(folders[0], run.model_config)
+    for one, other in zip(jax.tree.leaves(lora), jax.tree.leaves(at.server.lora), strict=True):
+        assert np.array_equal(one, other)
+    text = export.evaluate_adapter(run.config, workdir, str(folders[0]))
+    tested = [row for row in journal.read(workdir, "evaluations") if row["split"] == "test" and row["round"] == at.round]
+    assert f"pass@1                  {tested[0]['figures']['pass@1']:>8.4f}" in text
+    assert text == export.evaluate_adapter(run.config, workdir, "")
+    card = (folders[1] / "README.md").read_text()
+    assert "client 0's own adapter" in card and "rank 2" in card and "| nought |" in card
+    assert export.export(run.config, workdir) == folders, "a second export takes the place of the first"
+
+
+def test_an_exported_adapter_is_evaluated_on_its_own_base_alone(trained, assembled_once, tmp_path, monkeypatch):
+    run, workdir = trained
+    folder, *_ = export.export(run.config, workdir)
+    other = shutil.copytree(run.base, tmp_path / "other")
+    file = other / "tokenizer_config.json"
+    file.write_text(file.read_text() + " ")
+    theirs = run._replace(base=other, model_config=run.model_config.replace(folder=str(other)))
+    monkeypatch.setattr(export, "assemble", lambda config: theirs)
+    with pytest.raises(ValueError, match="trained on the base .* is another one"):
+        export.evaluate_adapter(run.config, workdir, str(folder))
+
+
+def test_an_empty_workdir_is_named(assembled_once, trained, tmp_path):
+    with pytest.raises(ValueError, match="no checkpoint in it; give the --workdir of a run"):
+        export.export(trained[0].config, tmp_path / "empty")
+    assert not (tmp_path / "empty").exists()
+
+
+def same(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+
+
+def test_the_best_round_without_any_question(trained, monkeypatch, tmp_path):
+    run, workdir = trained
+    monkeypatch.setattr(assembly, "load_questions", lambda *_: pytest.fail("questions were loaded"))
+    found = ps.best(str(workdir))
+    monkeypatch.undo()
+    at = export.best_standing(run, workdir)
+    assert (found.round, found.score) == tuple(at.best) and same(found.lora, at.server.lora)
+    assert found.config == run.model_config and found.base == run.base and found.settings["training.lr"] == 0.02
+    ps.export_adapter(tmp_path / "adapter", found.lora, found.config, str(found.base))
+    _, lora = load_adapter(tmp_path / "adapter", found.config)
+    assert same(lora, at.server.lora)
+
+
+def test_the_best_round_of_clients_that_train_alone_is_theirs(tmp_path):
+    config = small_config(tmp_path, federation__average=False, federation__swap_period=0, federation__steps=1)
+    loop.train_and_evaluate(config, tmp_path / "run")
+    found = ps.best(tmp_path / "run")
+    stored = checkpoint.arrays(
+        next(c for c in checkpoint.listed(tmp_path / "run" / "checkpoints") if (c.round, c.step) == (found.round, 0))
+    )
+    assert same(found.lora, stored["clients"]["lora"])
+    assert all(leaf.shape[0] == 3 for leaf in jax.tree.leaves(found.lora))
+
+
+def test_what_is_not_the_runs_best_is_named(trained, tmp_path):
+    _, workdir = trained
+    with pytest.raises(ValueError, match="no run.json in it"):
+        ps.best(tmp_path)
+    (workdir / "checkpoints").rename(workdir / "elsewhere")
+    with pytest.raises(ValueError, match="no checkpoint in it"):
+        ps.best(workdir)
+
+
+def test_other_questions_under_the_same_name_are_refused(trained):
+    run, workdir = trained
+    with pytest.raises(ValueError, match="the validation and test questions: the files hold others than before"):
+        export.best_standing(run._replace(test=run.validation), workdir)

@@ -1,0 +1,67 @@
+"""What a run leaves behind: every row once, transcripts that say who gave what, evaluations that can be read again."""
+
+import jax
+import numpy as np
+from small_world import finished
+
+from pubswap_jax import loop
+from pubswap_jax.run import journal
+from pubswap_jax.run.recorder import read_evaluations
+from pubswap_jax.types import STATUSES, Verdict
+
+
+def test_rows_have_a_number_a_client():
+    run, workdir = finished()
+    steps = [row for row in journal.read(workdir, "metrics") if "step" in row]
+    for row in steps:
+        phase = "public" if run.schedule.public(row["round"], row["step"]) else "private"
+        assert (
+            len(row[f"{phase}/reward"]) == 3 and row[f"{phase}/tokens"] > 0 and ("public/donors" in row) == (phase == "public")
+        )
+        assert not [name for name in row if name.startswith({"public": "private/", "private": "public/"}[phase])]
+    public = [row for row in steps if "public/donors" in row]
+    slots = run.config.training.prompts * run.config.training.group
+    for row in public:
+        np.testing.assert_allclose(np.sum(row["public/donors"], axis=1) / slots, row["public/swapped"], rtol=1e-6)
+        assert row["swap/replacements"] == np.sum(row["public/donors"], axis=1).tolist()
+    assert ["swap/bound" in row for row in public] == [False, True] * 2, "M·β at a round's last public step"
+    for row in (row for row in public if "swap/bound" in row):
+        bound, distance, group = (np.array(row[f"swap/{name}"]) for name in ("bound", "distance", "group"))
+        assert (bound >= distance * (1 - 1e-5)).all() and ((distance > 0) == (group > 0)).all()
+        assert (group <= row["swap/replacements"]).all()
+
+
+def test_transcripts_show_the_swap():
+    run, workdir = finished()
+    rows = journal.read(workdir, "rollouts")
+    assert [(row["round"], row["step"]) for row in rows] == [(r, s) for r in range(2) for s in range(4)]
+    assert {row["client"] for row in rows} == {0, 1, 2}
+    for row in rows:
+        assert len(row["responses"]) == run.config.training.group
+        assert all(response["verdict"] in STATUSES for response in row["responses"])
+        swapped = [response for response in row["responses"] if "replaced_by" in response]
+        assert row["public"] or not swapped
+        assert all(r["from_client"] != row["client"] and r["verdict"] != "correct" for r in swapped)
+        assert all(row["answer"] in r["replaced_by"] for r in swapped)
+
+
+def test_evaluations_are_read_again():
+    run, workdir = finished()
+    problems = {"validation": run.validation.problems, "test": run.test.problems}
+    found = read_evaluations(workdir, problems)
+    rows = journal.read(workdir, "evaluations")
+    assert len(found) == len(rows)
+    for row in rows:
+        evaluation = found[row["round"], row["split"], row["model"]]
+        assert evaluation.correct.shape == (12, 2) and evaluation.correct.mean() == row["figures"]["pass@1"]
+
+
+def test_a_round_without_one_right_answer_raises_an_alarm(tmp_path, capsys):
+    run, _ = finished()
+    nothing = Verdict.from_correct(np.zeros((3, 4, 4), bool))
+    wrong = run._replace(judge=lambda rollouts, batch: jax.device_put(nothing))
+    loop.train(wrong, tmp_path)
+    assert "ALARM: not one response of round 1 was right; look at rollouts.jsonl" in capsys.readouterr().out
+    (tmp_path / "sound").mkdir()
+    loop.train(run, tmp_path / "sound")
+    assert "ALARM" not in capsys.readouterr().out

@@ -1,0 +1,180 @@
+"""Other federations through the same loop: partial participation, parts, carried moments, everyone alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_world import finished, small_config
+
+from pubswap_jax import loop as loop
+from pubswap_jax.loop import announcement, train, train_and_evaluate
+from pubswap_jax.run import evaluation, export, journal, state
+from pubswap_jax.run.assembly import assemble
+from pubswap_jax.run.checkpoint import listed
+from pubswap_jax.run.signals import Stopped
+from pubswap_jax.run.state import Best
+from pubswap_jax.types import Verdict
+
+
+def test_partial_participation_in_parts_with_averaged_moments(tmp_path):
+    config = small_config(
+        tmp_path,
+        federation__participants=2,
+        federation__weights="size",
+        federation__moments="average",
+        federation__swap="random_swap",
+        federation__swap_unit="extra",
+        federation__steps=2,
+        training__client_microbatch=1,
+        training__warmup=3,
+        training__prox_coef=0.1,
+        evaluation__every=2,
+        log__distortion="step",
+    )
+    server = train_and_evaluate(config, tmp_path / "run")
+    rows = journal.read(tmp_path / "run", "metrics")
+    assert int(server.round) == 2 and jax.tree.leaves(server.opt_state)
+    steps = [row for row in rows if "step" in row]
+    assert len(steps) == 2 * 3 and all(
+        sum(x is None for x in row.get("private/reward", row.get("public/reward"))) == 1 for row in steps
+    )
+    assert all(row["swap/beta"].count(None) == 1 for row in steps if "public/donors" in row)
+    assert all(row["swap/beta"].count(None) == 1 for row in steps if "public/donors" in row)
+    rounds = [row for row in rows if "step" not in row]
+    assert [("eval/pass@1" in row) for row in rounds] == [True, False, True]
+    assert all(sum(size == 0 for size in row["ledger/up/adapters"]) == 1 for row in rounds[1:])
+    alone = finished()[0].server.lora
+    moments = sum(leaf.nbytes for leaf in jax.tree.leaves(server.opt_state))
+    assert max(rounds[1]["ledger/up/adapters"]) == sum(leaf.nbytes for leaf in jax.tree.leaves(alone)) + moments
+
+
+def test_averaged_moments_are_read_back_where_the_best_round_is_neither_first_nor_last(tmp_path, monkeypatch):
+    scores = {1: {"eval/pass@1": 0.5}, 2: {"eval/pass@1": 0.9}, 3: {"eval/pass@1": 0.1}}
+    monkeypatch.setattr(evaluation, "trained", lambda run, examine, recorder, server, clients: scores[int(server.round)])
+    changes = {"federation__participants": 2, "federation__moments": "average", "federation__rounds": 3, "checkpoint__steps": 1}
+    config = small_config(tmp_path, federation__steps=2, log__distortion="off", **changes)
+    run = assemble(config)
+    (tmp_path / "run").mkdir()
+    server = train(run, tmp_path / "run")
+    best = state.load_best(tmp_path / "run" / "checkpoints", state.resume(tmp_path / "run" / "checkpoints", run, print)[0], run)
+    assert int(server.round) == 3 and best.round == 2 and jax.tree.leaves(best.server.opt_state)
+    rows = {row["round"]: row for row in journal.read(tmp_path / "run", "metrics") if "step" not in row}
+    adapter, moments = (sum(x.nbytes for x in jax.tree.leaves(tree)) for tree in (server.lora, server.opt_state))
+    assert max(rows[1]["ledger/down/adapters"]) == adapter, "the first round's moments are zeros, which nobody sends"
+    assert max(rows[2]["ledger/down/adapters"]) == max(rows[1]["ledger/up/adapters"]) == adapter + moments
+
+
+def test_absent_clients_have_no_figures_of_their_own(tmp_path):
+    config = small_config(tmp_path, federation__participants=2, federation__steps=2, log__distortion="off")
+    run = assemble(config)
+    (tmp_path / "run").mkdir()
+    train(run, tmp_path / "run")
+    rows = journal.read(tmp_path / "run", "metrics")
+    for row in rows:
+        if "step" in row or not row["round"]:
+            continue
+        absent = int(np.flatnonzero(~run.present(row["round"] - 1))[0])
+        assert row["round/drift"][absent] is None and row["clients/pass@1"][absent] is None
+        assert set(row["round/drift_by_module"][absent]) == {None} == {line[absent] for line in row["round/cosine"]}
+        assert row["round/drift"].count(None) == row["clients/pass@1"].count(None) == 1
+    slots = 2 * config.training.prompts * config.training.group
+    steps = [row for row in rows if "step" in row]
+    tokens = [row.get("private/tokens", row.get("public/tokens")) for row in steps]
+    assert all(0 < count <= slots * config.training.max_new_tokens for count in tokens), "two clients' tokens, not three"
+    shown = journal.read(tmp_path / "run", "rollouts")
+    assert shown and all(run.present(row["round"])[row["client"]] for row in shown)
+    at = export.best_standing(run, tmp_path / "run")
+    names = {folder.name for folder in export.export_run(run, tmp_path / "run")}
+    taking_part = [f"client_{i}" for i in range(3) if at.round and run.present(at.round - 1)[i]]
+    assert names == {"global", *taking_part}
+
+
+def test_everyone_alone(tmp_path):
+    config = small_config(tmp_path, federation__average=False, federation__swap_period=0, federation__steps=2)
+    server = train_and_evaluate(config, tmp_path / "run")
+    rows = journal.read(tmp_path / "run", "metrics")
+    rounds = [row for row in rows if "step" not in row and row["round"]]
+    assert int(server.round) == 2 and not any(name.endswith("adapters") for row in rounds for name in row)
+    assert all(row["eval/pass@1"] == np.mean(row["clients/pass@1"]) for row in rounds)
+    assert rounds[1]["round/drift"] != rounds[0]["round/drift"] and min(rounds[1]["round/drift"]) > 0
+    evaluations = journal.read(tmp_path / "run", "evaluations")
+    assert {row["model"] for row in evaluations if row["round"]} == {"client 0", "client 1", "client 2"}
+    best = max(row["round"] for row in evaluations if row["split"] == "test")
+    assert best > 0
+    tested = [row for row in evaluations if row["split"] == "test" and row["round"] == best]
+    mean = np.mean([row["figures"]["pass@1"] for row in tested])
+    told = export.evaluate_adapter(config, tmp_path / "run", "")
+    assert f"pass@1, mean of clients {mean:>8.4f}" in told and told.count("pass@1 of client") == 3
+    assert f"→ {mean:.3f}, change " in (tmp_path / "run" / "report.html").read_text()
+    folders = export.export(config, tmp_path / "run")
+    card = (folders[1] / "README.md").read_text()
+    assert f"| all | {evaluations[1]['figures']['pass@1']:.3f} | {tested[1]['figures']['pass@1']:.3f} |" in card
+    assert "this client's model" in card
+
+
+def poisoned(run, who, moments=False):
+    """The run with a NaN in the adapter (or moments) of the clients `who` after every update."""
+
+    def update(params, server, clients, *rest):
+        clients, values = run.algorithm.update(params, server, clients, *rest)
+        field = "opt_state" if moments else "lora"
+        leaves, tree = jax.tree.flatten(getattr(clients, field))
+        leaves[-1] = spoil(leaves[-1], jax.device_put(np.isin(np.arange(3), who)))
+        return clients.replace(**{field: jax.tree.unflatten(tree, leaves)}), values
+
+    spoil = jax.jit(lambda x, bad: jnp.where(bad.reshape(-1, *[1] * (x.ndim - 1)), jnp.nan, x))
+    return run._replace(algorithm=run.algorithm._replace(update=update))
+
+
+@pytest.mark.parametrize("moments", [False, True])
+def test_a_client_whose_adapter_is_not_finite_is_left_out_and_named(tmp_path, capsys, moments):
+    run, _ = finished()
+    server = train(poisoned(run, [1], moments), tmp_path)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(server.lora))
+    rounds = [row for row in journal.read(tmp_path, "metrics") if "step" not in row and row["round"]]
+    assert [row["round/excluded"] for row in rounds] == [[0, 1, 0]] * 2
+    assert all(row["round/drift"][1] == 0 < min(row["round/drift"][::2]) for row in rounds)
+    assert "round 2: the adapter of client 1 is not finite; it is left out of the average" in capsys.readouterr().out
+    assert "Round 2: client 1 was left out of the average" in (tmp_path / "report.html").read_text()
+
+
+def test_a_run_stopped_after_an_exclusion_makes_it_again(tmp_path, monkeypatch):
+    """What is saved then is the clients as they were before it: else the one left out would come back with its full weight."""
+    run, told = poisoned(finished()[0], [1]), []
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    whole.mkdir()
+    stopped.mkdir()
+    expected = train(run, whole)
+    monkeypatch.setattr(loop, "exclusion", lambda *_: told.append(1) or "excluded")
+
+    def check():
+        if len(told) == 1:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train(run, stopped, check=check)
+    server = train(run, stopped)
+    rounds = [row for row in journal.read(stopped, "metrics") if "step" not in row and row["round"]]
+    assert [row["round/excluded"] for row in rounds] == [[0, 1, 0]] * 2
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, server.lora, expected.lora)))
+
+
+def test_where_nobody_is_left_the_run_stops_with_the_fix(tmp_path):
+    run, _ = finished()
+    with pytest.raises(ValueError, match="round 1: no client's adapter is finite any more; lower --config.training.lr or"):
+        train(poisoned(run, [0, 1, 2]), tmp_path)
+    assert all(checkpoint.step == 0 for checkpoint in listed(tmp_path / "checkpoints")), "nothing poisoned is kept"
+
+
+def test_a_hidden_transfer_to_the_device_fails(tmp_path):
+    run, _ = finished()
+    verdict = Verdict.from_correct(np.zeros((3, 4, 4), bool))
+    hidden = run._replace(judge=lambda rollouts, batch: verdict)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+        train(hidden, tmp_path)
+
+
+def test_a_round_is_announced_with_its_figures():
+    line = announcement(2, 3, {"eval/pass@1": 0.5, "clients/pass@1": [0.25, 0.75]}, Best(1, 0.6))
+    assert line == "round 2 of 3 saved: validation pass@1 0.500 (clients' own 0.500), best in round 1"
+    assert announcement(1, 3, {}, Best(0, 0.1)) == "round 1 of 3 saved"

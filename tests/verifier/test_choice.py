@@ -1,0 +1,54 @@
+"""Multiple choice: one commitment, or nothing."""
+
+import json
+import pathlib
+import time
+
+import pytest
+
+from pubswap_jax.verifier.choice import judge
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+
+
+def test_statements_are_judged_right():
+    rows = [json.loads(line) for line in (GOLDEN / "verify_choices.jsonl").read_text().splitlines()]
+    found = [judge(row["answer"], row["gold"], row["options"])[0] == "correct" for row in rows]
+    assert [row for row, ok in zip(rows, found, strict=True) if ok != row["label"]] == []
+    assert len(rows) > 200
+
+
+@pytest.mark.parametrize("letter", "ABCDE")
+def test_every_letter_alone_commits(letter):
+    assert judge(letter, letter, None)[0] == "correct"
+    assert judge(letter, "F", None)[0] == "wrong"
+
+
+def test_two_options_of_the_same_text_cannot_be_named_by_it():
+    assert judge("Paris", "A", {"A": "Paris", "B": "Paris"})[0] != "correct"
+    assert judge("Paris", "A", {"A": "Paris", "B": "Rome"})[0] == "correct"
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        "Answer: ",
+        "A",
+        "A ",
+        "is A",
+        "(",
+        '"answer_choice": "',
+        "it is ",
+        "\n",
+        "or B ",
+        "choose ",
+        "not ",
+        "B\n",
+        "Ａ",
+        "答案是",
+    ],
+)
+def test_a_flood_takes_no_time(flood):
+    start = time.process_time()
+    assert judge(flood * (200_000 // len(flood)), "C", None)[0] != "correct"
+    assert time.process_time() - start < 1.0

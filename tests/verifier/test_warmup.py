@@ -1,0 +1,14 @@
+"""What workers rehearse is judged, and soon: a form on which the parser never ends would keep every worker from its start."""
+
+import time
+
+from pubswap_jax.verifier.symbolic import judge
+from pubswap_jax.verifier.warmup import FORMS
+
+
+def test_every_form_is_judged_at_once_the_second_time():
+    first = [judge(*form) for form in FORMS]
+    assert set(first) == {"correct", "wrong", "unparsed"}
+    started = time.process_time()
+    assert [judge(*form) for form in FORMS] == first
+    assert time.process_time() - started < 2
