@@ -9,7 +9,8 @@ from pubswap_jax._version import __version__ as __version__
 
 _HOMES = {
     "types": "Prompts Rollout Verdict SwapPlan Batch ClientState ServerState Hparams ModelConfig",
-    "algorithm.losses": "masked_mean group_advantages kl_k1 kl_k2 kl_k3 grpo_loss gspo_loss cispo_loss "
+    "algorithm.losses": "masked_mean group_advantages kl_k1 kl_k2 kl_k3 grpo_term gspo_term cispo_term "
+    "grpo_loss gspo_loss cispo_loss composed "
     "per_sequence per_token fixed_length",
     "algorithm.swap": "balanced random_swap rescue swap_all max_variance no_swap apply_swap",
     "algorithm.aggregation": "broadcast fedavg proximal_penalty aggregation_residual",

@@ -67,6 +67,14 @@ def without_effect(flat: Mapping[str, Any]) -> str:
             f"training.prox_coef={flat['training.prox_coef']}: it pulls towards the average that a round starts from, and "
             f"federation.average=False makes none; set training.prox_coef=0, or federation.average=True"
         )
+    truncation, buffer, longest = (flat[f"training.{name}"] for name in ("truncation", "truncation_buffer", "max_new_tokens"))
+    if (truncation == "penalise") != (buffer > 0) or buffer > longest:
+        return (
+            f"training.truncation={truncation} and training.truncation_buffer={buffer}: penalise needs a buffer of 1 to "
+            f"training.max_new_tokens={longest}, the others need 0"
+        )
+    if flat["training.dual_clip"] and flat["training.loss"] == "cispo":
+        return f"training.dual_clip={flat['training.dual_clip']}: cispo has no such bound; set training.dual_clip=0"
     period, weight = flat["federation.swap_period"], flat["training.swap_weight"]
     if weight != 1 and (not period or flat["federation.swap"] == "no_swap"):
         idle = "federation.swap=no_swap" if period else "federation.swap_period=0"

@@ -159,9 +159,9 @@ _LEAST = (
     ("training.max_new_tokens evaluation.every evaluation.samples evaluation.batch checkpoint.keep data.max_prompt_tokens", 1),
     ("data.validation mesh.client mesh.data mesh.model", 1),
     ("data.test data.max_questions federation.participants federation.swap_period training.warmup training.microbatch", 0),
-    ("evaluation.top_k training.clip_high training.swap_weight training.prox_coef training.kl_coef", 0),
+    ("evaluation.top_k training.clip_high training.dual_clip training.swap_weight training.prox_coef training.kl_coef", 0),
     ("training.client_microbatch training.lr training.clip_norm checkpoint.steps verifier.workers", 0),
-    ("training.weight_decay", 0),
+    ("training.weight_decay training.truncation_buffer training.importance_cap", 0),
     ("log.transcripts", -1),
     ("training.temperature evaluation.temperature verifier.timeout data.alpha model.lora_alpha", 1e-6),
 )
@@ -171,6 +171,7 @@ _WITHIN = (
     ("seed", 0, 2**32 - 1),
     ("evaluation.seed", 0, 2**32 - 1),
     ("evaluation.top_p", 1e-6, 1),
+    ("evaluation.min_p", 0, 1),
     ("training.clip_low", 0, 1),
     ("data.public", 0, 1),
 )

@@ -5,6 +5,7 @@ normaliser has seen the whole batch: `update.py` calls it once and hands each mi
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -128,76 +129,40 @@ def fixed_length(length: int) -> Callable[[Array], Array]:
     return lambda mask: mask.astype(float) / (length * (mask.size // mask.shape[-1]))
 
 
-# --- losses: f32[B, G, R], f32[B, G, R], f32[B, G], bool[B, G, R] -> f32[], metrics -----------------------------------------
+# --- losses: the term of every token, f32[B, G, R], and metrics -----------------------------------------------------------
+#
+# A term is to be maximised. The update weighs the terms, subtracts the KL and adds them up; `composed` does so for one batch.
 
 
-def grpo_loss(
-    logps: Array,
-    old_logps: Array,
-    advantages: Array,
-    mask: Array,
-    hparams: Hparams,
-    *,
-    ref_logps: Array | None = None,
-    kl: Callable[[Array, Array], Array] | None = None,
-    dual_clip: bool = False,
-    token_weights: Array | None = None,
-    normalise: Callable[[Array], Array] = per_sequence,
+def grpo_term(
+    logps: Array, old_logps: Array, advantages: Array, mask: Array, hparams: Hparams, *, dual_clip: bool = False
 ) -> tuple[Array, dict[str, Array]]:
-    """The clipped surrogate −Σ w·min(ρA, clip(ρ, 1−ε₋, 1+ε₊)A), ρ = π/π_old per token (DeepSeekMath, arXiv 2402.03300).
+    """min(ρA, clip(ρ, 1−ε₋, 1+ε₊)A) with ρ = π/π_old per token (DeepSeekMath, arXiv 2402.03300).
 
     Args:
-      logps: log π of every token; the only argument that the loss is meant to be differentiated by.
+      logps: log π of every token. A loss is meant to be differentiated by this argument alone.
       old_logps: log π_old, an argument and not a `stop_gradient` of `logps`: that would cut the path by which a gradient
         through several steps depends on the earlier ones.
-      advantages: one a sequence.
+      advantages: one a sequence, f32[B, G].
       mask: the tokens that count.
-      hparams: clip_low, clip_high; kl_coef where `kl` is given; dual_clip where that is asked for.
-      ref_logps: log π_ref of the base model, for `kl`.
-      kl: an estimator per token, added as β·Σ w·kl: `kl_k2` for the gradient of KL(π‖π_ref). `kl_k1` has none here.
+      hparams: clip_low and clip_high; dual_clip where that is asked for.
       dual_clip: bounds the term of a negative advantage by c·A (arXiv 1912.09729).
-      token_weights: broadcastable to [B, G, R]; multiplies each token's term, never a denominator or the advantages.
-      normalise: how tokens are weighed against each other.
     """
-    log_ratio = _log_ratio(logps, old_logps, advantages, mask)
-    return _clipped_surrogate(
-        jnp.exp(log_ratio), logps, advantages, mask, hparams, ref_logps, kl, dual_clip, token_weights, normalise
-    )
+    return _clipped(jnp.exp(_log_ratio(logps, old_logps, advantages, mask)), advantages, mask, hparams, dual_clip)
 
 
-def gspo_loss(
-    logps: Array,
-    old_logps: Array,
-    advantages: Array,
-    mask: Array,
-    hparams: Hparams,
-    *,
-    ref_logps: Array | None = None,
-    kl: Callable[[Array, Array], Array] | None = None,
-    dual_clip: bool = False,
-    token_weights: Array | None = None,
-    normalise: Callable[[Array], Array] = per_sequence,
+def gspo_term(
+    logps: Array, old_logps: Array, advantages: Array, mask: Array, hparams: Hparams, *, dual_clip: bool = False
 ) -> tuple[Array, dict[str, Array]]:
-    """`grpo_loss` with one ratio a sequence, ρ = (π(y)/π_old(y))^(1/|y|) (GSPO, arXiv 2507.18071)."""
-    log_ratio = _log_ratio(logps, old_logps, advantages, mask)
-    mean = masked_mean(log_ratio, mask, axis=-1)[..., None]
-    ratio = jnp.exp(jnp.where(mask, mean, 0.0))
-    return _clipped_surrogate(ratio, logps, advantages, mask, hparams, ref_logps, kl, dual_clip, token_weights, normalise)
+    """`grpo_term` with one ratio a sequence, ρ = (π(y)/π_old(y))^(1/|y|) (GSPO, arXiv 2507.18071)."""
+    mean = masked_mean(_log_ratio(logps, old_logps, advantages, mask), mask, axis=-1)[..., None]
+    return _clipped(jnp.exp(jnp.where(mask, mean, 0.0)), advantages, mask, hparams, dual_clip)
 
 
-def cispo_loss(
-    logps: Array,
-    old_logps: Array,
-    advantages: Array,
-    mask: Array,
-    hparams: Hparams,
-    *,
-    ref_logps: Array | None = None,
-    kl: Callable[[Array, Array], Array] | None = None,
-    token_weights: Array | None = None,
-    normalise: Callable[[Array], Array] = per_sequence,
+def cispo_term(
+    logps: Array, old_logps: Array, advantages: Array, mask: Array, hparams: Hparams
 ) -> tuple[Array, dict[str, Array]]:
-    """−Σ w·sg(min(ρ, 1+ε₊))·A·log π: clips the weight of a token and never its gradient (CISPO, arXiv 2506.13585).
+    """sg(min(ρ, 1+ε₊))·A·log π: clips the weight of a token and never its gradient (CISPO, arXiv 2506.13585).
 
     As in the paper's experiments there is no lower bound. With `inner_epochs > 1` the `stop_gradient` that defines CISPO
     also hides ρ from gradients through several steps; with one epoch ρ is 1 and nothing is hidden.
@@ -206,8 +171,63 @@ def cispo_loss(
     bound = 1 + hparams.clip_high
     weight = jax.lax.stop_gradient(jnp.minimum(ratio, bound))
     term = weight * advantages[..., None] * jnp.where(mask, at_least_f32(logps), 0.0)
-    metrics = _ratio_metrics(ratio, ratio > bound, mask)
-    return _total(term, metrics, logps, mask, hparams, ref_logps, kl, token_weights, normalise)
+    return term, _ratio_metrics(ratio, ratio > bound, mask)
+
+
+def less_kl(
+    term: Array, kl: Callable[[Array, Array], Array], logps: Array, ref_logps: Array, mask: Array, kl_coef: Array
+) -> tuple[Array, dict[str, Array]]:
+    """term − β·kl per token, and the metric `kl`: `kl_k2` for the gradient of KL(π‖π_ref). `kl_k1` has none here."""
+    difference = kl_of_tokens(kl, logps, ref_logps, mask)
+    return term - kl_coef * difference, {"kl": masked_mean(difference, mask)}
+
+
+def total(term: Array, token_weights: Array, token_norm: Array, mask: Array) -> Array:
+    """−Σ norm·weight·term over the tokens that count: the loss, f32[]."""
+    return -jnp.sum(token_norm * (term * jnp.broadcast_to(token_weights, term.shape)), where=mask)
+
+
+def composed(term_of: Callable) -> Callable:
+    """The loss of one batch made of a term: (logps, old_logps, advantages, mask, hparams, ...) -> f32[], metrics."""
+
+    def loss(
+        logps: Array,
+        old_logps: Array,
+        advantages: Array,
+        mask: Array,
+        hparams: Hparams,
+        *,
+        ref_logps: Array | None = None,
+        kl: Callable[[Array, Array], Array] | None = None,
+        dual_clip: bool = False,
+        token_weights: Array | None = None,
+        normalise: Callable[[Array], Array] = per_sequence,
+    ) -> tuple[Array, dict[str, Array]]:
+        if (kl is None) != (ref_logps is None):
+            raise ValueError("kl, ref_logps: an estimator and the reference's log-probs are given together or not at all")
+        chosen = partial(term_of, dual_clip=True) if dual_clip else term_of
+        term, metrics = chosen(logps, old_logps, advantages, mask, hparams)
+        if kl is not None:
+            term, more = less_kl(term, kl, logps, ref_logps, mask, hparams.kl_coef)
+            metrics = metrics | more
+        weights = jnp.ones((), term.dtype) if token_weights is None else token_weights
+        return total(term, weights, normalise(mask), mask), metrics
+
+    loss.__name__ = term_of.__name__.replace("term", "loss")
+    loss.__doc__ = f"""The loss made of `{term_of.__name__}`: −Σ norm·weight·(term − β·kl).
+
+    Args:
+      logps, old_logps, advantages, mask, hparams: those of `{term_of.__name__}`; hparams.kl_coef where `kl` is given.
+      ref_logps: log π_ref of the base model, for `kl`.
+      kl: an estimator per token.
+      dual_clip: bounds the term of a negative advantage.
+      token_weights: broadcastable to [B, G, R]; multiplies each token's term, never a denominator or the advantages.
+      normalise: how tokens are weighed against each other.
+    """
+    return loss
+
+
+grpo_loss, gspo_loss, cispo_loss = map(composed, (grpo_term, gspo_term, cispo_term))
 
 
 def _log_ratio(logps: Array, old_logps: Array, advantages: Array, mask: Array) -> Array:
@@ -216,20 +236,19 @@ def _log_ratio(logps: Array, old_logps: Array, advantages: Array, mask: Array) -
     for name, value in (("old_logps", old_logps), ("mask", mask)):
         if value.shape != logps.shape:
             raise ValueError(f"{name}: the shape of logps, {logps.shape}, expected; got {value.shape}")
-    # Off the mask anything may stand, so it is replaced before exp and not after: 0·inf is NaN, in the gradient too.
-    # So is exp's own inf times an advantage of 0: far below it the ratio ends.
+    # Masked positions may hold anything, so zero them before exp: 0·inf is NaN, also in the gradient. exp may overflow on
+    # real tokens too, and inf times an advantage of 0 is NaN, so the log-ratio is capped.
     return jnp.minimum(jnp.where(mask, at_least_f32(logps) - at_least_f32(old_logps), 0.0), LARGEST_LOG_RATIO)
 
 
-def _clipped_surrogate(ratio, logps, advantages, mask, hparams, ref_logps, kl, dual_clip, token_weights, normalise):
+def _clipped(ratio: Array, advantages: Array, mask: Array, hparams: Hparams, dual_clip: bool):
     advantages = advantages[..., None]
     low, high = 1 - hparams.clip_low, 1 + hparams.clip_high
     term = jnp.minimum(ratio * advantages, jnp.clip(ratio, low, high) * advantages)
     if dual_clip:
         term = jnp.where(advantages < 0, jnp.maximum(term, hparams.dual_clip * advantages), term)
     clipped = ((ratio < low) & (advantages < 0)) | ((ratio > high) & (advantages > 0))
-    metrics = _ratio_metrics(ratio, clipped, mask)
-    return _total(term, metrics, logps, mask, hparams, ref_logps, kl, token_weights, normalise)
+    return term, _ratio_metrics(ratio, clipped, mask)
 
 
 def _ratio_metrics(ratio: Array, clipped: Array, mask: Array) -> dict[str, Array]:
@@ -238,18 +257,6 @@ def _ratio_metrics(ratio: Array, clipped: Array, mask: Array) -> dict[str, Array
         "ratio_min": jnp.where(mask.any(), jnp.min(ratio, where=mask, initial=jnp.inf), 1.0),
         "ratio_max": jnp.where(mask.any(), jnp.max(ratio, where=mask, initial=0.0), 1.0),
     }
-
-
-def _total(term, metrics, logps, mask, hparams, ref_logps, kl, token_weights, normalise):
-    if (kl is None) != (ref_logps is None):
-        raise ValueError("kl, ref_logps: an estimator and the reference's log-probs are given together or not at all")
-    if kl is not None:
-        difference = kl_of_tokens(kl, logps, ref_logps, mask)
-        metrics = metrics | {"kl": masked_mean(difference, mask)}
-        term = term - hparams.kl_coef * difference
-    if token_weights is not None:
-        term = term * jnp.broadcast_to(token_weights, term.shape)
-    return -jnp.sum(normalise(mask) * term, where=mask), metrics
 
 
 # --- truncated responses: (reward f32[B, G], mask bool[B, G, R], truncated bool[B, G]) -> reward, weight f32[B, G] ------------

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from pubswap_jax.algorithm.aggregation import broadcast, check_weights, choose, fedavg, sound
-from pubswap_jax.algorithm.losses import group_advantages, grpo_loss, keep_truncated, kl_k1, per_sequence
+from pubswap_jax.algorithm.losses import group_advantages, grpo_term, keep_truncated, kl_k1, per_sequence
 from pubswap_jax.algorithm.swap import apply_swap, balanced, check_present, no_swap, swap_metrics
 from pubswap_jax.algorithm.update import make_update
 from pubswap_jax.policy.logps import check_temperature
@@ -52,7 +52,7 @@ def pubswap(
     num_clients: int,
     group: int,
     swap: Callable[..., SwapPlan] = balanced,
-    loss: Callable = grpo_loss,
+    loss: Callable = grpo_term,
     average: bool = True,
     average_moments: bool = False,
     max_new_tokens: int | None = None,
@@ -76,7 +76,7 @@ def pubswap(
       num_clients: C. States with another number of clients run too (a client's own process has C = 1).
       group: G, responses a prompt (the paper's K).
       swap: the planner of a public step; `no_swap` is the control.
-      loss: one of losses.py.
+      loss: a token's term, e.g. `grpo_term`; one of losses.py.
       average: False trains every client alone: `aggregate` then only counts the round.
       average_moments: `aggregate` averages the optimizer's moments too, and clients start a round from them.
         Reading: the default resets them, since the paper says that a reset matters and not how it is done.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from pubswap_jax.algorithm.aggregation import proximal_penalty
-from pubswap_jax.algorithm.losses import kl_of_tokens, masked_mean, reward_less_kl, safe_sqrt, zero_variance
+from pubswap_jax.algorithm.losses import kl_of_tokens, less_kl, masked_mean, reward_less_kl, safe_sqrt, total, zero_variance
 from pubswap_jax.policy.model import response_logps
 from pubswap_jax.types import Array, ClientState, Hparams, Prompts, PyTree, Rollout, Verdict
 
@@ -57,17 +57,12 @@ def make_update(
     kl_in_loss, kl_of_reward = (None, kl) if kl_in_reward else (kl, None)
 
     def objective(logps: Array, scores: Scores, material: Material, hparams: Hparams):
-        return loss(
-            logps,
-            scores.old_logps,
-            material.advantages,
-            material.rollout.mask,
-            hparams,
-            ref_logps=scores.ref_logps,
-            kl=kl_in_loss,
-            token_weights=scores.token_weights,
-            normalise=lambda mask: material.token_norm,
-        )
+        mask = material.rollout.mask
+        term, metrics = loss(logps, scores.old_logps, material.advantages, mask, hparams)
+        if kl_in_loss is not None:
+            term, more = less_kl(term, kl_in_loss, logps, scores.ref_logps, mask, hparams.kl_coef)
+            metrics = metrics | more
+        return total(term, scores.token_weights, material.token_norm, mask), metrics
 
     def differentiate(params, hparams, lora, material: Material, old_logps: Array | None) -> tuple[PyTree, Scores]:
         score = partial(response_logps, model, params, temperature=hparams.temperature)
@@ -92,9 +87,9 @@ def make_update(
         if size == num_prompts:
             return differentiate(params, hparams, lora, material, old_logps)
 
-        def add(total, part):
+        def add(so_far, part):
             gradient, scores = differentiate(params, hparams, lora, *part)
-            return jax.tree.map(jnp.add, total, gradient), scores
+            return jax.tree.map(jnp.add, so_far, gradient), scores
 
         parts = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), (material, old_logps))
         gradient, scores = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, lora), parts)

@@ -36,7 +36,7 @@ from pubswap_jax.weights.pretrained import load_pretrained
 
 LORA_STREAM = 2**32 - 1  # beside the rounds, which are folded into the same key
 TARGETS = {"all": LINEAR_LAYERS, "attention": LINEAR_LAYERS[:4]}
-LOSSES = {"grpo": losses.grpo_loss, "gspo": losses.gspo_loss, "cispo": losses.cispo_loss}
+LOSSES = {"grpo": losses.grpo_term, "gspo": losses.gspo_term, "cispo": losses.cispo_term}
 ADVANTAGES = {
     "group": losses.group_advantages,
     "centred": partial(losses.group_advantages, scale=False),
@@ -47,6 +47,11 @@ NORMALISE = {
     "sequence": lambda length: losses.per_sequence,
     "token": lambda length: losses.per_token,
     "fixed": losses.fixed_length,
+}
+TRUNCATION = {
+    "keep": lambda buffer: losses.keep_truncated,
+    "mask": lambda buffer: losses.mask_truncated,
+    "penalise": losses.penalise_truncated,
 }
 KL = {"none": None, "k1": losses.kl_k1, "k2": losses.kl_k2, "k3": losses.kl_k3}
 
@@ -104,7 +109,7 @@ def assemble(config) -> Run:
     if schedule.period and not asked.split.public:
         raise ValueError("no public questions for the public steps: raise data.public, or set federation.swap_period to 0")
     settings = {"max_new_tokens": config.training.max_new_tokens, "temperature": config.evaluation.temperature}
-    settings |= {"top_k": config.evaluation.top_k, "top_p": config.evaluation.top_p}
+    settings |= {"top_k": config.evaluation.top_k, "top_p": config.evaluation.top_p, "min_p": config.evaluation.min_p}
     return Run(
         config=config,
         base=base,
@@ -225,7 +230,7 @@ def make_algorithm(config, model) -> Algorithm:
         num_clients=federation.num_clients,
         group=training.group,
         swap=getattr(swap, federation.swap),
-        loss=LOSSES[training.loss],
+        loss=partial(LOSSES[training.loss], dual_clip=True) if training.dual_clip else LOSSES[training.loss],
         average=federation.average,
         average_moments=federation.moments == "average",
         microbatch=training.microbatch or None,
@@ -235,6 +240,8 @@ def make_algorithm(config, model) -> Algorithm:
         normalise=normalise,
         kl=KL[training.kl],
         kl_in_reward=training.kl_in == "reward",
+        truncation=TRUNCATION[training.truncation](training.truncation_buffer),
+        importance=losses.truncated_importance(training.importance_cap) if training.importance_cap else None,
     )
 
 
@@ -258,7 +265,7 @@ def make_schedule(config) -> Schedule:
 
 
 def make_hparams(config, schedule: Schedule, place: Callable = jax.device_put) -> Callable[[int, int], Hparams]:
-    names = ("lr", "clip_low", "clip_high", "kl_coef", "prox_coef", "swap_weight", "temperature")
+    names = ("lr", "clip_low", "clip_high", "dual_clip", "kl_coef", "prox_coef", "swap_weight", "temperature")
     constant = place(Hparams.create(**{name: config.training[name] for name in names}))
 
     def hparams(round: int, step: int) -> Hparams:

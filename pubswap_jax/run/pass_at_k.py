@@ -130,6 +130,7 @@ def make_sampler(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
+    min_p: float = 0.0,
     greedy: bool = False,
 ) -> Callable[..., Rollout]:
     """(params, loras [M, ...], prompts [B, P], numbers int32[B], key) -> the M models' answers to the same prompts.
@@ -153,6 +154,7 @@ def make_sampler(
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
+            min_p=min_p,
             greedy=greedy,
         )
 

@@ -151,6 +151,22 @@ def test_kl_is_added_with_its_coefficient(getkey):
         losses.grpo_loss(logps, old, advantages, mask, HPARAMS, kl=losses.kl_k3)
 
 
+@pytest.mark.parametrize("name", ["grpo", "gspo", "cispo"])
+def test_a_loss_is_its_term_weighed_and_summed(getkey, name):
+    term_of, loss = (getattr(losses, f"{name}_{kind}") for kind in ("term", "loss"))
+    logps, old, advantages, mask = args = batch(getkey)
+    term, metrics = term_of(*args, HPARAMS)
+    weights, reference = jax.random.uniform(getkey(), mask.shape), old + 0.1
+    keywords = {"kl": losses.kl_k2, "ref_logps": reference, "token_weights": weights, "normalise": losses.per_token}
+    value, seen = loss(*args, HPARAMS, **keywords)
+    total = 0.0  # a plain sum over the tokens that count
+    for place in zip(*np.nonzero(mask), strict=True):
+        difference = float(logps[place] - reference[place]) ** 2 / 2
+        total -= float(weights[place]) * (float(term[place]) - 0.1 * difference) / int(mask.sum())
+    np.testing.assert_allclose(value, total, rtol=1e-4)
+    assert term.shape == mask.shape and loss.__name__ == f"{name}_loss" and metrics.keys() < seen.keys() == {*metrics, "kl"}
+
+
 LOSSES = [losses.grpo_loss, losses.gspo_loss, losses.cispo_loss]
 
 

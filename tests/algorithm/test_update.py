@@ -46,7 +46,7 @@ def expected_gradient(monkeypatch, advantages, group, microbatch=None, swapped=F
     step = update.make_update(
         None,
         optax.identity(),
-        loss=losses.grpo_loss,
+        loss=losses.grpo_term,
         microbatch=microbatch,
         inner_epochs=inner_epochs,
         advantages=advantages,

@@ -4,15 +4,21 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from small_world import finished, small_config
 
+from pubswap_jax import settings
+from pubswap_jax.algorithm import losses
+from pubswap_jax.algorithm.swap import no_swap
+from pubswap_jax.fields import FIELDS
+from pubswap_jax.policy.model import Transformer
 from pubswap_jax.questions.schedule import Schedule, participants
 from pubswap_jax.questions.schedule import rows as schedule_rows
 from pubswap_jax.run import assembly
-from pubswap_jax.types import LINEAR_LAYERS, Llama3Rope
+from pubswap_jax.types import LINEAR_LAYERS, Llama3Rope, Verdict
 
 
 def test_model_and_adapter_are_the_configs():
@@ -60,11 +66,80 @@ def test_the_kl_is_where_the_config_says(monkeypatch):
     assembly.make_algorithm(config, None)
     config.training.kl, config.training.kl_in, config.training.kl_coef = "k1", "reward", 0.1
     assembly.make_algorithm(config, None)
-    assert [(how["kl"], how["kl_in_reward"]) for how in asked] == [(None, False), (assembly.grpo.kl_k1, True)]
+    assert [(how["kl"], how["kl_in_reward"]) for how in asked] == [(None, False), (losses.kl_k1, True)]
     assert assembly._without_gradient(config.training) == []
     config.training.kl_in = "loss"
     (line,) = assembly._without_gradient(config.training)
     assert "k1 in the loss has no gradient on average: set training.kl_in=reward" in line
+
+
+WITH = {  # what a choice needs beside it
+    "training.kl": {"training.kl_coef": 0.1},
+    "training.kl_in=reward": {"training.kl": "k1", "training.kl_coef": 0.1},
+    "training.truncation=penalise": {"training.truncation_buffer": 2},
+}
+NUMBERS = {"training.dual_clip": 3.0, "training.importance_cap": 2.0, "training.inner_epochs": 2, "training.clip_high": 0.3}
+OF_ALGORITHM = [field for field in FIELDS if field.name.startswith(("training.", "federation."))]
+CHOICES = [(field.name, choice) for field in OF_ALGORITHM for choice in field.choices]
+
+
+@pytest.mark.parametrize(("name", "choice"), [*CHOICES, *NUMBERS.items()])
+def test_every_choice_builds_an_algorithm_whose_round_can_be_traced(name, choice):
+    run = finished()[0]
+    config = run.config.copy_and_resolve_references()
+    none = name == "training.kl" and choice == "none"
+    beside = {} if none else WITH.get(name, {}) | WITH.get(f"{name}={choice}", {})
+    for field, value in {**beside, name: choice}.items():
+        settings.override(config, field, str(value))
+    settings.check(config)
+    algorithm, schedule = assembly.make_algorithm(config, Transformer(run.model_config)), assembly.make_schedule(config)
+    server, batch = assembly.beginning(config, run.server.lora), run.batch(0, 1)
+    hparams = assembly.make_hparams(config, schedule)(0, 0)
+
+    def round_of_one_step(key):
+        clients = algorithm.init_clients(server)
+        rollouts = algorithm.rollout(run.params, clients, batch.prompts, key, hparams)
+        verdicts = Verdict.from_correct(rollouts.mask.sum(-1) > 2)
+        rollouts, verdicts, plan = algorithm.swap(rollouts, verdicts, key)
+        clients, metrics = algorithm.update(run.params, server, clients, batch.prompts, rollouts, verdicts, plan, hparams)
+        return algorithm.aggregate(server, clients), metrics
+
+    after, metrics = jax.eval_shape(round_of_one_step, jax.random.key(0))
+    assert jax.tree.map(lambda x: x.shape, after.lora) == jax.tree.map(lambda x: x.shape, server.lora)
+    assert metrics["loss"].shape == (config.federation.num_clients,)
+
+
+def test_a_run_may_say_how_cut_off_responses_and_negative_advantages_count():
+    made = {}
+    run = finished()[0]
+    bounded = {"dual_clip": 1.0, "inner_epochs": 3}
+    for name, changes in {"plain": {}, "masked": {"truncation": "mask"}, "bounded": bounded}.items():
+        config = run.config.copy_and_resolve_references()
+        for field, value in {"lr": 1.0, "clip_norm": 0.0, **changes}.items():
+            settings.override(config, f"training.{field}", str(value))
+        algorithm = assembly.make_algorithm(config, Transformer(run.model_config))
+        hparams, batch = assembly.make_hparams(config, run.schedule)(0, 0), run.batch(0, 0)
+        clients = run.algorithm.init_clients(run.server)
+        rollouts = run.algorithm.rollout(run.params, clients, batch.prompts, run.key, hparams)
+        cut = rollouts.replace(mask=jnp.ones_like(rollouts.mask), tokens=jnp.full_like(rollouts.tokens, 3))  # no end token
+        verdicts = Verdict.from_correct(jnp.arange(cut.mask[..., 0].size).reshape(cut.mask.shape[:-1]) % 2 == 0)
+        plan = no_swap(run.key, verdicts.correct)
+        _, made[name] = algorithm.update(run.params, run.server, clients, batch.prompts, cut, verdicts, plan, hparams)
+    assert (np.asarray(made["plain"]["truncated"]) == 1).all() and np.asarray(made["plain"]["grad_norm"]).min() > 0
+    assert (np.asarray(made["masked"]["grad_norm"]) == 0).all(), "cut off responses have no term"
+    assert (np.asarray(made["bounded"]["loss"]) != np.asarray(made["plain"]["loss"])).any()
+
+
+def test_the_choices_of_a_field_are_those_that_the_assembly_knows():
+    tables = {
+        "training.loss": assembly.LOSSES,
+        "training.advantages": assembly.ADVANTAGES,
+        "training.normalise": assembly.NORMALISE,
+        "training.kl": assembly.KL,
+        "training.truncation": assembly.TRUNCATION,
+    }
+    choices = {field.name: set(field.choices) for field in FIELDS}
+    assert {name: set(table) for name, table in tables.items()} == {name: choices[name] for name in tables}
 
 
 def test_warm_up_reaches_the_learning_rate_and_counts_over_rounds():
