@@ -8,12 +8,12 @@ import importlib
 from pubswap_jax._version import __version__ as __version__
 
 _HOMES = {
-    "types": "Prompts Rollout Verdict SwapPlan Batch ClientState ServerState Hparams ModelConfig",
+    "types": "Aggregator Prompts Rollout Verdict SwapPlan Batch ClientState ServerState Hparams ModelConfig",
     "algorithm.losses": "masked_mean group_advantages kl_k1 kl_k2 kl_k3 grpo_term gspo_term cispo_term "
     "grpo_loss gspo_loss cispo_loss composed "
     "per_sequence per_token fixed_length",
     "algorithm.swap": "balanced random_swap rescue swap_all max_variance no_swap apply_swap",
-    "algorithm.aggregation": "broadcast fedavg proximal_penalty aggregation_residual",
+    "algorithm.aggregation": "broadcast fedavg mean alone proximal_penalty aggregation_residual",
     "algorithm.distortion": "one_replacement_distortion distortion_bound",
     "policy.model": "Transformer init_lora response_logps",
     "policy.sampling": "sample",

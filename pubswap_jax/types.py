@@ -10,7 +10,8 @@ response token is predicted by the last prompt token) lives in `response_logps` 
 """
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -91,6 +92,7 @@ class ServerState:
     lora: PyTree
     round: Array  # int32[]
     opt_state: PyTree
+    memory: PyTree = ()  # its Aggregator's
 
     @classmethod
     def create(cls, lora: PyTree) -> "ServerState":
@@ -161,6 +163,19 @@ class ModelConfig:
 
     def replace(self, **changes) -> "ModelConfig":
         return dataclasses.replace(self, **changes)
+
+
+class Aggregator(NamedTuple):
+    """How uploads become the next adapter: pure functions that know no model and see adapters only.
+
+    A weight of 0 means absent: whatever that upload holds, NaN included, changes nothing.
+    """
+
+    init: Callable[[PyTree], PyTree]  # adapter -> memory
+    apply: Callable[..., tuple[PyTree, PyTree]]
+    # ^ (memory, adapter [...], uploads [C, ...], weights f32[C], staleness int32[C], extra={}) -> adapter, memory
+    due: Callable[[PyTree, Array], Any] = lambda memory, weights: True  # whether this makes a new version
+    shares: bool = True  # False: nothing is uploaded, and every client keeps its own adapter
 
 
 def at_least_f32(x: Array) -> Array:

@@ -1,13 +1,35 @@
 """Averaging over clients, and what it costs. The only file that reduces across clients."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from pubswap_jax.algorithm.losses import safe_sqrt
-from pubswap_jax.types import Array, PyTree, at_least_f32
+from pubswap_jax.types import Aggregator, Array, PyTree, at_least_f32
 
 LARGEST = 1e6  # norm of an adapter, or of its moments, that an average lets in: far beyond what trains, far below overflow
+
+
+@functools.cache
+def mean() -> Aggregator:
+    """The weighted mean of A and of B apart (FedAvg, FedIT): `fedavg`."""
+    return Aggregator(lambda adapter: (), _mean)
+
+
+@functools.cache
+def alone() -> Aggregator:
+    """No aggregation: every client trains alone, and the server's adapter stays as it is."""
+    return Aggregator(lambda adapter: (), _unchanged, shares=False)
+
+
+def _mean(memory, adapter, uploads, weights, staleness, extra=None):
+    return fedavg(uploads, weights), memory
+
+
+def _unchanged(memory, adapter, uploads, weights, staleness, extra=None):
+    return adapter, memory
 
 
 def broadcast(tree: PyTree, num_clients: int) -> PyTree:

@@ -13,13 +13,25 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pubswap_jax.algorithm.aggregation import broadcast, check_weights, choose, fedavg, sound
+from pubswap_jax.algorithm.aggregation import broadcast, check_weights, choose, fedavg, mean, sound
 from pubswap_jax.algorithm.losses import group_advantages, grpo_term, keep_truncated, kl_k1, per_sequence
 from pubswap_jax.algorithm.swap import apply_swap, balanced, check_present, no_swap, swap_metrics
 from pubswap_jax.algorithm.update import make_update
 from pubswap_jax.policy.logps import check_temperature
 from pubswap_jax.policy.sampling import sample
-from pubswap_jax.types import Array, Batch, ClientState, Hparams, Prompts, PyTree, Rollout, ServerState, SwapPlan, Verdict
+from pubswap_jax.types import (
+    Aggregator,
+    Array,
+    Batch,
+    ClientState,
+    Hparams,
+    Prompts,
+    PyTree,
+    Rollout,
+    ServerState,
+    SwapPlan,
+    Verdict,
+)
 
 
 class Algorithm(NamedTuple):
@@ -53,7 +65,7 @@ def pubswap(
     group: int,
     swap: Callable[..., SwapPlan] = balanced,
     loss: Callable = grpo_term,
-    average: bool = True,
+    aggregator: Aggregator = mean(),
     average_moments: bool = False,
     max_new_tokens: int | None = None,
     microbatch: int | None = None,
@@ -77,7 +89,7 @@ def pubswap(
       group: G, responses a prompt (the paper's K).
       swap: the planner of a public step; `no_swap` is the control.
       loss: a token's term, e.g. `grpo_term`; one of losses.py.
-      average: False trains every client alone: `aggregate` then only counts the round.
+      aggregator: how the clients' adapters become the server's; `mean()` averages A and B apart, `alone()` shares nothing.
       average_moments: `aggregate` averages the optimizer's moments too, and clients start a round from them.
         Reading: the default resets them, since the paper says that a reset matters and not how it is done.
       max_new_tokens: R; by default the config's.
@@ -111,7 +123,7 @@ def pubswap(
 
     @jax.jit
     def init_clients(server: ServerState, clients: ClientState | None = None) -> ClientState:
-        if clients is not None and not average:
+        if clients is not None and not aggregator.shares:
             return clients
         lora = broadcast(server.lora, num_clients if clients is None else clients.id.shape[0])
         if clients is not None:
@@ -176,13 +188,16 @@ def pubswap(
     @jax.jit
     def average_clients(server, clients, weights):
         following = server.replace(round=server.round + 1)
-        if not average:
+        if not aggregator.shares:
             return following
         moments_too = average_moments and jax.tree.leaves(clients.opt_state)
         weights = jnp.where(sound((clients.lora, clients.opt_state) if moments_too else clients.lora), weights, 0)
         somebody = weights.sum() > 0  # else the adapter stays what it was
         keep = partial(jax.tree.map, lambda new, old: jnp.where(somebody, new, old))
-        following = following.replace(lora=keep(fedavg(clients.lora, weights), server.lora))
+        memory = server.memory if jax.tree.leaves(server.memory) else aggregator.init(server.lora)
+        fresh = jnp.zeros(weights.shape, jnp.int32)
+        lora, remembered = aggregator.apply(memory, server.lora, clients.lora, weights, fresh)
+        following = following.replace(lora=keep(lora, server.lora), memory=keep(remembered, memory))
         if not moments_too:
             return following
         moments = server.opt_state if jax.tree.leaves(server.opt_state) else tx.init(server.lora)

@@ -12,6 +12,7 @@ import optax
 from jax.experimental.compilation_cache import compilation_cache
 
 from pubswap_jax.algorithm import losses, swap
+from pubswap_jax.algorithm.aggregation import alone, mean
 from pubswap_jax.algorithm.distortion import make_measure
 from pubswap_jax.algorithm.pubswap import Algorithm, pubswap
 from pubswap_jax.devices import mesh
@@ -27,7 +28,7 @@ from pubswap_jax.questions.tokens import INSTRUCTIONS, Tokenizer, load_tokenizer
 from pubswap_jax.run.judge import grade, grade_together, make_judge
 from pubswap_jax.run.pass_at_k import make_sampler
 from pubswap_jax.run.placement import make_devices, make_place, make_place_questions, placed
-from pubswap_jax.types import LINEAR_LAYERS, Array, Batch, Hparams, ModelConfig, PyTree, ServerState
+from pubswap_jax.types import LINEAR_LAYERS, Aggregator, Array, Batch, Hparams, ModelConfig, PyTree, ServerState
 from pubswap_jax.verifier import pool
 from pubswap_jax.weights import hf_folder
 from pubswap_jax.weights.hf_config import read_config
@@ -142,7 +143,7 @@ def assemble(config) -> Run:
 
 def beginning(config, lora: PyTree) -> ServerState:
     """The server before the first round. Averaged moments are there from the start: no round changes the shape of its state."""
-    server = ServerState.create(lora)
+    server = ServerState.create(lora).replace(memory=make_aggregator(config).init(lora))
     averaged = config.federation.average and config.federation.moments == "average"
     return server.replace(opt_state=jax.jit(make_optimizer(config).init)(lora)) if averaged else server
 
@@ -231,7 +232,7 @@ def make_algorithm(config, model) -> Algorithm:
         group=training.group,
         swap=getattr(swap, federation.swap),
         loss=partial(LOSSES[training.loss], dual_clip=True) if training.dual_clip else LOSSES[training.loss],
-        average=federation.average,
+        aggregator=make_aggregator(config),
         average_moments=federation.moments == "average",
         microbatch=training.microbatch or None,
         clients_at_once=1 if one_cpu else None,
@@ -243,6 +244,10 @@ def make_algorithm(config, model) -> Algorithm:
         truncation=TRUNCATION[training.truncation](training.truncation_buffer),
         importance=losses.truncated_importance(training.importance_cap) if training.importance_cap else None,
     )
+
+
+def make_aggregator(config) -> Aggregator:
+    return mean() if config.federation.average else alone()
 
 
 def _weighing(config) -> tuple[Callable, Callable]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pubswap_jax.algorithm import aggregation
+from pubswap_jax.algorithm.aggregation import alone, fedavg, mean
 
 
 def adapters(getkey, clients=3, sizes=((5, 4), (4, 6)), rank=2):
@@ -121,3 +122,13 @@ def test_residual_of_layers_that_are_stacked_for_a_scan(getkey):
     pairs = [layer["self_attn"]["q_proj"] for layer in loras.values()]
     stacked = {"layers": jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *pairs)}
     np.testing.assert_allclose(aggregation.aggregation_residual(stacked), aggregation.aggregation_residual(loras), rtol=1e-5)
+
+
+def test_the_mean_is_fedavg_and_alone_changes_nothing(getkey):
+    trees, weights = {"q": {"a": jax.random.normal(getkey(), (3, 4, 2))}}, jnp.array([1.0, 0.0, 2.0])
+    adapter = jax.tree.map(lambda x: x[1], trees)
+    for rule, expected in ((mean(), fedavg(trees, weights)), (alone(), adapter)):
+        found, memory = rule.apply(rule.init(adapter), adapter, trees, weights, jnp.zeros(3, jnp.int32))
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+        assert memory == () and rule.due(memory, weights)
+    assert mean() is mean() and mean().shares and not alone().shares, "equal rules are one object: nothing compiles twice"

@@ -10,6 +10,8 @@ import pytest
 
 import pubswap_jax as ps
 from pubswap_jax.algorithm import losses
+from pubswap_jax.algorithm.aggregation import alone
+from pubswap_jax.types import Aggregator
 
 CLIENTS, GROUP = 3, 4
 TX = optax.scale_by_adam(eps_root=1e-16)
@@ -301,11 +303,26 @@ def test_an_optimizer_without_moments_has_none_to_average(world):
 
 def test_local_only_training_never_averages(world, run):
     server = world[2]
-    following, clients, _ = run(average=False)
+    following, clients, _ = run(aggregator=alone())
     jax.tree.map(np.testing.assert_array_equal, following.lora, server.lora)
     assert following.round == 1
-    _, again, _ = run(average=False, server=following, clients=clients)
+    _, again, _ = run(aggregator=alone(), server=following, clients=clients)
     assert (again.opt_state.count == 6).all()
+
+
+def test_a_rule_of_ones_own_averages_and_remembers(world, run):
+    """The coordinate-wise median of those present, which also counts its rounds."""
+
+    def apply(memory, adapter, uploads, weights, staleness, extra=None):
+        there = weights.reshape(-1, 1, 1) > 0
+        return jax.tree.map(lambda x: jnp.nanmedian(jnp.where(there, x, jnp.nan), axis=0), uploads), memory + 1
+
+    rule = Aggregator(lambda adapter: jnp.zeros((), jnp.int32), apply)
+    first, clients, _ = run(aggregator=rule)
+    jax.tree.map(lambda x, all: np.testing.assert_allclose(x, np.median(all, axis=0)), first.lora, clients.lora)
+    second, clients, _ = run(jnp.array([1.0, 0.0, 1.0]), aggregator=rule, server=first)
+    jax.tree.map(lambda x, all: np.testing.assert_allclose(x, (all[0] + all[2]) / 2, rtol=1e-6), second.lora, clients.lora)
+    assert (first.memory, second.memory) == (1, 2)
 
 
 def test_donors_log_probs_stay_at_home(step):
