@@ -1,7 +1,7 @@
-"""When two shapes are equal: value counts, not form.
+"""Equality of two shapes: values are compared, not notation.
 
-Order counts in tuples, not in lists and sets; open and closed ends count; `x=5` answers 5; units may be missing.
-The oracle decides about expressions: `expr(a, b)`, and `multiple(f, g, positive)` for two relations f ~ 0 and g ~ 0.
+Order counts in tuples but not in lists and sets. Open and closed interval ends differ. `x=5` equals 5. One side may omit the
+unit. An oracle compares expressions: `expr(a, b)`, and `multiple(f, g, positive)` for two relations f ~ 0 and g ~ 0.
 """
 
 import functools
@@ -26,7 +26,7 @@ class Oracle(Protocol):
 
 
 class Quick:
-    """The oracle of the fast path: exact fractions and strings; it raises Undecided for everything else."""
+    """The oracle of the fast path: compares plain numbers as exact fractions and raises Undecided for everything else."""
 
     def expr(self, gold: str, answer: str) -> bool:
         one, other = readings(gold), readings(answer)
@@ -39,7 +39,7 @@ class Quick:
 
 
 def plain_numbers(text: str) -> bool:
-    """Whether a canonical answer is made of plain numbers and words alone, so that no parser is needed to read it."""
+    """Whether a canonical answer consists only of plain numbers and words, so that no LaTeX parser is needed."""
     try:
         return bool(text) and all(readings(part) for part in expressions(read(text)))
     except Unreadable:
@@ -55,23 +55,23 @@ def has_several(text: str) -> bool:
 
 
 def equal_texts(gold: str, answer: str, oracle: Oracle) -> bool:
-    """Whether two canonical strings mean the same; a comma between digits may part a list or thousands."""
+    """Whether two canonical strings are equal. A comma between digits may separate list items or thousands: try both."""
     if squeezed(gold) == squeezed(answer):
         return True
-    if _is_one_number(gold) and _is_one_number(answer):  # 1,000 and 1,000,000 are no lists of the same items
+    if _is_one_number(gold) and _is_one_number(answer):  # as lists, 1,000 and 1,000,000 would be equal
         return equal(read(thousands(gold)), read(thousands(answer)), oracle)
     return any(equal(g, a, oracle) for g in _readings(gold) for a in _readings(answer))
 
 
 @functools.lru_cache(4096)
 def _readings(text: str) -> tuple[Shape, ...]:
-    """`1,234` is a number or two; `1,000` is no list, since no item of a list begins with a zero."""
+    """The possible shapes of a string. `1,234` is a number or a list; `1,000` is only a number: no list item starts with 0."""
     spellings = dict.fromkeys((text, thousands(text) if "," in text else text))
     return tuple(read(spelling) for spelling in spellings if not _ZERO_ITEM.search(spelling))
 
 
 def _is_one_number(text: str) -> bool:
-    """Whether every comma of a text parts thousands, none of them in brackets: `1,000,000`, `-12,345.6 cm`."""
+    """Whether a text has commas, all of which separate thousands, and no brackets: `1,000,000`, `-12,345.6 cm`."""
     return "," in text and "," not in thousands(text) and not _BRACKET.search(text)
 
 
@@ -94,7 +94,7 @@ def equal(gold: Shape, answer: Shape, oracle: Oracle) -> bool:
     gold, answer = _unwrap(gold), _unwrap(answer)
     if "text" in (gold.kind, answer.kind):
         return _texts(gold, answer)
-    if gold.kind == answer.kind == "expr" or {gold.kind, answer.kind} == {"expr", "matrix"}:  # 2A is an expr, A a matrix
+    if gold.kind == answer.kind == "expr" or {gold.kind, answer.kind} == {"expr", "matrix"}:  # `2A` is an expr, `A` a matrix
         return oracle.expr(gold.text, answer.text)
     if {gold.kind, answer.kind} == {"matrix", "tuple"}:
         return _is_vector(gold) and _is_vector(answer) and _ordered(gold, answer, oracle)
@@ -115,7 +115,7 @@ def _ordered(gold: Shape, answer: Shape, oracle: Oracle) -> bool:
 
 
 def _unordered(golds: tuple[Shape, ...], answers: tuple[Shape, ...], oracle: Oracle) -> bool:
-    """Each of one side is equal to some of the other: repetitions do not count."""
+    """Whether each item of either side equals some item of the other side. Repetitions do not count."""
     known = {squeezed(g.text) for g in golds}, {squeezed(a.text) for a in answers}
     if known[0] == known[1]:
         return True
@@ -127,12 +127,12 @@ def _unordered(golds: tuple[Shape, ...], answers: tuple[Shape, ...], oracle: Ora
 
 
 def _is_vector(shape: Shape) -> bool:
-    """A tuple in round brackets, or a matrix of one column."""
+    """Whether a tuple has round brackets, or a matrix has one column."""
     return shape.marks == "()" if shape.kind == "tuple" else set(shape.marks) == {"1"}
 
 
 def _unwrap(shape: Shape) -> Shape:
-    """A list or set of one is that one."""
+    """Replaces a list or set of one item by that item."""
     while shape.kind in ("list", "set") and len(shape.items) == 1:
         shape = shape.items[0]
     return shape
@@ -144,7 +144,7 @@ def _texts(gold: Shape, answer: Shape) -> bool:
 
 
 def _value(shape: Shape) -> Shape | None:
-    """The value of `x = 5`, `5 = x` or `f(x) = x = 5`; None where nothing is named."""
+    """The value in `x = 5`, `5 = x` or `f(x) = x = 5`; None if the shape does not assign a value to a name."""
     if shape.kind != "relation" or set(shape.marks) != {"="}:
         return None
     first, last = shape.items[0], shape.items[-1]
@@ -154,7 +154,7 @@ def _value(shape: Shape) -> Shape | None:
 
 
 def _bare_values(gold: Shape, answer: Shape) -> tuple[Shape, Shape]:
-    """Drops names that only one side writes; assignments to several names become a tuple in their order."""
+    """Drops names that only one side writes: `x=1, y=2` against `(1, 2)`. Different names become a tuple in written order."""
     if gold.kind == answer.kind == "relation":
         return gold, answer
     lists = [shape for shape in (gold, answer) if shape.kind in ("list", "tuple") and shape.items]
@@ -176,7 +176,7 @@ def _relations(gold: Shape, answer: Shape, oracle: Oracle) -> bool:
         return _pair(_halves(gold)[0], _halves(answer)[0], oracle)
     golds, answers = _halves(gold), _halves(answer)
     gold_value, answer_value = _value(gold), _value(answer)
-    if gold_value and answer_value:  # x = 2 + 3 = 5 and x = 5
+    if gold_value and answer_value:  # `x = 2 + 3 = 5` and `x = 5`
         return squeezed(gold.items[0].text) == squeezed(answer.items[0].text) and equal(gold_value, answer_value, oracle)
     if len(golds) != len(answers):
         return False
@@ -195,7 +195,7 @@ def _pair(gold: tuple[str, Shape, Shape], answer: tuple[str, Shape, Shape], orac
     if mark in ("=", r"\neq") and equal(left, other[1], oracle) and equal(right, other[0], oracle):
         return True
     if mark == "=" and {_is_function(left), _is_function(other[0])} == {True, False} and "y" in (left.text, other[0].text):
-        return equal(right, other[1], oracle)  # f(x) = 2x and y = 2x
+        return equal(right, other[1], oracle)  # `f(x) = 2x` and `y = 2x`
     if equal(left, other[0], oracle) and equal(right, other[1], oracle):
         return True
     sides = (left, right, *other)
@@ -211,9 +211,9 @@ def _relation_and_other(gold: Shape, answer: Shape, oracle: Oracle) -> bool:
         return interval is not None and equal(interval, other, oracle)
     if set(relation.marks) != {"="} or other.kind not in ("expr", "text", "list"):
         return False
-    if relation.unit.startswith("mod "):  # 2^{10} = 4 (mod 10) answers 4
+    if relation.unit.startswith("mod "):  # `2^{10} = 4 (mod 10)` equals 4
         return equal(relation.items[-1], other, oracle)
-    # 10^3 = 1000 answers 1000: each side must be equal to it, or the chain is false
+    # `10^3 = 1000` equals 1000. Every side must: with the last side alone, the false `10^2 = 1000` would be accepted
     sides = [side for side in relation.items if not is_name(side.text)]
     return bool(sides) and all(equal(side, other, oracle) for side in sides)
 

@@ -1,4 +1,4 @@
-"""What is refused before any parser sees it: too long, too deep, too many digits, or a computation in disguise."""
+"""Static limits: answers that are too long, too deep or too expensive to evaluate are refused before any parser runs."""
 
 import re
 
@@ -23,7 +23,7 @@ _OPERATORS = re.compile(
 _DERIVATIVE = re.compile(r"\\frac\{d(?:\^[^{}]*|\^\{[^{}]*\})?[^{}]{0,4}\}\{d[a-z]")
 _FACTORIAL = re.compile(r"([0-9]+|\)|\}|[a-z])\s*!(!?)", re.ASCII)
 _CHOOSE = re.compile(r"\\[dt]?binom|\\choose")
-# 2^{3^{4}}, 9^9^9, and three storeys of anything; e^{x^2} is let through
+# Refuses 2^{3^{4}}, 9^9^9 and every tower of three levels; allows e^{x^2}.
 _TOWER = re.compile(r"\^\s*(?:\{[^{}]*[0-9)}]\s*\^\s*\{?\s*[0-9]|[0-9a-z]\s*\^|\{[^{}]*\^\s*\{[^{}]*\^|\([^()]*\^)", re.ASCII)
 _NUMERIC_POWER = re.compile(r"([0-9.]+|\)|\})\s*\^\s*(?:\{\s*[+-]?\s*([0-9.]+)[^{}]*\}|([0-9]))", re.ASCII)
 _MATRIX_POWER = re.compile(r"\\end\{[pbBvV]?matrix\}\s*\)?\s*\^\s*\{?\s*([0-9]+)", re.ASCII)
@@ -31,7 +31,7 @@ _CODE = re.compile(r"__|(?<!\\)lambda\b|\bimport\b|\bexec\b|\beval\b|\bopen\s*\(
 
 
 def refusal(text: str) -> str:
-    """Why a canonical answer is not parsed; empty where it may be."""
+    """Why a canonical answer must not be parsed; empty if it may be."""
     if len(text) > MAX_CHARACTERS:
         return "too long"
     if _RUN.search(text) or len(_DIGITS.findall(text)) > MAX_DIGITS:
@@ -60,7 +60,7 @@ def _computation(text: str) -> str:
     for match in _NUMERIC_POWER.finditer(text):
         exponent = match[2] or match[3]
         if not exponent.strip("."):
-            continue  # 2^. is no power
+            continue  # `2^.` is not a power
         base_digits = len(match[1]) if match[1][0] not in ")}" else 8
         if exponent.count(".") > 1 or float(exponent) * base_digits > MAX_POWER_DIGITS:
             return "a large power"
@@ -68,13 +68,13 @@ def _computation(text: str) -> str:
 
 
 def too_deep(text: str) -> bool:
-    return len(text) > MAX_NESTING and nesting(text) > MAX_NESTING  # each level takes a character
+    return len(text) > MAX_NESTING and nesting(text) > MAX_NESTING  # a short text cannot be deep: each level takes a character
 
 
 def nesting(text: str) -> int:
     depth = deepest = run = 0
     for char in text:
         depth += (char in "([{") - (char in ")]}")
-        run = run + 1 if char in "-+|!" else (run if char == " " else 0)  # a chain of signs nests as well
+        run = run + 1 if char in "-+|!" else (run if char == " " else 0)  # the parser nests at each sign of `--x`
         deepest = max(deepest, depth, run)
     return deepest

@@ -1,4 +1,4 @@
-"""Residues: `x = 10` with the modulus 7 is `x = 3`."""
+"""Residues: `x = 10` modulo 7 becomes `x = 3`."""
 
 import dataclasses
 
@@ -7,13 +7,13 @@ from pubswap_jax.verifier.structure import Shape
 
 
 def reduced(shape: Shape) -> Shape:
-    """A shape whose integers are replaced by their least residues; its unit, `mod 7`, names the modulus."""
+    """Replaces the integers of a shape by their least residues. The shape's unit, such as `mod 7`, gives the modulus."""
     number = shape.unit.removeprefix("mod ")
     return _reduced(shape, int(number)) if number.isdecimal() and 0 < len(number) < 100 and int(number) else shape
 
 
 def _reduced(shape: Shape, modulus: int) -> Shape:
-    if shape.kind == "relation":  # the name of the unknown stays
+    if shape.kind == "relation":  # only the last side is a value; the name of the unknown stays
         return dataclasses.replace(shape, items=(*shape.items[:-1], _reduced(shape.items[-1], modulus)))
     if shape.items:
         return dataclasses.replace(shape, items=tuple(_reduced(item, modulus) for item in shape.items))

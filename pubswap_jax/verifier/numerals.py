@@ -1,13 +1,13 @@
-"""Exact numbers read from canonical strings, and when two of them count as equal."""
+"""Exact numbers read from canonical strings, and the rule by which two numbers count as equal."""
 
 import re
 from fractions import Fraction
 
 from pubswap_jax.verifier.notation import squeezed
 
-DIGITS = 6  # a decimal must agree with the other value to that many digits
+DIGITS = 6  # significant digits to which a decimal must agree with the other value
 MAX_CHARACTERS = 600
-Number = tuple[Fraction, int | None]  # the value, and its decimal places; None where it is exact: an integer, a fraction
+Number = tuple[Fraction, int | None]  # (value, decimal places); None if exact, such as an integer or a fraction
 
 _DECIMAL = re.compile(r"(?P<sign>[+-]?)(?P<whole>[0-9]+(?:,[0-9]{3})*|)(?:\.(?P<part>[0-9]*))?", re.ASCII)
 _REPEATING = re.compile(r"([+-]?)([0-9]*)\.([0-9]*)\\(?:overline|bar|dot)\{?([0-9]+)\}?", re.ASCII)
@@ -19,7 +19,7 @@ _SCIENTIFIC = re.compile(
 
 
 def number(text: str) -> Number | None:
-    """The number that a whole string is: decimal, fraction, mixed, repeating, scientific."""
+    """The number that the whole string spells: decimal, fraction, mixed, repeating or scientific; None if it is no number."""
     text = text.strip()
     if len(text) > MAX_CHARACTERS:
         return None
@@ -63,7 +63,7 @@ def _scientific(match: re.Match) -> Number | None:
 
 
 def readings(text: str) -> list[Number] | None:
-    """The values that a plain number may stand for: `10%` is 10 and 0.1."""
+    """The values that a plain number may stand for: `10%` is 10 or 0.1. None if the text is no plain number."""
     percent = text.endswith("%")
     value = number(text.removesuffix("%") if percent else text)
     if value is None or not percent:
@@ -73,7 +73,7 @@ def readings(text: str) -> list[Number] | None:
 
 
 def close(one: Number, other: Number) -> bool:
-    """Equal; or a decimal of at least six digits that rounds or cuts the other value at its last place."""
+    """Whether two numbers are equal, or one is a decimal of at least six digits that rounds or truncates the other."""
     (a, a_places), (b, b_places) = one, other
     if a == b:
         return True
@@ -81,7 +81,7 @@ def close(one: Number, other: Number) -> bool:
     if not known:
         return False
     error, size = abs(a - b), min(abs(a), abs(b))
-    if max(known) >= 9 and error <= size / 10**9:  # the noise of binary floats: 0.30000000000000004
+    if max(known) >= 9 and error <= size / 10**9:  # rounding error of binary floats: 0.30000000000000004
         return True
-    reach = Fraction(1, 10 ** min(known) * len(known))  # two decimals: half a unit of the last place
+    reach = Fraction(1, 10 ** min(known) * len(known))  # one unit of the last place; half a unit if both are decimals
     return error < reach and error < size / 10 ** (DIGITS - 1) and len(str(int(size * 10 ** min(known)))) >= DIGITS

@@ -1,4 +1,4 @@
-"""Inequalities as the intervals that they describe: `x > 3` is (3, oo), `|x - 2| >= 3` is (-oo, -1] or [5, oo)."""
+"""Inequalities as intervals: `x > 3` is (3, oo), `|x - 2| >= 3` is the union of (-oo, -1] and [5, oo)."""
 
 import dataclasses
 import re
@@ -12,14 +12,14 @@ _ENDS = {"<": "()", r"\le": "[]"}
 _LOW, _HIGH = Shape("expr", r"-\infty"), Shape("expr", r"\infty")
 _FACTOR = r"(?:[0-9]+(?:\.[0-9]+)?|\\frac\{[0-9]+\}\{[0-9]+\})?"
 _MODULUS = re.compile(r"\|([^|]+)\|")
-# What stands between the bars: a factor, the unknown, and a constant behind or before it.
+# Linear terms in an absolute value: a factor, the unknown, and a constant that follows (_LINEAR) or precedes (_LINEAR_LAST).
 _CONSTANT = r"(?:\\(?:frac|sqrt|pi)|[^a-zA-Z\\])"
 _LINEAR = re.compile(rf"(-?{_FACTOR}) ?([a-zA-Z])((?: ?[+-]{_CONSTANT}+)?)")
 _LINEAR_LAST = re.compile(rf"({_CONSTANT}+?) ?([+-] ?{_FACTOR}) ?([a-zA-Z])")
 
 
 def needed(gold: Shape, answer: Shape) -> bool:
-    """Whether one side is an inequality with a modulus, or `x != 3`, and the other side may be the same set."""
+    """Whether one side is an inequality with an absolute value, or `x != 3`, and the other side may be the same set."""
     if not any("|" in shape.text or r"\neq" in shape.text for shape in (gold, answer)):
         return False
     holes = [shape for shape in (gold, answer) if shape.kind == "list" and all(map(_of_hole, shape.items))]
@@ -30,7 +30,7 @@ def needed(gold: Shape, answer: Shape) -> bool:
 
 
 def regions(shape: Shape) -> list[Shape]:
-    """The readings of a shape as an interval or a union; the shape itself where it is already one. `1 < |z| < 2` has two."""
+    """The readings of a shape as an interval or a union. `1 < |z| < 2` has two: z is real, or |z| is itself the unknown."""
     if shape.kind in ("tuple", "union", "set"):
         return [shape]
     if shape.kind == "list":
@@ -52,7 +52,7 @@ def regions(shape: Shape) -> list[Shape]:
 
 
 def interval(relation: Shape) -> Shape | None:
-    """`1 < x \\le 2` as (1, 2], `x \\ge 3` as [3, oo): one letter between or beside its bounds."""
+    """`1 < x \\le 2` as (1, 2], `x \\ge 3` as [3, oo). None if the relation is not a single letter with one or two bounds."""
     marks, items = _ascending(relation)
     if not marks:
         return None
@@ -66,7 +66,7 @@ def interval(relation: Shape) -> Shape | None:
 
 
 def union_of(shape: Shape) -> Shape:
-    """`x < -1 or x > 1` as the union of its intervals."""
+    """`x < -1 or x > 1` as the union of its intervals; the shape itself if an item is not an interval."""
     intervals = [interval(item) if item.kind == "relation" else None for item in shape.items]
     return Shape("union", shape.text, tuple(intervals)) if all(intervals) else shape
 
@@ -80,7 +80,7 @@ def _tuple(low: Shape, high: Shape, marks: str) -> Shape:
 
 
 def _ascending(relation: Shape) -> tuple[tuple[str, ...], tuple[Shape, ...]]:
-    """Marks and items of a chain of at most two inequalities, the smallest item first; nothing where it is none."""
+    """Marks and items of a chain of at most two inequalities, smallest item first; both are empty for any other relation."""
     marks, items = relation.marks, relation.items
     if not marks or len(items) > 3 or any(mark not in ("<", ">", r"\le", r"\ge") for mark in marks):
         return (), ()
@@ -98,20 +98,20 @@ def _of_hole(shape: Shape) -> bool:
 
 
 def _named(relation: Shape) -> Shape:
-    """`1 < |z| < 2` with a letter in the place of |z|."""
+    """`1 < |z| < 2` as `1 < z < 2`, where z stands for the absolute value."""
     letter = Shape("expr", "z")
     items = tuple(letter if re.fullmatch(r"\|[a-zA-Z]\|", item.text) else item for item in relation.items)
     return dataclasses.replace(relation, items=items)
 
 
 def _solved(relation: Shape) -> Shape | None:
-    """The intervals of a real unknown for which an inequality with one modulus holds."""
+    """The real solutions of an inequality with one absolute value, as an interval or union; None if the value is not linear."""
     marks, items = _ascending(relation)
     at = next((i for i, item in enumerate(items) if _MODULUS.fullmatch(item.text)), None)
     linear = None if at is None else _linear(_MODULUS.fullmatch(items[at].text)[1].strip())
     if linear is None or any(_is_negative(item.text) for i, item in enumerate(items) if i != at):
         return None
-    # the bounds of the modulus, each with the brackets of an interval that ends there
+    # lower and upper bound of the absolute value, each with the brackets of an interval that ends at the bound
     inner = (items[0].text, _ENDS[marks[0]]) if at else None
     outer = (items[-1].text, _ENDS[marks[-1]]) if at + 1 < len(items) else None
     low, low_mark = (_end(linear, "-", outer[0]), outer[1][0]) if outer else (_LOW, "(")
@@ -129,7 +129,7 @@ def _is_negative(bound: str) -> bool:
 
 
 def _linear(text: str) -> tuple[Fraction, Fraction | str] | None:
-    """(k, c) of `kx + c` with k > 0; the signs turned where k is negative, which changes no modulus."""
+    """(k, c) of `kx + c` with k > 0; None if not linear. For negative k both signs are flipped: |kx + c| stays the same."""
     if match := _LINEAR.fullmatch(text):
         factor, constant = match[1], match[3].replace(" ", "").removeprefix("+") or "0"
     elif match := _LINEAR_LAST.fullmatch(text):
@@ -147,7 +147,7 @@ def _linear(text: str) -> tuple[Fraction, Fraction | str] | None:
 
 
 def _end(linear: tuple[Fraction, Fraction | str], sign: str, bound: str) -> Shape:
-    """The number where kx + c is `sign` bound: a fraction where it can be told, else an expression."""
+    """The x at which kx + c equals `sign` bound: a fraction if c and the bound are plain numbers, else an expression."""
     factor, constant = linear
     given = readings(bound)
     if given and isinstance(constant, Fraction):

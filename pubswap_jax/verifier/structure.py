@@ -1,7 +1,8 @@
-"""The shape of an answer (number, list, tuple or interval, set, union, matrix, relation, text), and when two shapes are equal.
+"""The shape of an answer: expression, text, list, set, tuple or interval, union, matrix, relation.
 
-Equality of what a shape is made of, its expressions, is asked of an oracle that is passed in: `fast.Quick` answers from
-strings and fractions and raises Undecided for the rest, `symbolic.Symbolic` answers by sympy inside a killable worker.
+`read` splits a canonical string into nested shapes by string rules alone. `equality.py` compares shapes and asks an oracle to
+compare the expressions in them: `equality.Quick` compares plain numbers and raises Undecided for the rest, `symbolic.Symbolic`
+uses sympy in a killable worker.
 """
 
 import dataclasses
@@ -37,11 +38,11 @@ _MATRIX = re.compile(r"\\begin\{([pbBv]?matrix|array)\}(?:\{[clr| ]*\})?(.*)\\en
 
 
 class Undecided(Exception):
-    """The oracle cannot tell: somebody who knows more must be asked."""
+    """The fast oracle cannot decide; the symbolic one must be asked."""
 
 
 class Unreadable(Exception):
-    """The answer is no expression that can be read."""
+    """The answer is not a readable expression."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Shape:
 
 
 def divide(text: str, pattern: re.Pattern) -> tuple[list[str], list[str]]:
-    """Splits at the matches that stand outside all brackets: (parts, separators)."""
+    """Splits at the matches outside all brackets: (parts, separators)."""
     depths, depth, i = [], 0, 0
     while i < len(text):
         escaped = text[i] == "\\"
@@ -100,7 +101,7 @@ def read(text: str) -> Shape:
 
 
 def _systems(items: tuple[Shape, ...]) -> tuple[Shape, ...]:
-    """`p=5, q=2, p=7, q=2` are two pairs: assignments whose names come round again."""
+    """Groups assignments whose names repeat in the same order: `p=5, q=2, p=7, q=2` is two pairs."""
     if any(item.kind != "relation" or item.marks != ("=",) or not is_name(item.items[0].text) for item in items):
         return items
     names = [item.items[0].text for item in items]
@@ -121,7 +122,7 @@ def _single(text: str) -> Shape:
     if matrix and matrix[1] != "vmatrix" and r"\begin" not in matrix[2]:
         return _matrix(text, matrix[2])
     unions, cups = divide(text, _CUP) if r"\cup" in text else ([text], [])
-    if cups and all(divide(part, _INEQUALITY)[1] for part in unions):  # |z| < 1 \cup |z| > 2
+    if cups and all(divide(part, _INEQUALITY)[1] for part in unions):  # `|z| < 1 \cup |z| > 2`
         return Shape("list", text, tuple(_single(part) for part in unions))
     parts, operators = divide(text, _RELATION)
     if operators:
@@ -136,7 +137,7 @@ def _single(text: str) -> Shape:
         return _plus_minus(text)
     if bracketed := _bracketed(point(text)):
         return bracketed
-    if text.endswith("'") and readings(text.rstrip("'")):  # 5' is no 5
+    if text.endswith("'") and readings(text.rstrip("'")):  # `5'` is not the number 5
         return Shape("text", text)
     core, unit = split_unit(text)
     if unit:
@@ -152,7 +153,7 @@ def _union(text: str, parts: tuple[Shape, ...]) -> Shape:
 
 
 def _without(text: str, whole: Shape, points: Shape) -> Shape | None:
-    """`(-oo,oo) \\setminus \\{0\\}` as the union of the open intervals between the points."""
+    """All reals without points or one interval, as a union of intervals: `(-oo,oo) \\setminus \\{0\\}`. None for other sets."""
     if points.kind == "tuple" and len(points.items) == 2 and whole.text == r"(-\infty,\infty)":
         low, high, mark = points.items[0].text, points.items[1].text, points.marks
         return Shape(
@@ -169,7 +170,7 @@ def _without(text: str, whole: Shape, points: Shape) -> Shape | None:
 
 
 def _unwrapped_matrix(text: str) -> str:
-    """Without the brackets that some put around `array` or `matrix`."""
+    """Removes redundant brackets around `array` or `matrix`."""
     while match := _AROUND_MATRIX.fullmatch(text):
         text = match[1].strip()
     return text
@@ -196,7 +197,7 @@ def _relation(text: str, parts: list[str], operators: list[str]) -> Shape:
     if any(not part for part in parts):
         return Shape("text", text)
     if set(operators) == {"="} and (remainder := _REMAINDER.search(parts[-2])) and not _REMAINDER.search(parts[-1]):
-        return dataclasses.replace(_single(parts[-1]), unit=f"mod {remainder[1]}")  # 17 mod 7 = 3
+        return dataclasses.replace(_single(parts[-1]), unit=f"mod {remainder[1]}")  # `17 mod 7 = 3`
     if operators == [r"\in"] and re.fullmatch(r"\|[a-zA-Z]\|", parts[0]):
         return _modulus_in(text, parts[0], _single(parts[1]))
     if operators == [r"\in"]:
@@ -242,7 +243,7 @@ def _plus_minus(text: str) -> Shape:
 
 
 def _bracketed(text: str) -> Shape | None:
-    """A shape in one pair of brackets: set, tuple or interval, or just a group."""
+    """The shape of a text in one pair of brackets: set, tuple or interval, or the group's content. None without brackets."""
     for opener, closer in ((r"\{", r"\}"), ("{", "}"), ("(", ")"), ("[", "]"), ("(", "]"), ("[", ")")):
         if not (text.startswith(opener) and text.endswith(closer) and len(text) >= len(opener) + len(closer)):
             continue
@@ -254,7 +255,7 @@ def _bracketed(text: str) -> Shape | None:
                 return Shape("set", text)
             parts, _ = divide(inside, _BUILDER)
             if opener == r"\{" and len(parts) == 2 and is_name(re.split(r"\\in(?![A-Za-z])", parts[0])[0]):
-                return read(parts[1])  # {x | x > 3} is x > 3
+                return read(parts[1])  # `{x | x > 3}` is `x > 3`
             inner = read(inside) if inside else Shape("text", "")
             return Shape("set", text, inner.items if inner.kind == "list" else (inner,)) if opener == r"\{" else inner
         if opener + closer == "[]" and (rows := _rows_of_brackets(inside)):
@@ -270,7 +271,7 @@ def _bracketed(text: str) -> Shape | None:
 
 
 def _rows_of_brackets(inside: str) -> str:
-    """The rows of `[[1, 2], [3, 4]]` and of `[1, 2; 3, 4]` as those of a matrix; empty where there are none."""
+    """The inside of `[[1, 2], [3, 4]]` or `[1, 2; 3, 4]` as the body of a LaTeX matrix; empty for any other text."""
     rows = divide(inside, _SEMICOLON)[0]
     if len(rows) == 1:
         rows = divide(inside, _PLAIN_COMMA)[0]
@@ -300,12 +301,12 @@ def _balanced(inside: str) -> bool:
 
 
 def result(text: str) -> str:
-    """What stands behind the last equals sign: `1` of `\\lim_{x \\to 0} \\frac{\\sin x}{x} = 1`."""
+    """The text after the last equals sign: `1` of `\\lim_{x \\to 0} \\frac{\\sin x}{x} = 1`."""
     return divide(text, _EQUALS)[0][-1]
 
 
 def expressions(shape: Shape) -> list[str]:
-    """The canonical strings of all expressions that a shape is made of."""
+    """The canonical strings of all expressions in a shape."""
     if shape.kind == "expr":
         return [shape.text]
     return [text for item in shape.items for text in expressions(item)]

@@ -1,6 +1,6 @@
-"""The slow oracle, for worker processes alone: LaTeX read by math-verify's parser, values compared to 50 digits.
+"""The slow oracle, used only in worker processes: math-verify's parser reads the LaTeX, and values are compared to 50 digits.
 
-No string reaches sympify: numbers become exact Rationals here, and `seal` makes every road from text to `eval` raise.
+No string reaches sympify: numbers are converted to exact Rationals, and `seal` makes every path from text to `eval` raise.
 """
 
 import functools
@@ -24,26 +24,27 @@ from pubswap_jax.verifier.warmup import FORMS
 DIGITS = 50
 MAX_BITS = 1 << 15
 _CONSTANTS = {sympy.Symbol("i"): sympy.I, sympy.Symbol("e"): sympy.E}
-# Where identities are tried: no symmetric, small or special values, so that a false identity survives none of them.
+# Points at which identities are tested: no symmetric, small or special values, where false identities may hold.
 POINTS = (Fraction(7919, 6131), Fraction(-5003, 7207), Fraction(28657, 10007), Fraction(-13001, 4099), Fraction(389, 907))
 
-# A letter with a numeric power, where SLL prediction expects an index; in braces it does not. f^2(x) and x^2_a go to `parse`.
+# A letter with a numeric power. SLL prediction expects an index after the letter, but not after a letter in braces. f^2(x) and
+# x^2_a do not match and are left to the full parser.
 _POWER = re.compile(r"(?<![\\A-Za-z_^])([a-df-zA-HJ-Z]|\\pi)(?=\^(?:[0-9]+|\{[0-9]+\})(?![0-9]|\s*[(_^]))", re.ASCII)
 
 _LETTER_D = re.compile(
     r"(?<![\\A-Za-z}_^])d(?= (?:[a-z](?![A-Za-z])|\\cdot))"
-)  # the letter d; the parser takes `d r` for the differential dr
+)  # the letter d: the parser would read `d r` as the differential dr
 
 
 class Sealed(RuntimeError):
-    """Some code tried to turn a string into a program."""
+    """Code tried to evaluate a string."""
 
 
 def warm_judge() -> Callable[[str, str], str]:
-    """Seals this process, shows the parser what golds look like, and returns the judge."""
+    """Seals this process, warms up the parser on sample answers, and returns the judge."""
     seal()
     rehearse(FORMS)
-    # A worker's first judgements copy the pages of the heap that it shares with the nursery: let it do so before a clock runs.
+    # A worker's first judgements copy heap pages that it shares with the nursery. Copy them before the first deadline runs.
     os.register_at_fork(after_in_child=lambda: rehearse(FORMS[:12]))
     return judge
 
@@ -55,7 +56,7 @@ def rehearse(samples: Sequence[tuple[str, str]]) -> None:
 
 @functools.cache
 def seal() -> None:
-    """Makes `parse_expr` and `sympify` of a string raise in this process, wherever they were imported to."""
+    """Makes `parse_expr` and `sympify` of a string raise in this process, also in modules that imported them earlier."""
 
     def refuse(*args, **kwargs):
         raise Sealed("a string reached sympy's evaluator")
@@ -66,7 +67,7 @@ def seal() -> None:
 
 
 def judge(gold: str, answer: str) -> str:
-    """What a worker does: the status of a canonical answer; an empty gold asks only whether the answer can be read."""
+    """The status of a canonical answer, computed in a worker. An empty gold asks only whether the answer can be read."""
     seal()
     try:
         if gold:
@@ -80,7 +81,7 @@ def judge(gold: str, answer: str) -> str:
         return "refused"
     except MemoryError:
         raise
-    except Exception:  # sympy raises anything; what it cannot compare is not shown to be equal
+    except Exception:  # sympy may raise any exception; an answer that it cannot compare must not pass
         return "unparsed"
 
 
@@ -91,7 +92,7 @@ class _Parser(latex2sympy2._Latex2Sympy):
         super().__init__(config=latex2sympy2.ConversionConfig(lowercase_symbols=False))
 
     def parse_expression(self, text: str) -> sympy.Basic:
-        """Reads an expression alone, by SLL prediction: thrice as fast as `parse`, and it fails on some of what that reads."""
+        """Parses a single expression by SLL prediction: three times as fast as `parse`, but fails on some texts that parse."""
         parser = self.create_parser(_POWER.sub(r"{\1}", text))
         parser._interp.predictionMode = PredictionMode.SLL
         tree = parser.expr()
@@ -106,7 +107,7 @@ class _Parser(latex2sympy2._Latex2Sympy):
         return sympy.Rational(value[0].numerator, value[0].denominator)
 
 
-@functools.lru_cache(64)  # the elements of one answer; a repeated answer never comes here twice
+@functools.lru_cache(64)  # enough for the expressions of one answer; `score` caches verdicts of repeated pairs
 def parse(text: str) -> sympy.Basic:
     text = text.replace("%", r"\%").replace("\x01", r"\\")
     if r"\int" not in text:
@@ -131,12 +132,12 @@ def _attempt(read_as: Callable[[str], sympy.Basic], text: str) -> sympy.Basic:
 
 @functools.lru_cache(4096)
 def parse_gold(text: str) -> sympy.Basic:
-    """A gold comes back with every answer of its group."""
+    """`parse` with a larger cache, because a gold recurs with every answer in its group."""
     return parse(text)
 
 
 class Symbolic:
-    """Equality of expressions by value: exact where rational, else to 50 digits, at several points where letters are left."""
+    """Compares expressions by value: exactly if rational, else to 50 digits; with letters, at several points."""
 
     def expr(self, gold: str, answer: str) -> bool:
         numbers = readings(gold), readings(answer)
@@ -161,7 +162,10 @@ class Symbolic:
         )
 
     def multiple(self, gold: tuple[str, str], answer: tuple[str, str], positive: bool) -> bool:
-        """Whether gold's left minus right is a constant multiple of the answer's: the same line, plane or half-space."""
+        """Whether gold's left minus right is a constant multiple of the answer's: the same line, plane or half-space.
+
+        `positive` demands a positive constant, for inequalities.
+        """
         f, g = (sympy.Add(parse(left), sympy.Mul(-1, parse(right))) for left, right in (gold, answer))
         symbols = sorted(f.free_symbols | g.free_symbols, key=str)
         if not symbols or f.free_symbols != g.free_symbols:
@@ -190,7 +194,7 @@ def _rational(value: Fraction) -> sympy.Rational:
 
 
 def same(gold: sympy.Basic, answer: sympy.Basic) -> bool:
-    """Whether two expressions have the same value wherever both have one."""
+    """Whether two expressions have the same value. With letters, both must agree at every test point where one has a value."""
     if _is_matrix(gold) and _is_matrix(answer):
         gold, answer = gold.doit(), answer.doit()
         if not isinstance(gold, sympy.MatrixBase) or not isinstance(answer, sympy.MatrixBase) or gold.shape != answer.shape:
@@ -220,7 +224,7 @@ def _is_matrix(expr: sympy.Basic) -> bool:
 
 
 def agree(gold: sympy.Expr, answer: sympy.Expr) -> bool:
-    """Equality of two constants: exactly where both are rational, else to 50 digits after the point."""
+    """Whether two constants are equal: exactly if both are rational, else to 50 digits; large ones also to 45 decimals."""
     exact = rational(gold), rational(answer)
     if None not in exact:
         return exact[0] == exact[1]
@@ -249,11 +253,11 @@ def _points(symbols: list[sympy.Symbol]):
 
 
 def evaluate(expr: sympy.Expr, point: dict | None = None, digits: int = DIGITS + 10) -> sympy.Expr | None:
-    """The value to so many digits, a complex number at most; None where there is none."""
+    """The real or complex value to `digits` digits; None if there is none."""
     try:
         if point:
             if any(power.exp.free_symbols and power.base != sympy.E for power in expr.atoms(sympy.Pow)):
-                # sympy takes exact roots of a rational to a rational power, which may take for ever; floats have none
+                # For rational points sympy computes exact roots, which may never end. For floats it does not.
                 point = {letter: sympy.Float(value, digits + 20) for letter, value in point.items()}
             expr = expr.xreplace(point)
         value = expr.evalf(digits, maxn=max(200, 2 * digits))
@@ -271,7 +275,7 @@ def _near(a: sympy.Expr, b: sympy.Expr) -> bool:
 
 
 def rational(expr: sympy.Basic) -> Fraction | None:
-    """The exact value of a tree of rationals, sums, products and integer powers; None for anything else or larger."""
+    """The exact value of a tree of rationals, sums, products and integer powers; None for other trees and for huge values."""
     if isinstance(expr, sympy.Rational):
         return Fraction(int(expr.p), int(expr.q))
     if not isinstance(expr, sympy.Add | sympy.Mul | sympy.Pow | sympy.UnevaluatedExpr):
