@@ -1,6 +1,7 @@
-"""The verifier's command: `python -m pubswap_jax.verify FILE` grades a file of {gold, answer} rows. Importing it loads no JAX.
+"""Command line of the verifier: `python -m pubswap_jax.verify FILE` grades a file of {gold, answer} rows.
 
-From Python, `score` says which answers are right, `verify` says why not, and `readable` which golds can be judged against.
+From Python: `score` returns which answers are correct, `verify` also returns the status of each answer, and `readable` returns
+which golds answers can be compared with. Importing this module loads no JAX.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from pubswap_jax.verifier.score import verify as verify
 
 
 def _completion(row: dict) -> str:
-    """The text of a row: a bare expression stands in a box, a completion as it is."""
+    """The text to grade: the row's answer, put in a box if the row says that it is a bare expression."""
     return (
         r"\boxed{" + row["answer"] + "}" if row.get("form") == "expr" and row.get("kind", "math") == "math" else row["answer"]
     )
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             pool.set_workers(flags.workers)
         rows = _read(flags.file)
         if flags.out:
-            open(flags.out, "a", encoding="utf-8").close()  # a path that cannot be written is found before the grading
+            open(flags.out, "a", encoding="utf-8").close()  # fail on an unwritable path before grading, not after
     except (OSError, ValueError) as error:
         parser.exit(2, f"pubswap_jax.verify: {error}\n")
     _grade(rows, flags.timeout)
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _read(path: str) -> list[dict]:
-    """The rows of a file; a ValueError names the line that is none."""
+    """The rows of a JSON Lines file. A ValueError names the first invalid line."""
     rows = []
     for number, row in readers.jsonl(pathlib.Path(path)):
         if not all(isinstance(row.get(name), str) for name in ("gold", "answer")):
@@ -79,7 +80,7 @@ def _grade(rows: list[dict], timeout: float) -> None:
 
 
 def _print_report(rows: list[dict]) -> None:
-    """Counts by status, then the rows that were missed: judged against their label, or not correct where they have none."""
+    """Prints counts by status, then the rows whose verdict contradicts their label and the unlabelled rows not correct."""
     for kind in KINDS:
         chosen = [row for row in rows if row.get("kind", "math") == kind]
         if not chosen:

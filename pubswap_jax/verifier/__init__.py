@@ -1,1 +1,1 @@
-"""Is an answer right? Strings first, then sympy in processes that can be killed. This folder imports nothing else of ours."""
+"""Judges answers: string rules first, then sympy in killable worker processes. Imports no other folder of this package."""

@@ -1,7 +1,7 @@
-"""A pool of killable worker processes: the deadline is kept here, and a worker that misses it is killed and replaced.
+"""Pool of killable worker processes. The pool enforces the deadline: it kills and replaces a worker that misses the deadline.
 
-Workers are forked by a nursery, a fresh interpreter that never saw JAX, so that a replacement is warm in milliseconds. Nothing
-depends on `__main__`, on signals or on the calling thread.
+The nursery is a separate interpreter that never imports JAX. It forks warm workers, so replacing one takes milliseconds.
+The pool does not depend on `__main__`, on signals or on the calling thread.
 """
 
 import atexit
@@ -21,13 +21,13 @@ from collections.abc import Iterable, Iterator
 from pubswap_jax.verifier.worker import HEADER, ORDER, STATUSES, receive, request
 
 RECYCLE = 5000  # answers after which a worker is replaced
-ATTEMPTS = 4  # nurseries started for one batch before its answers count as timeouts
-START = 60.0  # seconds that a cold nursery may take
+ATTEMPTS = 4  # nurseries started for one batch before its remaining answers count as timeouts
+START = 60.0  # seconds to wait for a new worker; the first worker waits until the nursery has imported sympy
 CODES = dict(enumerate(STATUSES))
 
 
 class _Worker:
-    """One process at the other end of a socket."""
+    """One worker process and the pool's end of its socket."""
 
     def __init__(self, connection: socket.socket, pid: int):
         self.connection, self.pid, self.done, self.task, self.due = connection, pid, 0, -1, 0.0
@@ -42,16 +42,16 @@ class _Worker:
 
 
 class _Batch:
-    """The pairs of one call, drawn as workers come free, and what was found."""
+    """The pairs of one call, drawn when a worker is free, and their results."""
 
     def __init__(self, source: Iterator[tuple[str, str]], timeout: float):
         self.source, self.timeout = source, timeout
         self.pairs: list[tuple[str, str]] = []
         self.results: dict[int, str] = {}
-        self.again: list[int] = []  # drawn, but lost with a nursery
+        self.again: list[int] = []  # drawn before a nursery died, and not yet judged
 
     def next(self) -> int:
-        """The index of a pair to judge, or -1."""
+        """The index of the next pair to judge, or -1."""
         if self.again:
             return self.again.pop()
         pair = next(self.source, None)
@@ -62,7 +62,7 @@ class _Batch:
 
 
 class Pool:
-    """`run(pairs, timeout)` judges pairs of canonical strings. Any thread may call it; calls wait for each other."""
+    """`run(pairs, timeout)` judges pairs of canonical strings. Any thread may call `run`; concurrent calls run in turn."""
 
     def __init__(self, size: int, judge: str = "pubswap_jax.verifier.symbolic:warm_judge"):
         self.size, self.judge = size, judge
@@ -73,9 +73,9 @@ class Pool:
         self._owner = os.getpid()
 
     def run(self, pairs: Iterable[tuple[str, str]], timeout: float) -> list[str]:
-        """The status of each pair; `timeout` where a worker missed its deadline, crashed or ran out of memory.
+        """The status of each pair; `timeout` if a worker missed its deadline, crashed or ran out of memory.
 
-        The next pair is asked for when a worker is free, so that what the caller does to find it costs the others nothing.
+        `pairs` is advanced only when a worker is free, so the caller prepares a pair while the other workers judge theirs.
         """
         source = iter(pairs)
         first = next(source, None)
@@ -87,9 +87,9 @@ class Pool:
                 try:
                     self._run(batch)
                     break
-                except (OSError, EOFError):  # the nursery was killed: start another and go on
+                except (OSError, EOFError):  # the nursery was killed: start another one and continue
                     self._stop()
-                except BaseException:  # Ctrl-C amid a batch: no answer of this one may be taken for one of the next
+                except BaseException:  # Ctrl-C: stop the workers, or the next batch would read this batch's answers
                     self._stop()
                     raise
             else:
@@ -97,14 +97,14 @@ class Pool:
                     raise RuntimeError(
                         f"the verifier's workers do not start: see what `import {self.judge.partition(':')[0]}` says"
                     )
-                batch.pairs.extend(batch.source)  # what no worker came to
+                batch.pairs.extend(batch.source)  # pairs that no worker received
         return [batch.results.get(i, "timeout") for i in range(len(batch.pairs))]
 
     def pids(self) -> list[int]:
         return [worker.pid for worker in self._workers]
 
     def close(self) -> None:
-        if self._owner != os.getpid():  # a fork of ours: the processes are the parent's
+        if self._owner != os.getpid():  # in a fork of this process, the workers belong to the parent
             return
         with self._lock:
             self._stop()
@@ -125,7 +125,7 @@ class Pool:
                     status = self._answer(worker) if worker in ready else ""
                     if worker.task >= 0:
                         batch.results[worker.task] = status or "timeout"
-                    if status in ("", "timeout") or worker.done >= RECYCLE:  # `timeout` is the last word of a full heap
+                    if status in ("", "timeout") or worker.done >= RECYCLE:  # after sending `timeout`, the worker exits
                         selector.unregister(worker.connection)
                         self._replace(worker)
                         selector.register(worker.connection, selectors.EVENT_READ, worker)
@@ -135,11 +135,11 @@ class Pool:
         worker.task = batch.next()
         if worker.task >= 0:
             worker.due = time.monotonic() + batch.timeout
-            with contextlib.suppress(OSError):  # a dead worker is met by the end of its stream
+            with contextlib.suppress(OSError):  # a dead worker is noticed by `_answer`: its stream ends
                 worker.connection.sendall(request(*batch.pairs[worker.task], batch.timeout))
 
     def _answer(self, worker: _Worker) -> str:
-        """The status that a worker sent; empty where it hung up or talks nonsense."""
+        """The status that a worker sent; empty if it hung up or sent an unknown code."""
         worker.done += 1
         try:
             return CODES.get(receive(worker.connection, 1)[0], "")
@@ -147,12 +147,12 @@ class Pool:
             return ""
 
     def _start(self) -> None:
-        if self._owner != os.getpid():  # a fork of ours: the workers are the parent's
+        if self._owner != os.getpid():  # in a fork of this process, the workers belong to the parent
             self._nursery, self._link, self._workers, self._owner = None, None, [], os.getpid()
         if self._nursery is None or self._nursery.poll() is not None:
             self._stop()
             self._link, theirs = socket.socketpair()
-            root = str(pathlib.Path(__file__).resolve().parents[2])  # of the package
+            root = str(pathlib.Path(__file__).resolve().parents[2])  # the folder that contains the package
             command = [sys.executable, "-m", "pubswap_jax.verifier.worker", str(theirs.fileno()), self.judge]
             self._nursery = subprocess.Popen(
                 command, cwd=root, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
@@ -168,13 +168,13 @@ class Pool:
         worker.connection.close()
         try:
             worker.connection, worker.pid = self._order(worker.pid)
-        except (OSError, EOFError):  # the nursery is gone as well
+        except (OSError, EOFError):  # the nursery died too
             self._nursery.kill()
             raise
         worker.done = 0
 
     def _order(self, dead: int) -> tuple[socket.socket, int]:
-        """A new worker from the nursery, which first buries the dead one."""
+        """(socket, pid) of a new worker. The nursery first kills and reaps the worker whose pid is `dead`, unless it is 0."""
         ours, theirs = socket.socketpair()
         try:
             with theirs:
@@ -191,7 +191,7 @@ class Pool:
         for worker in self._workers:
             worker.connection.close()
             with contextlib.suppress(OSError):
-                os.killpg(worker.pid, signal.SIGKILL)  # the nursery has not buried it: the pid is still its own
+                os.killpg(worker.pid, signal.SIGKILL)  # safe: the nursery has not reaped it, so the pid is not reused
         self._workers = []
         if self._link is not None:
             self._link.close()
@@ -209,7 +209,7 @@ _pool_lock = threading.Lock()
 
 
 def shared() -> Pool:
-    """The process's one pool: `PUBSWAP_VERIFY_WORKERS` workers (one per core, at most 8), started when first used."""
+    """The pool of this process, with `PUBSWAP_VERIFY_WORKERS` workers (default: one per core, at most 8), started by `run`."""
     global _pool
     with _pool_lock:
         if _pool is None:
@@ -218,7 +218,7 @@ def shared() -> Pool:
 
 
 def set_workers(size: int) -> None:
-    """Makes the shared pool one of so many workers."""
+    """Replaces the shared pool by a pool of `size` workers."""
     global _pool
     if size < 1:
         raise ValueError(f"workers must be at least 1, got {size}")
@@ -227,7 +227,7 @@ def set_workers(size: int) -> None:
 
 
 def close() -> None:
-    """Ends the shared pool's processes; the next call of `score` starts new ones."""
+    """Stops the shared pool's processes. The next call of `score` starts new ones."""
     if _pool is not None:
         _pool.close()
 

@@ -1,7 +1,7 @@
-"""Answers judged right or wrong: extraction, a fast path, static limits, caches, and a pool of killable workers.
+"""Judges answers: extraction, a fast path, static limits, a cache, and a pool of killable workers.
 
-`score(texts, answers)` is what training calls; `verify` also says why. Neither runs anything that a model wrote, neither raises
-because of what a model wrote, and an answer takes `timeout` seconds at most. Importing this file loads no JAX.
+Training calls `score(texts, answers)`; `verify` also returns the status of each answer. Neither function executes text that a
+model wrote or raises because of it. An answer takes at most `timeout` seconds. Importing this module loads no JAX.
 """
 
 import warnings
@@ -23,7 +23,7 @@ KINDS = ("math", "choice")
 
 
 class Verdicts(NamedTuple):
-    """What was found, one entry a row: `status` is correct, wrong, unparsed, refused or timeout."""
+    """Results, one entry per row. `status` is correct, wrong, unparsed, refused or timeout."""
 
     correct: np.ndarray  # bool[n]
     status: list[str]
@@ -41,7 +41,7 @@ def score(
     options: Sequence[dict[str, str] | None] | None = None,
     timeout: float = 1.0,
 ) -> np.ndarray:
-    """bool[n]: whether completion i answers as gold i does. `timeout` is seconds per answer."""
+    """bool[n]: whether completion i gives the answer of gold i. `timeout` is in seconds per answer."""
     return verify(texts, answers, kind=kind, options=options, timeout=timeout).correct
 
 
@@ -53,7 +53,7 @@ def verify(
     options: Sequence[dict[str, str] | None] | None = None,
     timeout: float = 1.0,
 ) -> Verdicts:
-    """As `score`, with the status and the extracted answer of each row."""
+    """Like `score`, but also returns the status and the extracted answer of each row."""
     _check(texts, answers, kind, options, timeout)
     if kind == "choice":
         rows = [
@@ -62,7 +62,7 @@ def verify(
         ]
         status, extracted = [row[0] for row in rows], [row[1] for row in rows]
     else:
-        # a completion that is the gold word for word needs no search for its last formula
+        # a completion that repeats the gold verbatim is read as a gold: `extract` might take only its last formula
         extracted = [
             _guarded("", gold_answer, gold) if text.strip() == gold.strip() else _guarded("", _extracted, text, gold)
             for text, gold in zip(texts, answers, strict=True)
@@ -77,9 +77,9 @@ def readable(
     timeout: float = 5.0,
     options: Sequence[Mapping[str, str] | None] | None = None,
 ) -> np.ndarray:
-    """bool[n]: whether a gold can be judged against at all; the others' questions are dropped at loading.
+    """bool[n]: whether answers can be compared with a gold. Questions with an unreadable gold are dropped at loading.
 
-    A choice is readable where it is the key of one of its options; without `options` only a single letter is.
+    The gold of a multiple choice is readable if it is the key of an option or, without `options`, a single letter.
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
@@ -113,9 +113,9 @@ def _check(texts, answers, kind, options, timeout) -> None:
 
 
 def _math(golds: list[str], extracted: list[str], timeout: float) -> list[str]:
-    """The status of each row: those that the fast path leaves open go to the pool, each distinct pair once.
+    """The status of each row. Pairs that the fast path cannot decide go to the pool, each distinct pair once.
 
-    A gold is read when its pair is looked for, that is while the workers judge what was found before.
+    The pool draws the pairs lazily, so the fast path runs while the workers judge earlier pairs.
     """
     pairs = list(zip(golds, extracted, strict=True))
     found: dict[tuple[str, str], str] = {}
@@ -132,7 +132,7 @@ def _math(golds: list[str], extracted: list[str], timeout: float) -> list[str]:
                 yield status
 
     found.update(zip(hard, pool.shared().run(left_open(), timeout), strict=True))
-    # a timeout is not remembered: a busy machine may be at fault
+    # do not cache timeouts: a busy machine may have caused them
     _verdicts.update((pair, found[pair]) for pair in hard if found[pair] != "timeout")
     while len(_verdicts) > CACHE:
         _verdicts.popitem(last=False)
@@ -140,7 +140,7 @@ def _math(golds: list[str], extracted: list[str], timeout: float) -> list[str]:
 
 
 def _guarded(otherwise, function: Callable, *arguments):
-    """function(*arguments), or `otherwise` and a warning: a fault of ours on one odd answer must not end a long run."""
+    """function(*arguments), or `otherwise` and a warning: a bug that one odd answer triggers must not end a long run."""
     try:
         return function(*arguments)
     except Exception as error:
@@ -150,7 +150,7 @@ def _guarded(otherwise, function: Callable, *arguments):
 
 
 def _extracted(text: str, gold: str) -> str:
-    """The answer of a completion. Boxes joined by "and" are one answer where the gold has several values too."""
+    """The answer of a completion. Adjacent boxes, joined by "and", are one answer if the gold also has several values."""
     together = boxes_together(text) if text.count("boxed") > 1 else None
     return together if together is not None and has_several(_canonical_gold(gold)) else extract(text)
 
@@ -164,7 +164,7 @@ def _quickly(gold: str, answer: str) -> str | tuple[str, str]:
 
 
 def _canonical_gold(gold: str) -> str:
-    """Empty where a gold breaks the limits: nothing is equal to it."""
+    """The canonical gold; empty if it breaks the limits, so that no answer equals it."""
     answer = gold_answer(gold)
     return "" if len(answer) > MAX_CHARACTERS or too_deep(answer) else canonical(answer)
 

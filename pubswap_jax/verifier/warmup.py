@@ -1,6 +1,6 @@
-"""Forms that golds and answers take: what the parser learns of them in the nursery, every worker inherits.
+"""Sample answers that warm up the LaTeX parser before workers are forked.
 
-The first twelve are judged again by each worker before its first answer, so that the pages which judging writes to are its own.
+Each worker judges the first twelve again before its first request, which copies the heap pages that judging writes to.
 """
 
 FORMS = [

@@ -1,7 +1,7 @@
-"""The nursery and its workers: processes that know sympy, never saw JAX, and may be killed at any moment.
+"""The nursery (a fork server) and its workers: processes that import sympy, never JAX, and may be killed at any moment.
 
-`pool.py` runs it as `python -m pubswap_jax.verifier.worker FD module:factory`. The nursery imports sympy once and forks a warm
-worker at every order; it never reads an answer itself. A worker answers one status byte a request; nothing is unpickled.
+`pool.py` starts the nursery as `python -m pubswap_jax.verifier.worker FD module:factory`. The nursery imports sympy once, forks
+a warm worker for each order, and never reads an answer. A worker sends one status byte per request. Nothing is unpickled.
 """
 
 import contextlib
@@ -16,16 +16,16 @@ import struct
 import sys
 from collections.abc import Callable
 
-STATUSES = ("wrong", "correct", "unparsed", "refused", "timeout")  # those of types.py, which loads JAX
+STATUSES = ("wrong", "correct", "unparsed", "refused", "timeout")  # as in types.py, whose import loads JAX
 HEADER = struct.Struct("!I")
-ORDER = struct.Struct("!i")  # pid to bury, or 0
+ORDER = struct.Struct("!i")  # pid of the worker to kill and reap, or 0
 MEMORY = 1 << 30  # bytes of address space
-GRACE = 5.0  # seconds past the deadline after which an orphaned worker ends itself
+GRACE = 5.0  # seconds after the deadline at which an orphaned worker ends itself
 CODES = {status: bytes([code]) for code, status in enumerate(STATUSES)}
 
 
 def receive(connection: socket.socket, size: int) -> bytes:
-    """Exactly `size` bytes, or EOFError."""
+    """Receives exactly `size` bytes. Raises EOFError if the stream ends before."""
     parts = []
     while size:
         part = connection.recv(min(size, 65536))
@@ -42,7 +42,7 @@ def request(gold: str, answer: str, deadline: float) -> bytes:
 
 
 def _confine() -> None:
-    """Its own process group, no files, no children where the system honours that, bounded memory."""
+    """Confines this process: own process group, no file writes, no child processes (not on all systems), bounded memory."""
     os.setsid()
     for name, limit in (("AS", MEMORY), ("FSIZE", 0), ("CORE", 0), ("NPROC", 0)):
         kind = getattr(resource, f"RLIMIT_{name}")
@@ -54,7 +54,7 @@ def _confine() -> None:
 
 
 def work(connection: socket.socket, judge: Callable[[str, str], str]) -> None:
-    """Answers requests until the other side hangs up. Out of memory is said before the end, for the heap is spent."""
+    """Answers requests until the other side hangs up. On MemoryError sends `timeout` and returns, so that the process ends."""
     _confine()
     connection.sendall(HEADER.pack(os.getpid()))
     while True:
@@ -73,8 +73,8 @@ def work(connection: socket.socket, judge: Callable[[str, str], str]) -> None:
 
 
 def nurse(link: socket.socket, judge: Callable[[str, str], str]) -> None:
-    """Forks a worker for each socket received; kills and buries the one it replaces first, so no pid is used twice."""
-    gc.freeze()  # else a worker's collections write to every page that it shares with the nursery
+    """Forks a worker for each socket received. First kills and reaps the replaced worker, so its pid is not reused before."""
+    gc.freeze()  # otherwise garbage collection in a worker writes to every page shared with the nursery
     while True:
         message, files, _, _ = socket.recv_fds(link, ORDER.size, 1)
         if not message:
@@ -96,17 +96,17 @@ def nurse(link: socket.socket, judge: Callable[[str, str], str]) -> None:
 
 
 def _bury(pid: int) -> None:
-    """Kills a worker with all that it forked, and waits for it."""
+    """Kills a worker and all processes that it forked, and reaps the worker."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
     with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)  # it may have died before it had a group
+        os.kill(pid, signal.SIGKILL)  # the worker may not have created its process group yet
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, 0)
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it hangs up
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C: it closes the link, which ends `nurse`
     with socket.socket(fileno=int(sys.argv[1])) as link:
         module, _, name = sys.argv[2].partition(":")
         nurse(link, getattr(importlib.import_module(module), name)())
