@@ -1,8 +1,9 @@
-"""Multiple choice: right only where the final statement commits to exactly one option, and that is the gold.
+"""Multiple choice: an answer is correct only if its final statement commits to exactly one option, and that option is the gold.
 
-A statement is a box, an `answer_choice` field, a sentence such as "the answer is (B)" or "B is correct", or a short text as a
-whole. The last one counts, and what merely speaks of an option ("Option C is wrong") is none. A hedge ("A/B", "none of the
-above", "B or C", "B. No wait, C") commits to nothing, even where it names the gold.
+A statement is a box, an `answer_choice` field, a short text as a whole, or a sentence such as "the answer is (B)" or "B is
+correct". The first of these kinds that occurs decides, and within a kind the last statement. A sentence that only mentions an
+option ("Option C is wrong") is not a statement. A hedge ("A/B", "none of the above", "B or C", "B. No wait, C") commits to no
+option, even if it names the gold.
 """
 
 import re
@@ -13,14 +14,14 @@ from pubswap_jax.verifier.keys import lettered
 from pubswap_jax.verifier.notation import folded
 from pubswap_jax.verifier.phrases import phrases
 
-TAIL = 16384
-SHORT = 300  # characters of a text that may be a statement as a whole
-REACH = 160  # characters behind a letter in which a hedge is looked for
+TAIL = 16384  # characters at the end of a text that are searched for fields and sentences
+SHORT = 300  # maximum characters of a text that may be a statement as a whole
+REACH = 160  # characters after a letter that are searched for a hedge
 _BOLD = re.compile(r"\*\*(\(?[A-Za-z]\)?[.:]?)\*\*")
 
 
 def judge(text: str, gold: str, options: dict[str, str] | None) -> tuple[str, str]:
-    """(status, the statement that was read)."""
+    """Returns (status, final statement)."""
     text, options, letters = lettered(text.rpartition("</think>")[2], options or {})
     text = _BOLD.sub(r"\1", text)
     wanted = letters.get(gold) or _letter_of(gold)
@@ -33,13 +34,13 @@ def judge(text: str, gold: str, options: dict[str, str] | None) -> tuple[str, st
 
 
 def _letter_of(gold: str) -> str:
-    """The letter of `(b)` or `\\text{B}`; empty where there is none."""
+    """The letter of `(b)` or `\\text{B}`, in upper case; empty if there is none."""
     found = re.search(r"[A-Za-z]", re.sub(r"\\[a-z]+", "", gold))
     return found[0].upper() if found else ""
 
 
 def _commitment(p: SimpleNamespace, text: str, options: dict[str, str]) -> tuple[str, str]:
-    """(letter or nothing, statement) of the last statement of a text."""
+    """(letter, final statement) of a text. The letter is empty if the statement commits to no option."""
     if (box := last_box(text)) is not None:
         return _letter(p, folded(box), options), box
     text = folded(text[-TAIL:])
@@ -58,10 +59,10 @@ def _commitment(p: SimpleNamespace, text: str, options: dict[str, str]) -> tuple
 
 
 def _last_sentence(p: SimpleNamespace, text: str, options: dict[str, str]) -> tuple[str, str]:
-    """The last sentence that names an option as the answer, or declines to."""
+    """(letter, statement) of the last sentence that names an option as the answer. The letter is empty if it declines to."""
     marks = [*p.MARK.finditer(text), *p.REVERSED.finditer(text)]
     marks = sorted(marks, key=lambda mark: mark.start() if mark.re is p.REVERSED else mark.end())[-64:]
-    weak, taken_back = None, False  # "it is C" counts only where no answer stands before, or where that is taken back
+    weak, taken_back = None, False  # a weak "it is C" yields to an earlier answer, unless that is taken back
     for mark in reversed(marks):
         found = _stated(p, text, mark, options)
         if found and (mark.re is p.REVERSED or not (mark["weak"] or mark["bare"])):
@@ -73,14 +74,14 @@ def _last_sentence(p: SimpleNamespace, text: str, options: dict[str, str]) -> tu
 
 
 def _stated(p: SimpleNamespace, text: str, mark: re.Match, options: dict[str, str]) -> tuple[str, str] | None:
-    """(letter or nothing, statement) of one mark; None where it states nothing, or denies."""
+    """(letter, statement) of one mark. The letter is empty if the statement hedges. None if the mark states no answer."""
     denied = p.BEFORE.search(text[max(0, mark.start() - 40) : mark.start()])
     if mark.re is p.REVERSED:
         statement = text[mark.start() :].partition("\n")[0]
         rest = text[mark.end() : mark.end() + REACH]
         question = re.match(r"[^.\n!]*\?", rest)
         if denied and re.search(r"(?i)\b(?:so|hence|thus|therefore|but)\b|[,;:]", denied[0]):
-            denied = None  # A and C are not; B is correct
+            denied = None  # "A and C are not; B is correct": an earlier clause is denied
         spoken = p.SPEAKER.search(text[max(0, mark.start() - 24) : mark.start()])
         if re.search(r"(?i)\bnot?\b|neither|nor|n['’]t|hardly", mark[0]) or denied or question or not spoken:
             return None
@@ -102,7 +103,7 @@ def _stated(p: SimpleNamespace, text: str, mark: re.Match, options: dict[str, st
 
 
 def _named_last(p: SimpleNamespace, text: str, options: dict[str, str]) -> tuple[str, str]:
-    """`The best drug is a beta blocker (B).`: the last line ends with an option's text and its letter."""
+    """(letter, last line) of a text whose last line ends with an option and its letter: `It is a beta blocker (B).`"""
     line = text.strip().rpartition("\n")[2]
     named = p.NAMED.search(line[-16:])
     if not named:
@@ -117,7 +118,7 @@ def _named_last(p: SimpleNamespace, text: str, options: dict[str, str]) -> tuple
 
 
 def _is_article(p: SimpleNamespace, rest: str, letter: str, options: dict[str, str]) -> bool:
-    """Whether `A` or `I` is a word of English here: a word follows that is not the option's own text."""
+    """Whether `A` or `I` is an English word here: a word follows that does not begin the option's own text."""
     if letter not in "AI" or not p.ARTICLE.match(rest):
         return False
     own = _plain(options.get(letter, ""))
@@ -125,7 +126,7 @@ def _is_article(p: SimpleNamespace, rest: str, letter: str, options: dict[str, s
 
 
 def _letter(p: SimpleNamespace, statement: str, options: dict[str, str]) -> str:
-    """The one option that a statement commits to; empty where there is none or several."""
+    """The one option that a statement commits to; empty if it commits to none or to several."""
     said = {_plain(statement), _plain(p.LEADING.sub("", statement))}
     named = [letter for letter, option in options.items() if _plain(option) and _plain(option) in said]
     if len(named) == 1:
@@ -145,7 +146,7 @@ def _letter(p: SimpleNamespace, statement: str, options: dict[str, str]) -> str:
 
 
 def _hedged(p: SimpleNamespace, rest: str) -> bool:
-    """Whether what follows a letter denies it or names another one beside it."""
+    """Whether the text after a letter denies that letter or names a second one."""
     if p.DENIED.match(rest) or p.UNSURE.search(_sentence(p, rest[:REACH])):
         return True
     if (
@@ -162,12 +163,12 @@ def _hedged(p: SimpleNamespace, rest: str) -> bool:
 
 
 def _second(p: SimpleNamespace, region: str) -> bool:
-    """A second labelled option, `B. Paris`, behind the first; `vitamin C. The` is none."""
+    """Whether `region` contains another labelled option such as `B. Paris`. `vitamin C. The` is not one."""
     return any(not found["noun"] for found in p.SECOND.finditer(region))
 
 
 def _sentence(p: SimpleNamespace, rest: str) -> str:
-    """The sentence that goes on behind a letter, its own full stop (`B. Paris`) included."""
+    """The rest of the sentence after a letter. A full stop directly after the letter (`B. Paris`) does not end it."""
     first = re.match(r"[\s)\]}*_\"']*[.:]\s*", rest)
     skip = first.end() if first and not p.ANOTHER.match(rest) else 0
     end = p.END.search(rest, skip)
@@ -179,7 +180,7 @@ def _known(letter: str, options: dict[str, str]) -> str:
 
 
 def _after_option(rest: str, option: str) -> str:
-    """What follows the option's own text, so that words in it are no hedge."""
+    """`rest` without the option's own text at its start, so that words of the option are not read as a hedge."""
     wanted, seen = _plain(option), ""
     if not wanted or not _plain(rest).startswith(wanted):
         return rest

@@ -1,6 +1,6 @@
-"""Where the answer stands in a completion: the last box, else an "answer is" line, else the last formula or number.
+"""Finds the answer in a completion: the last box, else the last "answer is" statement, else the last formula or number.
 
-Pure string work, linear in the length of the text.
+Uses only string operations, in time linear in the length of the text.
 """
 
 import re
@@ -9,10 +9,10 @@ from typing import NamedTuple
 from pubswap_jax.verifier.notation import closing, folded
 from pubswap_jax.verifier.units import unglued
 
-TAIL = 16384  # characters at the end of a completion in which an answer without a box is looked for
-SHORT = 200  # characters of a text that may be an answer as a whole
-MAX_LINE = 4096  # characters of a statement
-MAX_BOXES = 64  # boxes tried, from the last one
+TAIL = 16384  # characters at the end of a completion that are searched for an answer without a box
+SHORT = 200  # maximum characters of a text that may be an answer as a whole
+MAX_LINE = 4096  # maximum characters of a statement
+MAX_BOXES = 64  # boxes tried, starting with the last one
 
 _CHAT_END = re.compile(r"<\|(?:im_end|im_start|endoftext|eot_id|end_of_text|end|assistant|user)\|>|</s>|\[/?INST\]")
 _BOX = re.compile(r"\\f?boxed\s*(?=\{)|\\fbox\s*(?=\{)")
@@ -29,7 +29,7 @@ _FORMULA = re.compile(
     r"\$\$([^$]+)\$\$|(?<!\\)\$((?:\\.|[^$\\])+)\$|\\\[((?:(?!\\\]|\\\[)[\s\S])+)\\\]|\\\(((?:(?!\\\)|\\\()[\s\S])+)\\\)"
 )
 _JOIN = re.compile(r"\s*,?\s*(?:and|or|,)\s*,?\s*")
-# Between two boxes of one answer: a joint, what closes and opens a formula, and a name: `$ and $x_2 =`
+# Text between two boxes of one answer: a separator, formula delimiters and a variable name, as in `$ and $x_2 =`.
 _BETWEEN_BOXES = re.compile(
     r"(?=[\s\S]{0,60}(?:[,;&]|\b(?:and|or)\b))"
     r"(?:[\s$*,;&]|\\[()\[\],; ]|\\q?quad|\\text\s*\{[\s,]*(?:and|or)[\s,]*\}|\b(?:and|or)\b"
@@ -37,17 +37,17 @@ _BETWEEN_BOXES = re.compile(
 )
 _PERCENT_AFTER = re.compile(r"\s*(?:\\?%|per\s?cent(?:age)?\b|pct\b)")
 _VERB = re.compile(r"\s*\b(?:is|are|equals|be|was)\b:?\s*")
-# A statement that begins so names no value: a denial, a bound, a choice between several.
+# A statement that starts with these words names no single value: a denial, a bound, a choice between values.
 _HEDGE = re.compile(
     r"(?i)(?:\w+ly\s+)?(?:not|either|neither|none|never|cannot|can't|between|unknown|unclear|undefined|one of|at least|at most"
     r"|(?:more|less|greater|bigger|larger|smaller|fewer|higher|lower)\s+than|above|below|over|under|up to|no)\b"
 )
-# What is done to the number that follows, so that the number is not the value.
+# Words that apply an operation to the next number, so that this number is not the value: `half of 12`.
 _DONE_TO = re.compile(
     r"(?i)\b(?:twice|thrice|double|triple|(?:half|third|quarter|square|cube|reciprocal|inverse|opposite|logarithm|factorial|root)\s+of"
     r"|log|ln|sqrt|adding|multiplying|dividing|subtracting)\s*(?:[a-z]+\s+){0,2}$"
 )
-_HEDGED_LATER = re.compile(r"(?i)[,;=]|\b(?:but|so|hence|and|only)\b")  # "not 5, but 6" goes on to a value
+_HEDGED_LATER = re.compile(r"(?i)[,;=]|\b(?:but|so|hence|and|only)\b")  # "not 5, but 6" names a value after the hedge
 _ASIDE = re.compile(r"(?i)[\s,(]*\b(?:because|since|rather\s+than|instead\s+of|whereas|although|compared|namely|i\.e\.|not)\b")
 _REASON = re.compile(r"(?i)[\s,(]\b(?:because|rather\s+than|instead\s+of)\b")
 _NEGATIVE = re.compile(r"(?i)(?:negative|minus)\s+(?=[0-9.$\\])")
@@ -61,7 +61,7 @@ _DENIED_AFTER = re.compile(
 )
 _HOPE = re.compile(r"\bI hope\b")
 _ABOUT = re.compile(r"(?:\babout|\bapprox\w*|\broughly|\bnearly|≈)\.?\s*$")
-# What is done to the number before it.
+# Text that applies an operation to the preceding number: `12 squared`, `12 + x`.
 _GOES_ON = re.compile(
     r"[\s,]*(?:\\text\{\s*)?(?:(?:hundred|thousand|million|billion|trillion|dozen|or|but|squared|cubed|factorial|plus|minus|divided"
     r"|multiplied|mod(?:ulo)?|(?:more|less|fewer)\s+than|hal(?:f|ves)|thirds?|fourths?|fifths?|tenths?|hundredths?|below\s+zero)\b"
@@ -70,7 +70,7 @@ _GOES_ON = re.compile(
     r"|\s*(?:[*/+×÷-]\s*(?:[0-9(\\]|[a-z]\b)|[\^√π]|\\(?:cdot|times|pi|sqrt|frac)|(?:sqrt|pi|log|ln)\b)|(?-i:[xyzijknab](?![A-Za-z0-9]))",
     re.IGNORECASE,
 )
-# The same around the last number of a text: `x/12`, `sqrt(12`, `13 + 12`.
+# Text that makes the next number an operand: `x/` of `x/12`, `sqrt(` of `sqrt(12`, `13 + ` of `13 + 12`.
 _OPERATED = re.compile(r"(?:[A-Za-z0-9)\]]\s*[\^*/_]|[a-z]{2,}\(|[0-9)]\s*[-+×÷*/]\s*)$")
 _RUN = re.compile(r"(?:[^\s=,;:]{0,80}|[-+*/×÷0-9.()\s]{0,80})$")
 _CLAUSE = re.compile(r"[,;:=\n]|\.\s|\b(?:so|but|hence|thus|therefore|then)\b")
@@ -83,7 +83,7 @@ _ASCII_MATH = re.compile(r"[0-9a-zA-Z\\$({\[+\-|][^.\n]*")
 
 
 def extract(text: str) -> str:
-    """The answer's text, as it was written; empty where there is none."""
+    """The answer's text as written; empty if there is none."""
     text = folded(text.rpartition("</think>")[2])
     box = last_box(text)
     if box is not None:
@@ -96,7 +96,7 @@ def extract(text: str) -> str:
 
 
 def gold_answer(gold: str) -> str:
-    """The answer of a gold: a bare expression, formulas in dollars, or a whole solution with its box."""
+    """The answer in a gold, which is a bare expression, formulas in dollars, or a whole solution with a box."""
     box = last_box(gold)
     if box is not None:
         return box
@@ -105,7 +105,7 @@ def gold_answer(gold: str) -> str:
 
 
 def last_box(text: str) -> str | None:
-    """The content of the last balanced box, without boxes inside it; None where there is none."""
+    """The content of the last balanced box, the innermost one if boxes are nested; None if there is none."""
     starts = []
     position = len(text)
     while len(starts) < MAX_BOXES:
@@ -123,7 +123,7 @@ def last_box(text: str) -> str | None:
 
 
 def boxes_together(text: str) -> str | None:
-    """The contents of the last boxes that stand together, joined by commas, and, or; None where the last one stands alone."""
+    """The contents of the last boxes that only commas, "and" or "or" separate; None if the last box stands alone."""
     text = folded(text.rpartition("</think>")[2])
     starts = list(_BOX.finditer(text, max(0, len(text) - TAIL)))[-MAX_BOXES:]
     parts, begin = [], len(text)
@@ -143,13 +143,13 @@ def _with_percent(inside: str, text: str, end: int) -> str:
 
 
 def _first_reply(text: str) -> str:
-    """Without the chat turns that a model invents behind its own."""
+    """The first non-empty turn: drops chat turns that a model invents after its own."""
     parts = [part for part in _CHAT_END.split(text) if part.strip()]
     return parts[0] if parts else ""
 
 
 def _statement(tail: str) -> str | None:
-    """What stands behind the last "answer is", `####` or `A:`."""
+    """The value stated after the last "answer is", `####` or `A:`; None if there is no such mark."""
     marks = list(_MARK.finditer(tail))
     for mark in reversed(marks[-8:]):
         rest = tail[mark.end() :].lstrip("* \t\n:")
@@ -160,7 +160,7 @@ def _statement(tail: str) -> str | None:
 
 
 def _value_of_statement(rest: str) -> str:
-    """The value that a sentence states: "The volume of $ABCD$ is 120" states 120; one that hedges is returned whole."""
+    """The value that a sentence states: "The volume of $ABCD$ is 120" states 120. A hedging sentence is returned whole."""
     if (joined := _joined_formulas(rest)) and joined.start == 0 and not _VERB.match(rest, joined.end):
         return joined.text
     stop = _STOP.search(rest)
@@ -193,7 +193,7 @@ def _value_of_statement(rest: str) -> str:
 
 
 def _without_aside(line: str) -> str:
-    """`x = 6 rather than 5` -> `x = 6`: what stands behind a value and is another one, or a reason."""
+    """`x = 6 rather than 5` -> `x = 6`: cuts a rejected alternative or a reason after the value."""
     for aside in _ASIDE.finditer(line):
         if re.search(r"[0-9\\]", line[: aside.start()]):
             return line[: aside.start()].strip()
@@ -214,7 +214,7 @@ class _Joined(NamedTuple):
 
 
 def _joined_formulas(text: str) -> _Joined | None:
-    """The first formulas that stand together, joined by commas, and, or."""
+    """The first formulas that only commas, "and" or "or" separate; None if the text has no formula."""
     first = _FORMULA.search(text)
     if not first:
         return None
@@ -233,7 +233,7 @@ def _content(match: re.Match) -> str:
 
 
 def _whole_formulas(text: str) -> str | None:
-    """The formulas of a gold which is nothing but formulas, joints and a percent sign."""
+    """The formulas of a text that consists only of formulas, separators and a percent sign; None for any other text."""
     joined = _joined_formulas(text) if text.startswith(("$", r"\(", r"\[")) else None
     if joined is None:
         return None
@@ -242,7 +242,7 @@ def _whole_formulas(text: str) -> str | None:
 
 
 def _last_value(tail: str) -> str:
-    """The last formula or number of a completion, or what its last line says that something is."""
+    """The value that the last line of a completion states, else the last formula or number."""
     stripped = tail.strip()
     if (joined := _whole_formulas(stripped)) is not None:
         return joined
@@ -281,7 +281,7 @@ def _last_value(tail: str) -> str:
 
 
 def _in_place(tail: str, number: re.Match) -> str:
-    """The last number of a text, with its sign and what is done to it; empty where the text denies it."""
+    """The last number of a text, with its sign and the operation on it; empty if the text denies the number."""
     before, after = tail[max(0, number.start() - 80) : number.start()], tail[number.end() : number.end() + 80]
     clause = _CLAUSE.split(before)[-1]
     if _DENIED_BEFORE.search(clause[-40:]) or _DENIED_AFTER.match(after):

@@ -1,7 +1,7 @@
-"""The names of a multiple choice's options: which letter each is shown with, and how a text that uses another name is read.
+"""Labels of multiple-choice options: the letters that the prompt shows, and how answers that use an option's key are read.
 
-Keys that are single letters (A to L, a/b/c) are their own letters. All others (1/2/3, yes/no/maybe) get the letters A, B, C by
-their place in the prompt; in an answer both the letter and the key itself count. A key in prose is none: "no" in "no doubt".
+Keys that are single letters (A to L, a/b/c) are their own labels. Other keys (1/2/3, yes/no/maybe) get the labels A, B, C by
+position in the prompt; an answer may then use the label or the key. A key inside prose does not count: "no" in "no doubt".
 """
 
 import re
@@ -9,7 +9,7 @@ import string
 from collections.abc import Iterable, Mapping
 
 MOST = len(string.ascii_uppercase)
-# Words behind a key that still leave it an answer: "yes because ...", "2 is correct". Before any other word it is prose.
+# Words that may follow a key that is an answer: "yes because ...", "2 is correct". Before any other word the key is prose.
 _AFTER = (
     r"(?!\s+(?!(?:is|was|because|since|as|for|and|or|but|would|seems|must|should|over|not|nor|vs|versus|to|plus|with|then|however|given"
     r"|due|based)\b)[A-Za-z])"
@@ -20,7 +20,7 @@ _SMALL_IS_RIGHT = re.compile(
 
 
 def check(options: Mapping[str, str], where: str) -> None:
-    """A ValueError for options that no letters can name."""
+    """Raises ValueError for options that cannot be labelled with letters."""
     if len(options) > MOST:
         raise ValueError(f"{where}: {len(options)} options; there are letters for at most {MOST}, so leave some out")
     if any(not isinstance(key, str) or not key.strip() for key in options):
@@ -28,7 +28,7 @@ def check(options: Mapping[str, str], where: str) -> None:
 
 
 def labels(options: Iterable[str]) -> dict[str, str]:
-    """key -> what the prompt calls it: the key where all keys are different single letters, else A, B, C by place."""
+    """key -> label in the prompt: the key itself if all keys are distinct single letters, else A, B, C by position."""
     names = list(options)
     if _are_letters(names):
         return {name: name.strip() for name in names}
@@ -36,22 +36,23 @@ def labels(options: Iterable[str]) -> dict[str, str]:
 
 
 def lettered(text: str, options: Mapping[str, str]) -> tuple[str, dict[str, str], dict[str, str]]:
-    """(text, letter -> option's text, key -> letter), with capital letters in the place of the keys in all of them."""
+    """(text, letter -> option's text, key -> letter). Keys in the text and in the options' texts become capital letters."""
     letters = {key: label.upper() for key, label in labels(options).items()}
     if _are_letters(options):
         text = _SMALL_IS_RIGHT.sub(lambda match: match[1].upper(), text) if any(key.islower() for key in options) else text
         return text, {letters[key]: option for key, option in options.items()}, letters
     said = {_folded(key): letters[key] for key in options}
-    # `2` is the name of one option and the text of another: nobody can tell which one is meant
+    # a key such as `2` that is also another option's text is ambiguous: neither the key nor that text counts
     torn = {_folded(option) for key, option in options.items() if _folded(option) in said and _folded(option) != _folded(key)}
     shown = set(letters.values())
     spoken = {
         name: letter
         for name, letter in said.items()
-        # the `C` of keys A, C, D1 is shown as B, and `C` is another option's letter; the I of I, II, III is nobody's
+        # Of keys A, C, D1 the key `C` is shown as B, and `C` is the letter of D1: skip it. No option of I, II, III is shown
+        # as I: keep that key.
         if name not in torn and not (is_letter(name) and name.upper() != letter and name.upper() in shown)
     }
-    if len(said) < len(options):  # `yes` and `Yes` are two options
+    if len(said) < len(options):  # keys that differ only by case, `yes` and `Yes`, are ambiguous
         spoken = {}
     texts = {letters[key]: "" if _folded(option) in torn else _replaced(option, spoken) for key, option in options.items()}
     return _replaced(text, spoken), texts, letters
@@ -71,7 +72,7 @@ def _folded(key: str) -> str:
 
 
 def _replaced(text: str, letters: Mapping[str, str]) -> str:
-    """The text with the letter of each key that stands alone."""
+    """The text with each standalone key replaced by its letter."""
     if not letters:
         return text
     names = "|".join(re.escape(name) for name in sorted(letters, key=len, reverse=True))

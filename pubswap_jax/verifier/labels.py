@@ -1,4 +1,4 @@
-"""What an answer may stand behind: the name of an unknown, a function's value, a measure, a point."""
+"""Names in front of an answer: an unknown (`x=5`), a function value (`f(-1)=5`), a measure (`|S|=5`), a point (`P(1,2)`)."""
 
 import re
 
@@ -22,7 +22,7 @@ _POINT = re.compile(r"[A-Z]'?\s*(?=\()")
 
 
 def is_name(text: str) -> bool:
-    """`x`, `f(x)`, `f(-1)`, `P(X=1)`, `|S|`, `[ABC]`, `\\text{Area}`, `V_1:V_2`."""
+    """Whether a text names a value: `x`, `f(x)`, `f(-1)`, `P(X=1)`, `|S|`, `[ABC]`, `\\text{Area}`, `V_1:V_2`."""
     if len(text) > 80:
         return False
     if _NAME.fullmatch(text):
@@ -31,7 +31,7 @@ def is_name(text: str) -> bool:
 
 
 def _is_value(text: str) -> bool:
-    """A function of something: `f(-1)`, `n(A \\cup B)`; but `n(n+1)` is a product."""
+    """Whether a text is a function value such as `f(-1)` or `n(A \\cup B)`. `n(n+1)` is a product."""
     head = _FUNCTION.match(text)
     if not head or closing(text, head.end() - 1) != len(text) - 1:
         return False
@@ -40,6 +40,6 @@ def _is_value(text: str) -> bool:
 
 
 def point(text: str) -> str:
-    """`P(1,2)` -> `(1,2)`: a point without its name; anything else as it is."""
+    """`P(1,2)` -> `(1,2)`: drops the name of a point. Any other text is returned unchanged."""
     name = _POINT.match(text)
     return text[name.end() :] if name and closing(text, name.end()) == len(text) - 1 and "," in text else text

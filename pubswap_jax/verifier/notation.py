@@ -1,12 +1,12 @@
-"""One spelling for many: LaTeX and plain-text answers rewritten to one canonical string.
+"""Canonical strings: rewrites LaTeX and plain-text answers to one spelling.
 
-Pure string work in linear time. Nothing here knows of sympy, and nothing here decides that two answers are equal.
+Uses only string operations, in linear time. This module does not use sympy and does not decide whether two answers are equal.
 """
 
 import functools
 import re
 
-# Characters and what LaTeX writes for them, in pairs.
+# Pairs of a Unicode character and its LaTeX spelling.
 _CHARACTERS = r"""
 × \times ⋅ \cdot · \cdot ÷ / ∕ / ⁄ / π \pi ∞ \infty √ \sqrt ≤ \le ≥ \ge ≠ \neq ± \pm ∓ \mp ∪ \cup ∩ \cap
 ∅ \emptyset ∈ \in ° ^{\circ} θ \theta α \alpha β \beta ½ \frac{1}{2} ¼ \frac{1}{4} ¾ \frac{3}{4} ⅓ \frac{1}{3} ⅔ \frac{2}{3}
@@ -18,7 +18,7 @@ _SYMBOLS = str.maketrans(
     {char: text + " " * text.startswith("\\") for char, text in zip(_CHARACTERS[::2], _CHARACTERS[1::2], strict=True)}
     | dict.fromkeys("\t\n\r\u00a0\u2009\u202f", " ")
 )
-# What other keyboards write for plain characters: full width, every dash, and what has no width at all.
+# Unicode variants of ASCII characters: full-width forms and dashes. Characters without width are deleted.
 _FOLDS = str.maketrans(
     {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
     | dict.fromkeys("‐‑‒–—―−﹣", "-")
@@ -27,7 +27,8 @@ _FOLDS = str.maketrans(
 )
 _RAISED, _LOWERED = re.compile("[⁻⁺]?[⁰¹²³⁴-⁹]+"), re.compile("[₀-₉]+")
 _LEVEL = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺₀₁₂₃₄₅₆₇₈₉", "0123456789-+0123456789")
-# Rewritten in this order; a command's name ends where no letter follows. The third entry is a part of every text that matches.
+# (pattern, replacement, substring), applied in this order. `$E` ends a command's name. Every match contains the substring, so
+# that a text without the substring skips the pattern.
 _REWRITES = [
     (re.compile(pattern.replace("$E", "(?![A-Za-z])")), spelling, "".join(part))
     for pattern, spelling, *part in [
@@ -136,7 +137,7 @@ _COMMAND = re.compile(r"\\(?!frac|sqrt)[A-Za-z]+")
 
 @functools.lru_cache(1 << 16)
 def canonical(text: str) -> str:
-    """Rewrites an answer to one spelling. Text stays in `\\text{}`; sizes, thin spaces, degrees and currency go."""
+    """Rewrites an answer to one spelling. Words stay in `\\text{}`. Removes sizes, thin spaces, degree and currency signs."""
     if _PLAIN.fullmatch(text):
         return text
     text = _rows(_levels(folded(text)).translate(_SYMBOLS))
@@ -146,21 +147,21 @@ def canonical(text: str) -> str:
             text = pattern.sub(spelling, text)
     text = _ANGLE.sub(r"(\\frac{\1\\pi}{180})", text) if _TRIG.search(text) else _DEGREES.sub(" ", text)
     text = _MULTIPLE.sub(lambda match: r"\times 10^{" + _ZEROS[match[1].lower()] + "}", text)
-    if text[:1] == "]" or text[-1:] == "[":  # ]2,5[ is (2,5)
+    if text[:1] == "]" or text[-1:] == "[":  # `]2,5[` is `(2,5)`
         text = _TURNED.sub(lambda match: "[("[match[1] == "]"] + match[2] + "])"[match[3] == "["], text)
-    if "\\" not in text:  # in plain text a power is all its digits, in TeX the first one
+    if "\\" not in text:  # plain `x^10` has the exponent 10; in TeX the exponent would be 1
         text = re.sub(r"\^(-?[0-9]+(?:\.[0-9]+)?)", r"^{\1}", text)
     text = re.sub(r"(\^|_)\{([A-Za-z0-9])\}(?! ?[A-Za-z0-9])", r"\1\2", _brace_arguments(text))
     return re.sub(r" +", " ", text).strip().rstrip(".").strip()
 
 
 def radians(text: str) -> str:
-    """`30^\\circ` -> `(\\frac{30\\pi}{180})`, for an answer in degrees to a gold in radians."""
+    """`30^\\circ` -> `(\\frac{30\\pi}{180})`, for comparing degrees with radians."""
     return _ANGLE.sub(r"(\\frac{\1\\pi}{180})", text.replace("°", r"^\circ"))
 
 
 def _rows(text: str) -> str:
-    """A matrix keeps its row ends, as one character; elsewhere a doubled backslash is an escape too many or a line break."""
+    """Marks row ends of a matrix with the character 1. Elsewhere a double backslash is a redundant escape or a line break."""
     if _ALIGNED.search(text):
         text = _ALIGNED.sub("", text).replace("&", "")
     text = _HLINE.sub("", _PLAIN_MATRIX.sub(r"\\begin{\1}\2\\end{\1}", text)) if "matrix" in text or "array" in text else text
@@ -171,7 +172,7 @@ def _rows(text: str) -> str:
 
 
 def folded(text: str) -> str:
-    """Full-width letters, digits and signs, dashes and invisible characters as plain text has them."""
+    """Replaces full-width characters and dashes by ASCII characters, and deletes characters without width."""
     return text if text.isascii() else text.translate(_FOLDS)
 
 
@@ -184,7 +185,7 @@ def _levels(text: str) -> str:
 
 
 def _unwrapped(text: str) -> str:
-    """Without the quotes, stars and labels around an answer: `**15**`, `"15"`, `\\text{Answer: }15`."""
+    """Removes quotes, stars and labels around an answer: `**15**`, `"15"`, `\\text{Answer: }15`."""
     for mark in ("**", '"', "`", "'"):
         if len(text) > 2 * len(mark) and text.startswith(mark) and text.endswith(mark) and text.count(mark) == 2:
             text = text[len(mark) : -len(mark)].strip()
@@ -204,7 +205,7 @@ def _unwrapped(text: str) -> str:
 
 
 def thousands(text: str) -> str:
-    """`1,234 apples` -> `1234 apples`. A list `1,234` reads the same: both readings are tried."""
+    """`1,234 apples` -> `1234 apples`. `1,234` may also be a list, so `equality.equal_texts` tries both readings."""
     return _THOUSANDS.sub(lambda match: match[0].replace(",", ""), text)
 
 
@@ -217,7 +218,7 @@ def squeezed(text: str) -> str:
 
 
 def closing(text: str, start: int, limit: int = 1 << 20) -> int:
-    """The index of the bracket that closes the one at `start`, or -1; an escaped brace is no bracket here."""
+    """The index of the bracket that closes the one at `start`, or -1. Escaped braces are not counted as brackets."""
     opener, depth, i = text[start], 0, start
     closer = {"{": "}", "(": ")", "[": "]"}[opener]
     end = min(len(text), start + limit)
@@ -248,7 +249,7 @@ def _argument(text: str, i: int) -> tuple[str, int]:
 
 
 def _argument_end(text: str, i: int) -> int:
-    r"""Where a bare `\frac` or `\sqrt` and its arguments end."""
+    r"""The index after the bare `\frac` or `\sqrt` at `i` and its arguments."""
     arguments = 2 if text.startswith(r"\frac", i) else 1
     i += 5
     if arguments == 1 and text[i : i + 1] == "[":
@@ -259,7 +260,7 @@ def _argument_end(text: str, i: int) -> int:
 
 
 def _brace_arguments(text: str) -> str:
-    r"""`\frac12`, `\sqrt3`, `\sqrt(3)`, `x^(1/2)`: every argument in braces."""
+    r"""Puts arguments in braces: `\frac12`, `\sqrt3`, `\sqrt(3)`, `x^(1/2)`."""
     out, i = [], 0
     while head := _HEADS.search(text, i):
         out.append(text[i : head.start()])
@@ -287,7 +288,7 @@ def _brace_arguments(text: str) -> str:
 
 
 def _root(text: str, i: int, head: str, out: list[str]) -> int:
-    r"""Writes the root whose index or argument starts at `i`; returns where it ends."""
+    r"""Appends to `out` the root whose index or argument starts at `i`; returns the index after it."""
     while i < len(text) and text[i] == " ":
         i += 1
     index = "[3]" if head == r"\cbrt" else ""

@@ -1,4 +1,4 @@
-"""The regular expressions of `choice.py`: how a text states its choice among the options A to J, or up to another letter."""
+"""Regular expressions of `choice.py`: how a text states its choice among the options A to J, or A to a later letter."""
 
 import functools
 import re
@@ -12,7 +12,7 @@ _ADVERB = (
 )
 _VERB = r"(?:is|would\s+be|should\s+be|must\s+be|will\s+be)"
 _NOUN = r"(?:\s+(?:choice|letter|option))?(?:\s+(?:here|to\s+the\s+question|for\s+this\s+question))?"
-# Statements of an answer. `bare` and `weak` give way to an answer before them; behind `bare` the letter must end the line.
+# Phrases that introduce an answer. `bare` and `weak` yield to an earlier answer. After `bare`, the letter must end the line.
 _MARK = re.compile(
     rf"####|(?i:\banswer{_NOUN}(?:\s+{_VERB})?{_ADVERB}\s*[:=-]?"
     rf"|\b(?:choice|option|letter){_NOUN}(?:\s+{_VERB}{_ADVERB}\s*[:=-]?|\s*[:=](?!\s*\(?[A-J]\)?\s*:))"
@@ -30,14 +30,15 @@ _LETTER = re.compile(
     rf"(?:(?i:so|hence|thus|therefore|then)\b,?\s*)?{_WRAP}((?i:option|choice|answer|letter)\s*:?\s*{_WRAP})?"
     r"([A-J])(?![A-Za-z0-9'’%+^]|-[A-Z]?(?![A-Z][a-z])[a-z]|-[A-Z](?![a-z]))(?!\s+(?:am|do|don|would|have|think)\b)"
 )
-# A small letter alone, or before a bracket: `(b)`, `b) beta blocker`. Then the others beside it count too: `(a) or b`
+# _SMALL: a lower-case letter alone or before a bracket: `(b)`, `b) beta blocker`. If it matches, _SMALLS finds the other
+# lower-case letters: `(a) or b`.
 _SMALL = re.compile(rf"{_WRAP}(?:(?i:option|choice|answer|letter)\s*:?\s*{_WRAP})?[a-j](?=\)|[\s\]}}*_.\"'`$]*$)")
 _SMALLS = re.compile(r"(?<![A-Za-z0-9'’])(?:[b-j]|a(?=\)|\W*$))(?![A-Za-z0-9'’])")
 _LEADING = re.compile(r"(?i)^\s*(?:an?|the)\s+")
 _ARTICLE = re.compile(
     r"\s+(?:[0-9]+-[a-z]|(?!(?:is|was|because|since|as|for|and|or|but|would|seems|over|not|nor|vs|versus|to|plus|with|then|however)\b)[a-z])"
 )
-# Behind the letter: words that deny it, a question mark, another letter
+# After the letter: words that deny the letter, a question mark, or another letter.
 _DENIED = re.compile(
     r"[\s)\]}*\"':,(.-]*(?:\?|[✗✘❌×]|(?:(?:is|was|would be|seems)\s+)(?:\w+ly\s+)?(?:not|wrong|incorrect|false|unlikely|out)\b"
     r"|(?:is|was)n['’]t\b|[^.\n]{0,25}\b(?:excluded|eliminated|ruled\s+out|rejected|discarded)\b)|[\s)\]}*\"':,(-]*(?:wrong|incorrect|not\s+correct|no\b(?=\s*(?:[,.;\n]|$)))"
@@ -100,7 +101,7 @@ _NAMED = re.compile(r"\(([A-J])\)[\s.*]*$")
 
 @functools.cache
 def phrases(last: str = "J") -> SimpleNamespace:
-    """All patterns by name (`phrases().MARK`), where the options go from A to `last`; never fewer than A to J."""
+    """All patterns by name, as in `phrases().MARK`. The options go from A to `last`, and at least to J."""
     found = {name[1:]: pattern for name, pattern in globals().items() if isinstance(pattern, re.Pattern)}
     if last > "J":
         found = {name: re.compile(_widened(pattern.pattern, last), pattern.flags) for name, pattern in found.items()}

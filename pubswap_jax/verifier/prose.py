@@ -1,4 +1,4 @@
-"""Answers in words: what is prose rather than mathematics, and the same words compared."""
+"""Answers in words: distinguishes prose from mathematics, and normalises prose for comparison."""
 
 import re
 
@@ -33,16 +33,16 @@ _COMMAND = re.compile(r"\\(?:begin|end)\{[A-Za-z]*\}|\\[A-Za-z]+")
 
 
 def is_prose(text: str) -> bool:
-    r"""Words rather than mathematics: a \text left over, or a word that is no command and no product of letters."""
+    r"""Whether a text is words, not mathematics: it has \text, or a word that is neither a command nor a product of letters."""
     if r"\text" in text:
         return True
     words = _WORD.findall(_COMMAND.sub(" ", text))
-    letters = 3 if _FIGURES.search(text) else 2  # abc+1 is a product, abc alone a word
+    letters = 3 if _FIGURES.search(text) else 2  # `abc+1` contains a product, `abc` alone is a word
     return any(len(word) > letters or word.lower() in _SMALL_WORDS for word in words)
 
 
 def plain(text: str) -> str:
-    """Text for comparison: no fonts, spaces, stops or case (a single letter keeps its case)."""
+    """Text for comparison: without fonts, spaces, punctuation and case. A single letter keeps its case."""
     text = re.sub(r"^\s*(?:an?|the)\s", "", _WRAPPED.sub(r"\1", text), flags=re.IGNORECASE)
     text = re.sub(r"(?<![0-9}])'|[\s.,;:!?\"`*{}$\\]|^\(|\)$", "", text)
     return text if len(text) == 1 else text.lower()

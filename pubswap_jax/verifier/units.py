@@ -1,4 +1,4 @@
-"""Units behind a number: found, taken off, and compared where both answers name one that is known."""
+"""Units after a number: detected, split off, and compared if both answers name a known unit."""
 
 import re
 
@@ -20,7 +20,7 @@ _BARE_UNIT = re.compile(
     rf"(?<=[0-9}})i])(?:\s*[AaPp]\.?\s?[Mm]\.?$|(?:\s+{_WORD}|\s*(?:[cmk]m|kg|mph|ft|lbs?|hrs?|mins?|secs?))"
     rf"(?:(?:\s+|/){_WORD}){{0,3}}(?:\s*\^\{{?[23]\}}?)?$)"
 )
-# `60km`, `9.8m/s^2`, `3hours`; `5x`, `12k`, `20i` and `3e` are none
+# A unit without a space before it: `60km`, `9.8m/s^2`, `3hours`. `5x`, `12k`, `20i` and `3e` have none.
 _GLUED_UNIT = (
     r"(?:[cmkdnu]?m|[km]?g|[cmd]?[lL]|k?[JNW]|[km]?[VA]|[kMG]?Hz|k?Pa|kWh|eV|ft|in|yd|mi|lbs?|oz|s|h|hrs?|ms|mins?|secs?|yrs?|pts?|mph|kph|mol"
     r"|hours?|minutes?|seconds?|days?|weeks?|months?|years?|cents?|dollars?|euros?|inch(?:es)?|feet|foot|miles?|met(?:er|re)s?"
@@ -53,7 +53,7 @@ _QUANTITY = re.compile(
     r"[+-]?(?:[0-9][0-9.,:]*(?:\s?/\s?[0-9]+)?)?\s*(?:\\frac\{[0-9]+\}\{[0-9]+\})?(?<=[0-9}])\s*(?:\\sqrt\{[0-9]+\}|\\pi(?![A-Za-z]))*\s*[A-Za-z]"
 )
 _ORDINAL = re.compile(r"(?<=[0-9])(?:\s*\\text\{\s*(?:st|nd|rd|th)\s*\}|\^\{?\\text\{\s*(?:st|nd|rd|th)\s*\}\}?|st|nd|rd|th)$")
-# Words that turn what stands before them into something other than a quantity.
+# Words that never belong to a unit: `5 or`, `5 million`, `5 squared`.
 _NOT_UNITS = frozenset(
     """
     is are was not no nor but and or if when where then than it to wrong right false true incorrect except unless only either
@@ -95,7 +95,7 @@ _SAME = {
 
 
 def split_unit(text: str) -> tuple[str, str]:
-    """(`15`, `cm`) of `15\\text{ cm}^2`; an empty unit where there is none. A base is a unit: 1210_5 may be written 1210."""
+    """(`15`, `cm^2`) of `15\\text{ cm}^2`. The unit is empty if there is none. A base counts as a unit: 1210_5 equals 1210."""
     if base := _BASE.fullmatch(text):
         name = next(group for group in base.groups()[1:] if group)
         return base[1], f"base {_BASES.get(name, name)}"
@@ -109,7 +109,7 @@ def split_unit(text: str) -> tuple[str, str]:
         return text, ""
     words = re.findall(r"[A-Za-z]+", re.sub(r"\\(?:text|cdot)", "", match[0]))
     if words and core.endswith(r"\pi") and len(words[0]) < 3 and words[0] not in _LENGTHS:
-        return text, ""  # 2 pi hr is a product
+        return text, ""  # `2\pi hr` is a product
     if (
         not words
         or len(words) > 5
@@ -123,18 +123,18 @@ def split_unit(text: str) -> tuple[str, str]:
 
 
 def unglued(text: str) -> str:
-    """`500g` -> `500 g`: a number with nothing but a unit glued to it; other texts as they are."""
+    """`500g` -> `500 g`: separates a number from a unit written without a space. Other texts are returned unchanged."""
     match = _GLUED.fullmatch(text.strip(" *"))
     return f"{match[1]} {match[2]}" if match else text
 
 
 def _number_before(text: str) -> bool:
-    """Bare words are a unit only behind a number: `5 cm`, but `5 x` and `n apples` are not."""
+    """Whether a number starts the text, as in `5 cm` but not in `n apples`. Bare words are a unit only after a number."""
     return bool(_QUANTITY.match(text))
 
 
 def conflict(one: str, other: str) -> bool:
-    """Two known units that differ: 5 cm is not 5 m, 5 cm^2 is not 5 cm^3, and 12 in base 5 is not 12 in base 6."""
+    """Whether two known units differ: 5 cm is not 5 m, 5 cm^2 is not 5 cm^3, and 12 in base 5 is not 12 in base 6."""
     if any(one.startswith(kind) and other.startswith(kind) for kind in ("base ", "mod ")):
         return one != other
     (name, _, power), (name_too, _, power_too) = one.partition("^"), other.partition("^")
