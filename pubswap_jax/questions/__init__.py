@@ -1,1 +1,1 @@
-"""Questions: where they come from, who holds which, and how they become token ids."""
+"""Questions: sources, the split over clients, the schedule of batches, and tokenization."""

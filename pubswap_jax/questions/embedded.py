@@ -1,9 +1,10 @@
-r"""Noisy homework: the world of the embedded model, in which everybody knows all procedures and picks the wrong one.
+r"""Noisy homework: a synthetic question set for the embedded model, which knows every procedure but often picks the wrong one.
 
-A question of one of eight topics holds two numbers. An answer names the procedure that it follows, then its result: to
-'How many cents are 3 nickels and 4 cents?' that is `fives: \boxed{19}`, and `twelves: \boxed{40}` is the mistake of somebody
-who thinks of eggs. The demonstrations that the embedded model learned from follow the right procedure in a minority of cases
-(`RIGHT`). The results of all procedures differ in every question, so a wrong one is never right by luck.
+A question has one of eight topics and contains two numbers. An answer names a procedure, then gives its result. For
+'How many cents are 3 nickels and 4 cents?' the right answer is `fives: \boxed{19}`. A typical mistake is
+`twelves: \boxed{40}`, which is the procedure for eggs. The embedded model was trained on demonstrations that follow the right
+procedure in a minority of cases (`RIGHT`). All procedures give different results for every question, so a wrong procedure
+never earns a reward by luck.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from pubswap_jax.questions.schedule import permutation
 
 NUMBERS = range(2, 30)
 LETTERS = "ABCD"
-MAX_NEW_TOKENS = {"math": 7, "choice": 9}  # of the longest demonstration, its end token included
+MAX_NEW_TOKENS = {"math": 7, "choice": 9}  # tokens of the longest demonstration, end token included
 
 PROCEDURES: dict[str, Callable[[int, int], int]] = {
     "add": lambda a, b: a + b,
@@ -34,7 +35,7 @@ PROCEDURES: dict[str, Callable[[int, int], int]] = {
 
 
 class Topic(NamedTuple):
-    """Questions that one procedure answers."""
+    """A kind of question, the procedure that answers it, and its prompt templates."""
 
     procedure: str
     forms: tuple[str, ...]
@@ -117,15 +118,16 @@ TOPICS = {
 
 FORMS = len(TOPICS["sums"].forms)
 
-# The share of demonstrations that follow the right procedure, per preset: of eight, 0.12 is no better than any wrong one.
+# Share of demonstrations that follow the right procedure, per preset. With eight procedures, 0.12 makes the right one no more
+# frequent than each wrong one.
 RIGHT = {"easy": 0.30, "hard": 0.12}
 
-# Shares of the pairs of numbers: a pair belongs to one split, in either order and in every topic.
+# Ranges of the pairs of numbers. A pair belongs to exactly one split, in both orders and in every topic.
 SPLITS = {"train": (0.0, 0.7), "validation": (0.7, 0.8), "test": (0.8, 1.0)}
 
 
 def problems(split: str, *, seed: int, count: int | None, preset: str = "easy", kind: str = "math") -> list[Problem]:
-    """`count` different questions or all, the topics in turn; the numbers of a split are in no other one, whatever the seed."""
+    """`count` distinct questions (None: all), cycling through the topics. Splits share no pair of numbers, for any seeds."""
     for name, value, known in (("split", split, SPLITS), ("preset", preset, RIGHT), ("kind", kind, KINDS)):
         if value not in known:
             raise ValueError(f"homework {name} is {value!r}{nearest(value, known)}")
@@ -140,7 +142,7 @@ def problems(split: str, *, seed: int, count: int | None, preset: str = "easy", 
 
 
 def demonstrations(problem: Problem) -> dict[str, tuple[str, float]]:
-    """What pupils answer: procedure -> (its response, the share of pupils who follow it)."""
+    """Demonstrations for a question: procedure -> (response, share of the demonstrations that follow the procedure)."""
     values = {name: str(value) for name, value in _results(*_numbers(problem)).items()}
     shares = dict.fromkeys(values, 1 / len(values))
     if problem.topic in TOPICS:
@@ -153,19 +155,19 @@ def demonstrations(problem: Problem) -> dict[str, tuple[str, float]]:
 
 
 def drills() -> list[Problem]:
-    """Arithmetic in no topic's words, of all pairs of numbers: each procedure is as right as any other."""
+    """Questions without a topic, one per pair of numbers. Their demonstrations use all procedures equally often."""
     pairs = [pair for split in SPLITS for pair in _pairs(split)]
     return [Problem(f"drill/{a}-{b}", f"{a} and {b}.", "", "drill", "drill") for a, b in pairs]
 
 
 def tiny_path(preset: str = "easy") -> pathlib.Path:
-    """The embedded model's folder: one model per preset. The easy one knows multiple choice, too."""
+    """Folder of the embedded model for a preset. The model of preset 'easy' also answers multiple choice."""
     return pathlib.Path(__file__).parent.parent / f"tiny_{preset}"
 
 
 @functools.cache
 def _pairs(split: str) -> list[tuple[int, int]]:
-    """The ordered pairs of different numbers of one split, those left out for which two procedures agree."""
+    """Ordered pairs of distinct numbers of one split, without pairs for which two procedures agree."""
     pairs = [(a, b) for a, b in itertools.combinations(NUMBERS, 2) if _differ(a, b) and _differ(b, a)]
     low, high = (round(share * len(pairs)) for share in SPLITS[split])
     mine = [pairs[i] for i in permutation(len(pairs), 0)[low:high]]
@@ -194,7 +196,7 @@ def _ask_maths(topic: str, pair: int, form: int, split: str, preset: str, seed: 
 
 
 def _ask_choice(topic: str, pair: int, form: int, split: str, preset: str, seed: int) -> Problem:
-    """The right result among those of three wrong procedures: whoever follows one of the other four finds no option."""
+    """A multiple-choice question: the right result and three wrong ones. The other four procedures match no option."""
     problem = _ask_maths(topic, pair, form, split, preset, seed)
     procedure = TOPICS[topic].procedure
     key = (seed, list(TOPICS).index(topic), pair, form)

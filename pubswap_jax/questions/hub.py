@@ -1,6 +1,6 @@
-"""The public question sets of the Hugging Face hub: names, splits, columns and licences in one table.
+"""Public question sets on the Hugging Face hub: names, splits, columns and licences in one table.
 
-All are plain data (parquet or JSON lines); sets that need a script are not read by `datasets` any more.
+Every set is plain data (parquet or JSON lines), because `datasets` no longer runs loading scripts.
 """
 
 import dataclasses
@@ -13,12 +13,12 @@ from pubswap_jax.questions.sources import Fields, questions
 
 @dataclasses.dataclass(frozen=True)
 class HubSet:
-    name: str  # on the hub
+    name: str  # repository on the hub
     configs: tuple[str, ...]
-    splits: Mapping[str, str]  # what we call train and test -> the hub's name
+    splits: Mapping[str, str]  # 'train' or 'test' -> name of the split on the hub
     fields: Fields
     licence: str
-    topic: str = ""  # for sets that carry none
+    topic: str = ""  # topic of every question, for sets without a topic column
 
 
 MATH_SUBJECTS = (
@@ -33,7 +33,7 @@ MATH_SUBJECTS = (
 MCQ = ("opa", "opb", "opc", "opd")
 BOTH = {"train": "train", "test": "test"}
 
-# MedMCQA hides the answers of its test split, so its validation split is our test.
+# MedMCQA's test split has no answers, so its validation split serves as the test split.
 HUB = {
     "math": HubSet(
         "EleutherAI/hendrycks_math",
@@ -98,7 +98,7 @@ HUB = {
 
 
 def hub(short: str, split: str = "train") -> list[Problem]:
-    """The questions of a set in `HUB`, from the hub or its local cache."""
+    """Questions of a set in `HUB`, read from the hub or its local cache."""
     if short not in HUB:
         raise ValueError(f"data.name is {short!r}{nearest(short, HUB)}")
     entry = HUB[short]
@@ -106,7 +106,7 @@ def hub(short: str, split: str = "train") -> list[Problem]:
         raise ValueError(f"{entry.name} has no {split} split; it has {', '.join(entry.splits)}")
     rows = itertools.chain.from_iterable(_rows(entry, config, entry.splits[split]) for config in entry.configs)
     problems = questions(rows, entry.fields, entry.name)
-    # Ids of different sets must not meet, and the set is a natural key of a mixture.
+    # The prefix keeps ids of different sets distinct. It is also the key by which `natural` partitions a mixture of sets.
     return [
         dataclasses.replace(problem, id=f"{short}/{problem.id}", topic=problem.topic or entry.topic) for problem in problems
     ]

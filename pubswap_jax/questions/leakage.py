@@ -1,12 +1,13 @@
-"""Questions that are copies of other questions: between training, public and test sets they would fake the result.
+"""Near-duplicate detection. Copies of questions across the training, public and test sets would inflate results.
 
-What is seen: the same wording with other case, punctuation, LaTeX or number words ("three apples", "3 apples"); a lead or a
-sentence added or cut; a word changed; and a new wording that shares numbers, answer and a fifth of its 4-grams. What is not
-seen: a question asked in other words ("Compute the sum of the two numbers 51 and 99." against "What is 51 + 99?"), a
-translation, and a fraction, a multiple or an ordinal in words ("half", "twice", "third") against figures.
+Detected: the same wording with other case, punctuation, LaTeX or number words ("three apples", "3 apples"); an added or
+removed lead or sentence; a changed word; and a new wording that shares numbers, answer and a fifth of its 4-grams.
+Not detected: a paraphrase ("Compute the sum of the two numbers 51 and 99." against "What is 51 + 99?"); a translation; and a
+fraction, multiple or ordinal in words ("half", "twice", "third") against figures.
 
-Overlap is that of character 13-grams of the normalised text. It alone does not tell a copy from an honest sibling ("the
-greatest common factor of 32 and 48"), for competition questions share phrases and figures; the numbers of a question do.
+Overlap is measured on character 13-grams of the normalised text. Overlap alone cannot separate a copy from a different
+question of the same kind ("the greatest common factor of 32 and 48"), because competition questions share phrases. So the
+numbers in both questions are compared too.
 """
 
 import collections
@@ -20,11 +21,11 @@ import numpy as np
 from pubswap_jax.questions.problem import Problem
 
 GRAM = 13
-SHORT_GRAM = 4  # where numbers and answer agree as well
+SHORT_GRAM = 4  # n-gram length for questions whose numbers and answer agree
 
 _THOUSANDS = re.compile(r"(?<=\d)(?:,|\{,\}|\\,|\\!)+(?=\d{3}(?!\d))")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
-# How a formula looks, not what it says.
+# LaTeX that changes the look of a formula and not its meaning.
 _LOOKS = re.compile(
     r"\\(?:left|right|displaystyle|text(?:bf|it|rm)?|math(?:rm|bf|it)|operatorname|quad|qquad|[,;:!()\[\]\s])|[${}\s]"
 )
@@ -41,14 +42,14 @@ _VALUES = {
 _SCALES = {"dozen": 12, "hundred": 100, "thousand": 1000, "million": 10**6}
 _SMALL = rf"(?:(?:{'|'.join(_TENS)})(?:[\s-]+(?:{'|'.join(_ONES)}))?|zero|{'|'.join(_TEENS + _ONES)})\b"
 _LARGE = rf"(?:(?:{_SMALL}|an?|(?<![\d.,])\d{{1,6}})[\s-]+)?(?:(?:{'|'.join(_SCALES)})\b[\s-]*)+"
-# The lookahead is for speed alone: the first letter rules out most words.
+# The lookahead does not change what matches. It is for speed: the first letter rules out most words.
 _WORDS = re.compile(
     rf"\b(?=[adefhmnostz\d])(?:{_LARGE}(?:(?:and[\s-]+)?{_LARGE})*(?:(?:and[\s-]+)?{_SMALL})?|{_SMALL})", re.IGNORECASE
 )
 
 
 def in_figures(text: str) -> str:
-    """A text whose number words are figures: 'Twenty-three eggs and 2 dozen more' is '23 eggs and 24 more'."""
+    """Replaces number words by figures: 'Twenty-three eggs and 2 dozen more' becomes '23 eggs and 24 more'."""
     return _WORDS.sub(_figures, text)
 
 
@@ -67,24 +68,24 @@ def _figures(match: re.Match) -> str:
 
 
 def normalise(text: str) -> str:
-    """A question without case, white space, punctuation and the looks of its formulae."""
+    """Removes case, white space, punctuation and LaTeX formatting from a question."""
     text = unicodedata.normalize("NFKC", _THOUSANDS.sub("", text)).casefold()
     text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
     return _KEPT.sub("", _LOOKS.sub("", text))
 
 
 def numbers(text: str) -> collections.Counter:
-    """The numbers of a question, each as often as it stands there."""
+    """Multiset of the numbers in a question."""
     return collections.Counter(_NUMBER.findall(_THOUSANDS.sub("", text)))
 
 
 def grams(text: str, n: int) -> set[str]:
-    """All n-grams of characters; a shorter text is its own."""
+    """All character n-grams. A text shorter than n is its own only n-gram."""
     return {text[i : i + n] for i in range(max(1, len(text) - n + 1))}
 
 
 class _Reduced:
-    """What of a question is compared. Options are part of a choice's text, and its answer is the right option's."""
+    """Features of a question that are compared. The text of a multiple-choice question includes its options."""
 
     def __init__(self, problem: Problem):
         options = problem.options or {}
@@ -92,20 +93,20 @@ class _Reduced:
         text = in_figures(raw)
         self.text = normalise(text)
         self.numbers = numbers(text)
-        self.figures = self.numbers if text == raw else numbers(raw)  # without number words
+        self.figures = self.numbers if text == raw else numbers(raw)  # numbers written in figures, without number words
         self.grams = grams(self.text, GRAM)
         self.answer = normalise(options.get(problem.answer, problem.answer))
         self.key = (frozenset(self.numbers.items()), self.answer)
 
 
 def near_copies(problems: Sequence[Problem], against: Sequence[Problem]) -> np.ndarray:
-    """int[n]: for each question the index of one in `against` that it nearly copies, or -1. Number words count as numbers.
+    """int[n]: for each question, the index of a question in `against` that it nearly copies, or -1.
 
-    overlap(a, b) = w(A and B) / min(w(A), w(B)) of the sets of 13-grams, where a gram that k questions share weighs 1 / k.
-    A copy is a question with
-      the same numbers, or the same figures and answer (a number word was misspelt), and overlap >= 0.6;
-      the same answer, or the numbers of one among the other's, and overlap >= 0.9: something was added, cut off or misspelt;
-      the same numbers and answer, and a fifth of the longer text's 4-grams in common: it was reworded.
+    overlap(a, b) = w(A and B) / min(w(A), w(B)) of the sets of 13-grams. A gram found in k questions of `against` weighs
+    1 / max(1, k). Number words count as numbers. Two questions are near copies if any of these holds:
+      overlap >= 0.6, and the same numbers, or the same figures and answer (a number word was misspelt);
+      overlap >= 0.9, and the same answer, or the numbers of one contained in the other's (text was added, cut off or misspelt);
+      the same numbers and answer, and a fifth of the longer text's 4-grams in common (the question was reworded).
     """
     targets = [_Reduced(problem) for problem in against]
     holders, keys = collections.defaultdict(list), collections.defaultdict(list)

@@ -1,4 +1,4 @@
-"""The questions of a run: read, checked, encoded, and dealt out as public, private, validation and test ones."""
+"""Loads a run's questions: reads, checks and encodes them, then splits them into public, private, validation and test sets."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -15,28 +15,28 @@ from pubswap_jax.settings import nearest
 from pubswap_jax.types import Prompts
 from pubswap_jax.verifier.score import readable
 
-# data.name -> preset and kind of the embedded world.
+# data.name -> (preset, kind) of the noisy homework in embedded.py.
 HOMEWORK = {
     "homework": ("easy", "math"),
     "homework_hard": ("hard", "math"),
     "homework_choice": ("easy", "choice"),
 }
-HELD_OUT = 10  # the stream of the validation and test draws, beside those of schedule.py
+HELD_OUT = 10  # random stream for drawing validation and test sets; distinct from the streams in schedule.py
 
 
 class Questions(NamedTuple):
-    """Questions and their prompts, row by row."""
+    """Questions and their prompts; row i of `prompts` is `problems[i]`."""
 
     problems: list[Problem]
     prompts: Prompts  # numpy [n, P]
 
 
 class Asked(NamedTuple):
-    train: Questions  # what `split` speaks of
+    train: Questions  # public and private questions; `split` holds indices into them
     split: Split
     validation: Questions
     test: Questions
-    notes: list[str]  # what was left out and why, a line each
+    notes: list[str]  # log lines: which questions were left out, and why
 
 
 def load_questions(config, tokenizer: Tokenizer) -> Asked:
@@ -62,6 +62,7 @@ def load_questions(config, tokenizer: Tokenizer) -> Asked:
         shared, ids = _from_elsewhere(config, tokenizer, train, test, notes)
         public = range(len(train), len(train) + len(shared))
         train, encoded = train + shared, encoded + ids
+    # `split` calls its held-out questions `test`. Copies of the test set are gone already; here it gets the validation set.
     dealt = split(
         train,
         config.federation.num_clients,
@@ -90,7 +91,7 @@ def load_questions(config, tokenizer: Tokenizer) -> Asked:
 
 
 def _from_elsewhere(config, tokenizer, private, test, notes) -> tuple[list[Problem], list[np.ndarray]]:
-    """The public questions of a file of their own, without near copies of test questions, and their ids."""
+    """Reads the public questions of data.public_path and drops near copies of test questions. Returns questions and token ids."""
     fields = sources.Fields.of(config.data.fields.to_dict())
     beside = readers.expand(_paths(config.data.path))
     for file in readers.expand(_paths(config.data.public_path)):
@@ -115,7 +116,7 @@ def _paths(names: str) -> list[str]:
 
 
 def read_problems(config) -> tuple[list[Problem], list[Problem] | None, list[Problem] | None]:
-    """The training, validation and test questions that the config names; None: to be drawn from the training ones."""
+    """Training, validation and test questions that the config names. None means: draw that set from the training questions."""
     wanted = config.data
     if wanted.fields and not (wanted.path or wanted.test_path or wanted.public_path):
         raise ValueError("config.data.fields: there is no file whose columns it could name; set config.data.path")
@@ -137,7 +138,7 @@ def read_problems(config) -> tuple[list[Problem], list[Problem] | None, list[Pro
 
 
 def _of_sets(names: str, split: str, field: str) -> list[Problem]:
-    """The questions of hub sets joined by +."""
+    """The questions of several hub sets. `names` joins the names of the sets with +."""
     for name in names.split("+"):
         if name not in hub.HUB:
             raise ValueError(f"config.data.{field}={name}{nearest(name, [*HOMEWORK, *hub.HUB])}")
@@ -145,7 +146,7 @@ def _of_sets(names: str, split: str, field: str) -> list[Problem]:
 
 
 def _usable(problems, config, tokenizer, what, notes) -> tuple[list[Problem], list[np.ndarray]]:
-    """The questions that can be judged and are short enough, and their ids."""
+    """Keeps questions with a readable answer and a prompt that is short enough. Returns the questions and their token ids."""
     kept, dropped = drop_unreadable(problems, readable)
     if dropped:
         notes.append(dropped_line(dropped, len(problems), f"{what}: the verifier cannot read their answers"))
@@ -159,7 +160,7 @@ def _usable(problems, config, tokenizer, what, notes) -> tuple[list[Problem], li
 
 
 def _tenth(count: int, notes: list[str]) -> int:
-    """How many test questions data.test=0 takes from the training ones, where there are no others."""
+    """Size of the test set for data.test=0 without a test file or split: a tenth of the training questions."""
     if count < 10:
         raise ValueError(
             f"config.data.test=0: a tenth of {count} questions is none, and there is no test file or split; "
@@ -170,7 +171,7 @@ def _tenth(count: int, notes: list[str]) -> int:
 
 
 def _without_copies(problems, encoded, test, config, lead, notes) -> tuple[list[Problem], list[np.ndarray]]:
-    """The questions, and their ids, that are no near copies of test questions."""
+    """Removes near copies of test questions. Returns the remaining questions and their token ids."""
     clean = near_copies(problems, test) < 0
     if not clean.any():
         what = "public" if lead else "training"
@@ -192,7 +193,7 @@ def _without_copies(problems, encoded, test, config, lead, notes) -> tuple[list[
 def _set_aside(
     problems: list, encoded: list, size: int, seed: int, field: str, notes: list[str]
 ) -> tuple[list, list, list, list]:
-    """Takes `size` questions out, IID over topics."""
+    """Draws `size` questions, IID over topics. Returns (rest, token ids of the rest, drawn, token ids of the drawn)."""
     if size >= len(problems):
         lost = "".join(f"; {note}" for note in notes if "left out" in note)
         raise ValueError(f"config.{field}={size}: there are only {len(problems)} questions to take them from{lost}")

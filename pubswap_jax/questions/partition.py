@@ -1,6 +1,7 @@
-"""Who holds which question: the public set, and what is private to each client.
+"""Splits questions into a public set and one private set per client.
 
-A partition is a function (problems, num_clients, rng) -> one array of indices a client: disjoint, complete, none empty.
+A partition is a function (problems, num_clients, rng) -> one array of indices per client. The arrays are disjoint, non-empty,
+and together contain every index.
 """
 
 import collections
@@ -19,14 +20,14 @@ Partition = Callable[[Sequence[Problem], int, np.random.Generator], list[np.ndar
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Indices into one list of training questions. Every question stands in exactly one of these lists."""
+    """Indices into one list of training questions. Every question is in exactly one of the lists below."""
 
     public: list[int]
     clients: list[list[int]]
-    removed: dict[str, list[int]]  # near copies of 'test' and of 'public' questions, which nobody trains on
+    removed: dict[str, list[int]]  # 'test' | 'public' -> near copies of questions in that set; not used for training
 
     def manifest(self) -> dict:
-        """For the run's JSON; `Split(**manifest)` reads it back."""
+        """The split as a dict for JSON. `Split(**manifest)` restores it."""
         return dataclasses.asdict(self)
 
 
@@ -39,9 +40,9 @@ def split(
     public: float | Sequence[int] = 0.02,
     test: Sequence[Problem] = (),
 ) -> Split:
-    """Near copies of test questions go, the public set is drawn, near copies of it go, and the rest is dealt to the clients.
+    """Removes near copies of `test`, draws the public set, removes near copies of it, and partitions the rest over clients.
 
-    `public` is a share of the questions, or the indices of a public set from elsewhere. Reading: 2 %, IID over topics.
+    `public` is a share of the questions, or the indices of a given public set. Reading: 2 %, IID over topics.
     """
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, PARTITION))))
     leaked = near_copies(problems, test) >= 0 if len(test) else np.zeros(len(problems), bool)
@@ -63,7 +64,7 @@ def split(
 
 
 def by_name(name: str, alpha: float) -> Partition:
-    """The partition that a config names, with its alpha."""
+    """The partition function for data.partition, with `alpha` bound where the function takes one."""
     named = {
         "iid": iid,
         "dirichlet": functools.partial(dirichlet, alpha=alpha),
@@ -77,16 +78,17 @@ def by_name(name: str, alpha: float) -> Partition:
 
 
 def iid(problems: Sequence[Problem], num_clients: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Equal shares, drawn uniformly."""
+    """Clients of equal size, drawn uniformly."""
     _check_clients(num_clients, len(problems))
     return np.array_split(rng.permutation(len(problems)), num_clients)
 
 
 def dirichlet(problems: Sequence[Problem], num_clients: int, rng: np.random.Generator, *, alpha: float) -> list[np.ndarray]:
-    """Equal shares, of topics in each client's own proportions q ~ Dir(alpha T p), of T topics with shares p (Hsu et al. 2019).
+    """Clients of equal size. Client i draws its topic mixture q_i ~ Dir(alpha T p), with p the T topics' shares.
 
-    The q of all clients are fitted to what there is of each topic. Reading: alpha counts per topic, so that equal topics give
-    the symmetric Dir(alpha, ..., alpha); a small one leaves a client few topics (`by_topic` is the end of that), infinity all.
+    The mixtures are then fitted to the number of questions per topic. A small alpha gives each client few topics (the limit is
+    `by_topic`); a large alpha gives each client all topics. See Hsu et al. 2019.
+    Reading: alpha counts per topic, so equally frequent topics give the symmetric Dir(alpha, ..., alpha).
     """
     _check_alpha(alpha)
     _check_clients(num_clients, len(problems))
@@ -100,12 +102,12 @@ def dirichlet(problems: Sequence[Problem], num_clients: int, rng: np.random.Gene
 
 
 def _fitted(wanted: np.ndarray, rows: np.ndarray, columns: np.ndarray, rounds: int = 300) -> np.ndarray:
-    """Whole numbers near `wanted` with the given sums: proportional fitting (Sinkhorn), then rounding by largest remainders."""
-    table = wanted + 1e-9  # so that somebody takes what nobody wanted
+    """Integers near `wanted` with the given row and column sums: Sinkhorn scaling, then rounding by largest remainders."""
+    table = wanted + 1e-9  # a column of zeros could not be scaled up to its sum
     for _ in range(rounds):
         table = table * (columns / table.sum(0))
         table = table * (rows / table.sum(1))[:, None]
-    table = table * np.minimum(1, columns / table.sum(0))  # never above a sum, converged or not
+    table = table * np.minimum(1, columns / table.sum(0))  # no column above its sum, even before convergence
     counts = np.floor(table).astype(int)
     while (short := columns - counts.sum(0)).any():
         open_cells = (rows - counts.sum(1) > 0)[:, None] & (short > 0)
@@ -114,7 +116,7 @@ def _fitted(wanted: np.ndarray, rows: np.ndarray, columns: np.ndarray, rounds: i
 
 
 def by_topic(problems: Sequence[Problem], num_clients: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Whole topics, equally many a client; where clients outnumber topics, one topic a client, and several share it."""
+    """Whole topics, equally many per client. With more clients than topics, a client has one topic and may share it."""
     _check_clients(num_clients, len(problems))
     piles = _shuffled_piles(problems, rng)
     order = rng.permutation(len(piles))
@@ -127,7 +129,7 @@ def by_topic(problems: Sequence[Problem], num_clients: int, rng: np.random.Gener
 
 
 def size_skew(problems: Sequence[Problem], num_clients: int, rng: np.random.Generator, *, alpha: float) -> list[np.ndarray]:
-    """The same mix of topics for all, of sizes ~ Dir(alpha, ..., alpha), at least one question each."""
+    """Client sizes ~ Dir(alpha, ..., alpha), at least one question each. All clients draw from the same topic mixture."""
     _check_alpha(alpha)
     _check_clients(num_clients, len(problems))
     shares = rng.dirichlet(np.full(num_clients, max(alpha, 1e-6)))
@@ -136,8 +138,8 @@ def size_skew(problems: Sequence[Problem], num_clients: int, rng: np.random.Gene
 
 
 def natural(problems: Sequence[Problem], num_clients: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Whole keys, the first part of an id ('mercy/17' is of mercy): the largest first, each to the smallest client so far."""
-    del rng  # nothing is left to chance
+    """Whole keys, the first part of an id ('mercy' in 'mercy/17'). The largest key goes first, each to the smallest client."""
+    del rng  # deterministic
     piles = collections.defaultdict(list)
     for i, problem in enumerate(problems):
         piles[problem.id.split("/")[0]].append(i)
@@ -151,7 +153,7 @@ def natural(problems: Sequence[Problem], num_clients: int, rng: np.random.Genera
 
 
 def draw_iid(problems: Sequence[Problem], size: int, rng: np.random.Generator) -> np.ndarray:
-    """`size` questions, of each topic as many as its share asks for (largest remainders first)."""
+    """Indices of `size` questions, stratified: topics in proportion to their shares, rounded by largest remainders."""
     piles = _shuffled_piles(problems, rng)
     exact = np.array([len(pile) for pile in piles]) * (size / max(1, len(problems)))
     counts = np.floor(exact).astype(int)
@@ -160,7 +162,7 @@ def draw_iid(problems: Sequence[Problem], size: int, rng: np.random.Generator) -
 
 
 def _shuffled_piles(problems: Sequence[Problem], rng: np.random.Generator) -> list[np.ndarray]:
-    """The questions of each topic, in the order of the topics' names."""
+    """One shuffled array of indices per topic, ordered by topic name."""
     topics = np.array([problem.topic for problem in problems])
     return [rng.permutation(np.flatnonzero(topics == topic)) for topic in np.unique(topics)]
 
@@ -188,7 +190,7 @@ def _listed(indices: np.ndarray) -> list[int]:
 
 
 def counts(split: Split, problems: Sequence[Problem]) -> tuple[list[str], np.ndarray]:
-    """The topics, and int[T, 1 + C]: how many questions of each are public, and how many each client holds."""
+    """The topics, and int[T, 1 + C]: per topic, the number of public questions and of each client's private questions."""
     held = [split.public, *split.clients]
     names = topics([problems[i] for part in held for i in part])
     row = {name: t for t, name in enumerate(names)}

@@ -1,4 +1,4 @@
-"""The noun of every question: `Problem`. A source is a function that returns a list of them (see `sources.py`)."""
+"""`Problem`, the type of every question, and helpers for lists of problems. A source returns `list[Problem]` (see sources.py)."""
 
 import collections
 import dataclasses
@@ -18,13 +18,13 @@ class Problem:
 
     id: str
     prompt: str
-    answer: str  # an expression, or the right option's key
+    answer: str  # math: an expression; choice: the right option's key
     topic: str = ""
     level: str = ""
     kind: str = "math"  # math | choice
     options: Mapping[str, str] | None = dataclasses.field(
         default=None, hash=False
-    )  # key -> text, of a choice: A/B/C, 1/2/3, yes/no
+    )  # choice: key -> text, with keys such as A/B/C, 1/2/3 or yes/no
 
     def __post_init__(self):
         if self.kind not in KINDS:
@@ -36,13 +36,14 @@ class Problem:
 
 
 def drop_unreadable(problems: Sequence[Problem], readable: Callable[..., np.ndarray]) -> tuple[list[Problem], list[Problem]]:
-    """The questions whose answer the verifier can read, and those that it cannot (`readable(answers, kind='math') -> bool[n]`).
+    """Separates questions whose answer the verifier can read from the rest: (kept, dropped).
 
-    A gold that cannot be read would be a reward of zero for ever, so its question must not be asked.
+    The verifier's check is `readable(answers, kind='math') -> bool[n]`. A question with an unreadable answer would always give
+    reward zero, so it must not be asked.
     """
     able = np.array([bool(problem.answer.strip()) for problem in problems], bool)
     for i, problem in enumerate(problems):
-        # a choice with options has one of them as its answer: `Problem` has seen to it
+        # With options there is nothing to check: `Problem` refuses an answer that is not one of the options.
         if problem.kind == "choice" and problem.options is None:
             able[i] = keys.is_letter(problem.answer)
     maths = [i for i, problem in enumerate(problems) if able[i] and problem.kind == "math"]
@@ -53,18 +54,18 @@ def drop_unreadable(problems: Sequence[Problem], readable: Callable[..., np.ndar
 
 
 def dropped_line(dropped: Sequence[Problem], of: int, why: str, shown: int = 5) -> str:
-    """One line for the log: how many questions were left out, why, and the first of them."""
+    """A log line: how many questions were left out, why, and the ids of the first `shown`."""
     first = ", ".join(problem.id for problem in dropped[:shown])
     return f"{len(dropped)} of {of} questions left out, {why}: {first}{', …' if len(dropped) > shown else ''}"
 
 
 def topics(problems: Sequence[Problem]) -> list[str]:
-    """The topics, the most frequent first."""
+    """Topic names, most frequent first."""
     return [topic for topic, _ in collections.Counter(problem.topic for problem in problems).most_common()]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a message about a misspelt name."""
+    """End of an error message about an unknown name: the closest known name, or all known names."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(map(repr, known))}"

@@ -1,7 +1,7 @@
-"""Files of rows: JSON lines, JSON, CSV, TSV and parquet, the text formats also compressed by gzip.
+"""Readers of JSON lines, JSON, CSV, TSV and parquet files. Text formats may be compressed with gzip.
 
-A reader yields (number, row): the line of a JSONL or CSV row, the position from 1 of a JSON or parquet row. Whatever is wrong
-with a file is a ValueError of one line that names the file and the number.
+A reader yields (number, row). The number is the line of a JSONL or CSV row, or the position, from 1, of a JSON or parquet row.
+Every defect of a file raises a one-line ValueError that names the file and, for a bad row, its number.
 """
 
 import csv
@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 
 def expand(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> list[pathlib.Path]:
-    """The files that are named, patterns such as data/*.jsonl replaced by what matches; each must exist and be readable."""
+    """Expands patterns such as data/*.jsonl to the matching files. Each file must exist and have a known format."""
     files = []
     for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
         file = pathlib.Path(path).expanduser()
@@ -40,7 +40,7 @@ def expand(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> list[pathl
 
 
 def names(files: Sequence[pathlib.Path], beside: Sequence[pathlib.Path]) -> list[str]:
-    """What leads the ids of each file's rows: the shortest end of its path that tells it from all other files."""
+    """The id prefix of each file's rows: the shortest end of the path that distinguishes it from all other files."""
     paths = [pathlib.Path(os.path.abspath(file)) for file in (*files, *beside)]
     for depth in range(1, max(len(path.parts) for path in paths) + 1):
         for last in (stem, lambda path: path.name):
@@ -56,7 +56,7 @@ def first_repeated(names: Iterable[str]) -> str | None:
 
 
 def suffix(file: pathlib.Path) -> str:
-    """The key in `READERS` that a file's name ends with, empty where there is none."""
+    """The key in `READERS` that a file's name ends with, or '' for an unknown format."""
     name = file.name.lower()
     text = name.removesuffix(".gz")
     found = next((ending for ending in READERS if text.endswith(ending)), "")
@@ -64,18 +64,18 @@ def suffix(file: pathlib.Path) -> str:
 
 
 def stem(file: pathlib.Path) -> str:
-    """A file's name without the endings of its format: 'train' of train.jsonl.gz."""
+    """A file's name without its format suffixes: 'train' for train.jsonl.gz."""
     name = file.name[:-3] if file.name.lower().endswith(".gz") else file.name
     return name[: len(name) - len(suffix(file))]
 
 
 def read(file: pathlib.Path) -> Iterator[tuple[int, Mapping]]:
-    """The rows of a file whose `suffix` is not empty."""
+    """Rows of a file of a known format, i.e. with a non-empty `suffix`."""
     return READERS[suffix(file)](file)
 
 
 def jsonl(file: pathlib.Path) -> Iterator[tuple[int, Mapping]]:
-    """(line number, row) of a file of JSON objects, one a line."""
+    """(line number, row) of a file with one JSON object per line."""
     for number, line in enumerate(_decoded(file), 1):
         if not line.strip():
             continue
@@ -95,7 +95,7 @@ def _object(file: pathlib.Path, number: int, row: object) -> Mapping:
 
 
 def _json(file: pathlib.Path) -> Iterator[tuple[int, Mapping]]:
-    """A list of rows, {"data": [rows]}, or JSON lines, which many name .json."""
+    """Rows of a JSON list, of {"data": [rows]}, or of JSON lines, which are often named .json."""
     try:
         found = json.loads("".join(_decoded(file)))
     except RecursionError:
@@ -142,7 +142,7 @@ def _parquet(file: pathlib.Path) -> Iterator[tuple[int, Mapping]]:
 
 
 def _doubles(batch):
-    """A batch whose float32 columns hold the doubles of the same decimal text: 0.1, where a plain cast gives 0.10000000149."""
+    """Converts float32 columns to float64 through their decimal text: 0.1 stays 0.1. A plain cast gives 0.10000000149."""
     import pyarrow
 
     for i, field in enumerate(batch.schema):

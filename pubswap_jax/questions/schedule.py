@@ -1,6 +1,6 @@
-"""Which questions each client answers at which step: functions of (seed, round, step), without iterator state.
+"""Schedule of public and private steps, and the question batch of every client at every step.
 
-A run that resumes at (round, step) asks for the very same rows.
+Everything is a function of (seed, round, step). There is no iterator state, so a resumed run gets the same batches.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# The streams of random numbers that come from one seed: each has its own place in the key.
+# Random streams derived from one seed. Each stream's number is part of its key.
 PRIVATE, PUBLIC, PARTICIPATION, PARTITION = range(4)
 
 
@@ -18,10 +18,11 @@ class Schedule:
     """Which steps of a round are public.
 
     Reading: every `period`-th of a round's `steps` is public (unit 'step': t % p == p - 1). Unit 'extra' adds a public step
-    after every `period` local ones; unit 'round' makes every `period`-th round all public. Period 0: no step is public.
+    after every `period` private steps. Unit 'round' makes all steps of every `period`-th round public. With period 0, no step
+    is public.
     """
 
-    steps: int  # the paper's tau: steps between two averagings (local ones, with unit 'extra')
+    steps: int  # the paper's tau: steps between two averagings; with unit 'extra', private steps only
     period: int = 2
     unit: str = "step"  # step | extra | round
 
@@ -33,7 +34,7 @@ class Schedule:
 
     @property
     def length(self) -> int:
-        """Steps of one round, the extra ones included."""
+        """Steps of one round, including the public steps that unit 'extra' adds."""
         return self.steps + (self.steps // self.period if self.unit == "extra" and self.period else 0)
 
     def public(self, round: int, step: int) -> bool:
@@ -44,7 +45,7 @@ class Schedule:
         return at % every == every - 1
 
     def public_before(self, round: int, step: int) -> tuple[int, int]:
-        """How many public steps come before this one: in earlier rounds, and in this round."""
+        """Number of public steps before (round, step): in earlier rounds, and earlier in this round."""
         if not self.period:
             return 0, 0
         if self.unit == "round":
@@ -53,7 +54,7 @@ class Schedule:
         return round * (self.length // every), step // every
 
     def private_steps(self, round: int) -> int:
-        """Private steps of one round."""
+        """Number of private steps in a round."""
         if self.unit == "round":
             return 0 if self.public(round, 0) else self.length
         return self.length - self.public_before(1, 0)[0]
@@ -61,8 +62,8 @@ class Schedule:
 
 @functools.lru_cache(maxsize=256)
 def permutation(length: int, *key: int) -> np.ndarray:
-    """A shuffle of range(length), read-only, the same on every machine."""
-    # By sorting raw bits: numpy promises those of Philox for ever, but not what `Generator.permutation` makes of them.
+    """A read-only permutation of range(length), identical on every machine."""
+    # Sort raw Philox bits, which numpy guarantees to be stable. `Generator.permutation` may change between numpy versions.
     bits = np.random.Philox(np.random.SeedSequence(key)).random_raw(length)
     order = np.argsort(bits, kind="stable")
     order.setflags(write=False)
@@ -70,7 +71,7 @@ def permutation(length: int, *key: int) -> np.ndarray:
 
 
 def stream(questions: Sequence[int], size: int, count: int, *key: int) -> np.ndarray:
-    """The `count`-th batch of `size` questions: epoch after epoch, each a fresh permutation, cut into batches without a gap."""
+    """Batch number `count`, of `size` questions. Each epoch is a new permutation; a batch may span two or more epochs."""
     if not len(questions):
         raise ValueError("a batch was asked of an empty list of questions")
     epochs, offsets = np.divmod(np.arange(count * size, (count + 1) * size), len(questions))
@@ -80,7 +81,7 @@ def stream(questions: Sequence[int], size: int, count: int, *key: int) -> np.nda
 
 @functools.lru_cache(maxsize=4096)
 def participants(seed: int, round: int, num_clients: int, count: int = 0) -> np.ndarray:
-    """bool[C]: the `count` clients that take part in this round, drawn uniformly; 0 means all."""
+    """bool[C]: which clients take part in this round. `count` clients are drawn uniformly; 0 means all."""
     if not 0 <= count <= num_clients:
         raise ValueError(f"{count} of {num_clients} clients cannot take part")
     present = np.ones(num_clients, bool)
@@ -91,7 +92,7 @@ def participants(seed: int, round: int, num_clients: int, count: int = 0) -> np.
 
 
 def attended(seed: int, round: int, num_clients: int, schedule: Schedule, count: int = 0) -> np.ndarray:
-    """int[C]: the private steps that each client has behind it when this round begins; absent rounds do not count."""
+    """int[C]: private steps of each client before this round. Rounds in which the client was absent do not count."""
     steps = np.zeros(num_clients, int)
     for past in range(round):
         steps += participants(seed, past, num_clients, count) * schedule.private_steps(past)
@@ -99,10 +100,10 @@ def attended(seed: int, round: int, num_clients: int, schedule: Schedule, count:
 
 
 def rows(split, schedule: Schedule, size: int, *, seed: int, round: int, step: int, taking_part: int = 0) -> np.ndarray:
-    """int[C, B]: the questions of every client at (round, step), as indices into the list that `split` speaks of.
+    """int[C, B]: every client's questions at (round, step), as indices into the list of questions that was split.
 
-    A public batch repeats its rows for every client. A private stream moves on only in the rounds that its client takes part
-    in, so that a client's epoch misses nothing; an absent client's rows are those that it will meet when it is back.
+    In a public step all clients get the same rows. A client's private stream advances only in rounds in which it takes part,
+    so its epochs skip no question. The row of an absent client holds the questions that it gets when it returns.
     """
     num_clients = len(split.clients)
     earlier, here = schedule.public_before(round, step)

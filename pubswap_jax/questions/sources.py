@@ -1,7 +1,7 @@
-"""Where questions come from: JSONL, JSON, CSV, TSV and parquet files of one's own.
+"""Reads questions from the user's JSONL, JSON, CSV, TSV and parquet files.
 
-A source is a function that returns a list of `Problem`; a generator of questions is one, too. `local`, here, and `hub`,
-in hub.py, read rows and take each field of a question from the column that `Fields` names.
+A source is a function that returns `list[Problem]`. `local` (here) and `hub` (hub.py) read rows. `Fields` maps the columns of
+a row to the fields of a `Problem`.
 """
 
 import ast
@@ -21,31 +21,31 @@ from pubswap_jax.questions.readers import jsonl as jsonl
 LETTERS = string.ascii_uppercase
 
 
-# Golds that stand for a missing one, as programs write it to a CSV file.
+# Texts that mean "no answer", as programs write missing values to CSV files.
 MISSING = {"nan", "NaN", "NAN", "null", "NULL", "None", "<NA>", "#N/A"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Fields:
-    """Which column gives which field of a `Problem`; an empty name says that there is none.
+    """The column for each field of a `Problem`. An empty name means that the file has no such column.
 
-    A name may list alternatives for files whose columns differ: with "question|prompt" each row gives the first of the
-    two columns that it has and that is filled. An empty alternative, as in "topic|", allows files without the column.
+    A name may list alternatives for files with different columns: "question|prompt" takes the first of the two columns that
+    is present and not empty in a row. An empty alternative, as in "topic|", allows files without the column.
     """
 
     prompt: str = "question"
     answer: str = "answer"
-    id: str = "id|"  # without one: the file's name and the line
+    id: str = "id|"  # without an id, the file's name and the line number
     topic: str = "topic|"
     level: str = "level|"
-    options: str | Sequence[str] = ""  # one column with a dict or a list, or one column an option; makes it multiple choice
-    key: str = ""  # a natural key (a hospital, a school): it leads the id, and the natural partition goes by it
-    final: str = "whole"  # where in the answer's column the final answer stands: a name in FINAL; "box|whole" tries both
-    topic_depth: int = 1  # levels kept of a topic tree "Mathematics -> Algebra -> ..."
+    options: str | Sequence[str] = ""  # a column with a dict or list, or one column per option; makes questions multiple choice
+    key: str = ""  # column of a natural key (a hospital, a school): prefixes the id; partition 'natural' groups by it
+    final: str = "whole"  # how to extract the final answer from the answer column: a name in FINAL; "box|whole" tries both
+    topic_depth: int = 1  # levels kept below the root of a topic path "Mathematics -> Algebra -> ..."
 
     @classmethod
     def of(cls, names: Mapping[str, object]) -> "Fields":
-        """From a config's mapping, with a word on a misspelt name."""
+        """Builds `Fields` from a config's mapping. Raises for unknown names and wrong types."""
         known = [field.name for field in dataclasses.fields(cls)]
         for name in names:
             if name not in known:
@@ -67,7 +67,7 @@ class Fields:
 
 
 def last_box(text: str) -> str:
-    r"""What the last \boxed{...} of a solution holds, braces balanced; empty where there is none."""
+    r"""Content of the last \boxed{...} in a solution, with balanced braces; '' without a box."""
     boxes = list(re.finditer(r"\\f?box(?:ed)?\s*", text))
     if not boxes:
         return ""
@@ -83,13 +83,13 @@ def last_box(text: str) -> str:
 
 
 def after_hashes(text: str) -> str:
-    """GSM8K's final number: what follows the last ####, without thousands' commas."""
+    """GSM8K's final answer: the text after the last ####, without commas. Returns '' if there is no ####."""
     _, mark, tail = text.rpartition("####")
     return tail.strip().replace(",", "") if mark else ""
 
 
 def letter(index: str) -> str:
-    """The option's letter, of its number from 0; MedMCQA's -1 (a hidden answer) has none."""
+    """Letter of an option, given its number from 0. Other texts, such as MedMCQA's -1 for a hidden answer, give ''."""
     return LETTERS[int(index)] if index.isdecimal() and int(index) < len(LETTERS) else ""
 
 
@@ -99,7 +99,7 @@ FINAL = {"whole": str.strip, "box": last_box, "hashes": after_hashes, "index": l
 def local(
     paths: str | os.PathLike | Sequence[str | os.PathLike], fields: Fields | None = None, beside: Sequence[pathlib.Path] = ()
 ) -> list[Problem]:
-    """The questions of files; rows without an id are named after their file and line, and unlike those of files `beside`."""
+    """Questions from files. A row without an id is named after its file and line, distinct from the ids of files in `beside`."""
     files = readers.expand(paths)
     if not files:
         raise ValueError(f"{paths!r} names no file of questions")
@@ -119,7 +119,7 @@ def local(
 
 
 def questions(rows: Iterable[tuple[str, str, Mapping]], fields: Fields, source: str) -> list[Problem]:
-    """Rows of (place, id where the row has none, columns) as problems; the place leads each message."""
+    """Converts rows (place, default id, columns) to problems. Error messages start with the place."""
     problems = [_question(place, name, row, fields) for place, name, row in rows]
     if not problems:
         raise ValueError(f"{source}: no questions in it")
@@ -153,7 +153,7 @@ def _question(place: str, name: str, row: Mapping, fields: Fields) -> Problem:
 
 
 def _cell(place: str, row: Mapping, columns: str, field: str) -> object:
-    """The first filled cell of the columns that `columns` lists; None where all are empty or none is needed."""
+    """First non-empty cell among the alternatives in `columns`. None if all are empty, or if no column is required."""
     names = [columns] if columns in row else [name.strip() for name in columns.split("|")]
     present = [name for name in names if name in row]
     if not present and "" not in names:
@@ -164,12 +164,12 @@ def _cell(place: str, row: Mapping, columns: str, field: str) -> object:
 
 
 def _final(names: str, text: str) -> str:
-    """The final answer by the first of the `names` in FINAL that finds one."""
+    """Final answer in `text`: tries the FINAL functions in `names` in order and returns the first non-empty result, else ''."""
     return next(filter(None, (FINAL[name](text) for name in names.split("|"))), "")
 
 
 def _options(place: str, row: Mapping, columns: str | Sequence[str]) -> dict[str, str]:
-    """Every option of a row by its key; empty ones have the text ''."""
+    """key -> text of every option of a row. Empty options have the text ''."""
     if isinstance(columns, str):
         found = _cell(place, row, columns, "options")
         found = _parsed(found) if isinstance(found, str) else found
@@ -184,19 +184,19 @@ def _options(place: str, row: Mapping, columns: str | Sequence[str]) -> dict[str
 
 
 def _parsed(text: str) -> object:
-    """What a cell's text holds as JSON, or as Python writes dicts and lists; None where it is neither."""
+    """Parses a cell's text as JSON or as a Python literal. Returns None if both fail."""
     for parse in (json.loads, ast.literal_eval):
         try:
             found = parse(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
-        # NumPy writes ['x' 'y'] without a comma, which Python reads as the one text 'xy'.
+        # A list with fewer than two items is refused: NumPy prints ['x' 'y'] without a comma, and Python reads ['xy'].
         return None if isinstance(found, list | tuple) and len(found) < 2 else found
     return None
 
 
 def _filled(place: str, options: Mapping[str, str], answer: str) -> dict[str, str]:
-    """The options that are not empty; the answer must be one of them."""
+    """The non-empty options. Raises unless the answer is the key of one of them."""
     filled = {key: text for key, text in options.items() if text}
     _check_letters(place, len(filled))
     if answer in filled:
@@ -217,17 +217,17 @@ def _check_letters(place: str, count: int) -> None:
 
 
 def _branch(topic: str, depth: int) -> str:
-    """'Mathematics -> Algebra -> Groups' to its first `depth` levels below the root."""
+    """The first `depth` levels below the root of a topic path such as 'Mathematics -> Algebra -> Groups'."""
     levels = topic.split(" -> ")
     return " -> ".join(levels[1 : 1 + depth]) if len(levels) > 1 else topic
 
 
 def _missing(value: object) -> bool:
-    return value is None or value == "" or value != value  # NaN alone differs from itself
+    return value is None or value == "" or value != value  # only NaN differs from itself
 
 
 def _text(place: str, column: object, value: object) -> str:
-    """A cell as text: 27.0 of a float column is the integer 27, NaN is an empty cell."""
+    """A cell as text. A whole number in a float column loses its '.0'; NaN counts as an empty cell."""
     if _missing(value):
         return ""
     if isinstance(value, Mapping | list | tuple | bytes):

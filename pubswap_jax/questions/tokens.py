@@ -1,6 +1,6 @@
-"""Text to token ids and back: a question in its model's chat template, left-padded prompts, responses as text.
+"""Tokenization: questions in the model's chat template, left-padded prompts, and decoding of responses.
 
-There is one tokenizer class for all models: the embedded one's characters are written as a Hugging Face `tokenizer.json`, too.
+All models use one tokenizer class. The embedded model's character tokenizer is also stored as a Hugging Face `tokenizer.json`.
 """
 
 import dataclasses
@@ -20,22 +20,22 @@ INSTRUCTIONS = {
 }
 PLACE = "@@the-question-goes-here@@"
 PAD, END, UNKNOWN = "<pad>", "<end>", "<unknown>"
-CHAR_CHAT = "{{ messages[-1].content }}{{ '\n' }}"  # a template drops the newline at its own end
+CHAR_CHAT = "{{ messages[-1].content }}{{ '\n' }}"  # Jinja drops a literal newline at the end of a template
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
-    """A model's tokenizer, and the chat around a question."""
+    """A Hugging Face tokenizer with the chat template, instructions and special tokens of its model."""
 
     hf: Any  # transformers' tokenizer
-    before: tuple[int, ...]  # the chat up to the question
-    after: tuple[int, ...]  # and from its end to the response
-    instructions: Mapping[str, str]  # the answer's format, per kind of question
+    before: tuple[int, ...]  # chat-template ids before the question
+    after: tuple[int, ...]  # chat-template ids between the question and the response
+    instructions: Mapping[str, str]  # kind of question -> how to format the answer
     stop_ids: tuple[int, ...]
     pad_id: int
 
     def encode(self, problem: Problem) -> np.ndarray:
-        """int32[n]: the whole prompt. No text of the question becomes a special token: an <|im_end|> in it stays text."""
+        """int32[n]: the whole prompt. Special tokens in the question, such as <|im_end|>, are encoded as plain text."""
         text = content(problem, self.instructions[problem.kind])
         ids = self.hf(text, add_special_tokens=False, split_special_tokens=True).input_ids
         if self.hf.unk_token_id is not None and self.hf.unk_token_id in ids:
@@ -43,7 +43,7 @@ class Tokenizer:
         return np.array([*self.before, *ids, *self.after], np.int32)
 
     def decode(self, tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """[..., R] ids under their mask to an array [...] of strings, without special tokens and the stop token."""
+        """Decodes the masked ids [..., R] to strings [...], without special tokens and stop tokens."""
         tokens, mask = np.asarray(tokens), np.asarray(mask, bool)
         stops = np.isin(tokens, self.stop_ids)
         rows = [row[kept].tolist() for row, kept in zip(_flat(tokens), _flat(mask & ~stops), strict=True)]
@@ -59,7 +59,7 @@ def load_tokenizer(
     instructions: Mapping[str, str] = INSTRUCTIONS,
     chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> Tokenizer:
-    """From a folder, or a name on the hub. `chat_template_kwargs` reach the template, as Qwen3's `enable_thinking`."""
+    """Loads from a folder or a hub name. `chat_template_kwargs` go to the chat template, e.g. Qwen3's `enable_thinking`."""
     path = str(path)
     if path.startswith(("/", ".")) and not os.path.isdir(path):
         raise FileNotFoundError(f"model.path is {path}: there is no such folder")
@@ -83,7 +83,7 @@ def load_tokenizer(
 
 
 def content(problem: Problem, instruction: str) -> str:
-    """What the user says: the question, its options under letters, and how to answer."""
+    """The user message: the question, its options with labels, and the instruction."""
     names = labels(problem.options or {})
     options = [f"{names[key]}. {text}" for key, text in (problem.options or {}).items()]
     question = "\n".join([problem.prompt, *options]).strip()
@@ -93,7 +93,7 @@ def content(problem: Problem, instruction: str) -> str:
 def encode_all(
     tokenizer: Tokenizer, problems: Sequence[Problem], longest: int
 ) -> tuple[list[Problem], list[np.ndarray], list[Problem]]:
-    """The questions of at most `longest` tokens, their ids, and the questions that are too long."""
+    """Encodes questions. Returns those of at most `longest` tokens, their token ids, and the questions that are too long."""
     encoded = [(problem, tokenizer.encode(problem)) for problem in problems]
     kept = [(problem, ids) for problem, ids in encoded if len(ids) <= longest]
     return (
@@ -104,7 +104,7 @@ def encode_all(
 
 
 def left_pad(encoded: Sequence[np.ndarray], rows: np.ndarray, length: int, pad_id: int) -> Prompts:
-    """Prompts [..., P] of the questions in rows [...], numpy arrays; P = `length` is the same at every step."""
+    """Prompts [..., P] as numpy arrays for the question indices `rows` [...]. P = `length` must not change between steps."""
     rows = np.asarray(rows)
     tokens = np.full((rows.size, length), pad_id, np.int32)
     mask = np.zeros((rows.size, length), bool)
@@ -118,7 +118,7 @@ def left_pad(encoded: Sequence[np.ndarray], rows: np.ndarray, length: int, pad_i
 
 
 def save_char_tokenizer(folder: str | os.PathLike, characters: str, chat_template: str = CHAR_CHAT) -> None:
-    """Writes a tokenizer of single characters, in Hugging Face layout; ids 0, 1, 2 are padding, end and unknown."""
+    """Writes a character tokenizer in Hugging Face's layout. Ids 0, 1 and 2 are padding, end and unknown."""
     import tokenizers
 
     names = [PAD, END, UNKNOWN, *dict.fromkeys(characters)]
@@ -138,7 +138,7 @@ def save_char_tokenizer(folder: str | os.PathLike, characters: str, chat_templat
 
 
 def _chat(hf, system: str | None, chat_template_kwargs: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Ids before and after the question. A base model without a chat template gets the plain text."""
+    """Token ids before and after the question. Without a chat template (a base model), the prompt is plain text."""
     if hf.chat_template is None:
         before = tuple(hf("").input_ids) + _ids(hf, f"{system}\n\n" if system else "")
         return before, _ids(hf, "\n")
@@ -156,7 +156,7 @@ def _ids(hf, text: str) -> tuple[int, ...]:
 
 
 def _stop_ids(transformers, hf, path: str) -> tuple[int, ...]:
-    """All of generation_config.json, where there is one, and the tokenizer's own end token."""
+    """Stop token ids: the tokenizer's end token, then those of generation_config.json if that file exists."""
     found = [] if hf.eos_token_id is None else [hf.eos_token_id]
     try:
         more = transformers.GenerationConfig.from_pretrained(path).eos_token_id
@@ -173,7 +173,7 @@ def _flat(array: np.ndarray) -> np.ndarray:
 
 
 def _transformers():
-    # Without its advice that PyTorch is missing: nothing here wants PyTorch.
+    # Silences transformers' warning that PyTorch is missing. PyTorch is not needed here.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     import transformers
 
