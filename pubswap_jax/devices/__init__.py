@@ -1,1 +1,1 @@
-"""Many devices and many hosts: the mesh, and what processes exchange."""
+"""Several devices and hosts: the mesh, its shardings, and communication between processes."""

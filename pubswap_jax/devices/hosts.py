@@ -1,8 +1,8 @@
-"""One run on many hosts: how they find one another, which arrays each of them holds, and what they tell one another.
+"""Runs on several hosts: start-up, placement of global arrays, exchange of small values, and failure messages.
 
-Every process runs the same program on its own devices (JAX's multi-controller model). Arrays of the mesh are everybody's; each
-process makes, reads and verifies the parts that lie on its devices. What `fetch`, `gathered` and `told` exchange needs all
-processes, in the same order. With one process they are what their names say without any exchange.
+Every process runs the same program on its own devices (JAX's multi-controller model). Arrays on the mesh are global; each
+process creates, reads and verifies the shards on its own devices. `fetch`, `gathered`, `told`, `shared` and `agree` are collective:
+all processes must call them in the same order. With one process there is no communication.
 """
 
 import contextlib
@@ -19,16 +19,16 @@ from collections.abc import Iterator, Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax._src import distributed  # its key-value store, which JAX's own checkpointing uses too, has no public name yet
+from jax._src import distributed  # JAX has no public name for its key-value store
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from pubswap_jax.types import PyTree
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-HEARTBEAT = 20  # seconds of silence after which a process counts as dead, and the others end
-PATIENCE = 24 * 3600 * 1000  # milliseconds; a live process may take long, a dead one ends the wait by its silence
-LOST = ("heartbeat", "Gloo", "NCCL", "UNAVAILABLE", "Connection", "Barrier failed")  # in the words of what waits for the dead
+HEARTBEAT = 20  # seconds without a heartbeat after which a process counts as dead and the others exit
+PATIENCE = 24 * 3600 * 1000  # barrier timeout in milliseconds; long, because heartbeats already detect dead processes
+LOST = ("heartbeat", "Gloo", "NCCL", "UNAVAILABLE", "Connection", "Barrier failed")  # words in errors caused by a dead process
 WITNESS = (
     "import signal, sys\n"
     "for number in (signal.SIGTERM, signal.SIGINT): signal.signal(number, signal.SIG_IGN)\n"
@@ -37,15 +37,15 @@ WITNESS = (
 _turns = itertools.count()
 
 
-# --- one of many --------------------------------------------------------------------------------------------------------
+# --- processes ----------------------------------------------------------------------------------------------------------
 
 
 def start() -> None:
-    """Joins the other processes where the environment says that there are some; before anything else touches a device."""
+    """Initialises `jax.distributed` if the environment describes several processes. Call before any use of a device."""
     settings = launched(os.environ)
     if settings is None:
         return
-    # A preemption's SIGTERM is ours to handle: the service would swallow it.
+    # JAX's preemption service would intercept SIGTERM, which this program handles itself.
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(**settings, heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=HEARTBEAT)
     if jax.process_count() > 1:
@@ -53,9 +53,10 @@ def start() -> None:
 
 
 def launched(environment: Mapping[str, str]) -> dict | None:
-    """What `jax.distributed.initialize` is to be told; None where this is the only process.
+    """Arguments for `jax.distributed.initialize`, or None if this is the only process.
 
-    By variables, all three of VARIABLES; by SLURM's `srun` with more than one task; or on the workers of a TPU slice.
+    Several processes are recognised by all three of VARIABLES, by SLURM's `srun` with more than one task, or by the
+    environment of a TPU slice.
     """
     given = [name for name in VARIABLES if environment.get(name)]
     if given:
@@ -75,22 +76,25 @@ def launched(environment: Mapping[str, str]) -> dict | None:
 
 
 def several() -> bool:
-    """Whether the run has more processes than this one."""
+    """Whether the run has more than one process."""
     return jax.process_count() > 1
 
 
 def first() -> bool:
-    """Whether this is the process that writes files and prints."""
+    """Whether this is process 0, which writes files and prints."""
     return jax.process_index() == 0
 
 
 def name() -> str:
-    """'process 1 of 2 (its host)'."""
+    """Name of this process in messages: 'process 1 of 2 (hostname)'."""
     return f"process {jax.process_index()} of {jax.process_count()} ({socket.gethostname()})"
 
 
 def _watch() -> None:
-    """A small process that says why, should this one end without a word: JAX aborts where another process has died."""
+    """Starts a witness process that prints a message if this process ends without one.
+
+    A handler in this process would not run: JAX aborts it when another process dies.
+    """
     words = (
         f"pubswap_jax: {name()} ended because another process died (any lines above name it) or because it was killed itself; "
         f"the same command on every host goes on from the last checkpoint"
@@ -101,7 +105,10 @@ def _watch() -> None:
 
 @contextlib.contextmanager
 def ending() -> Iterator[None]:
-    """One of many processes ends with a line that names it: on an error at once, since the others' end may never come."""
+    """With several processes, reports an error in a line that names this process, and then exits at once.
+
+    A normal exit would wait for the other processes, which may never finish.
+    """
     if jax.process_count() == 1:
         yield
         return
@@ -124,7 +131,7 @@ def ending() -> Iterator[None]:
 
 
 def put(tree: PyTree, sharding: Sharding | None = None) -> PyTree:
-    """Arrays on the devices of `sharding` from values that every process has; each sends its own devices their parts."""
+    """Places values that every process has on the devices of `sharding`. Each process copies only its own devices' shards."""
     if sharding is None or sharding.is_fully_addressable:
         return jax.device_put(tree, sharding)
     return jax.tree.map(lambda x: _put(x, sharding), tree)
@@ -140,7 +147,7 @@ def _put(x, sharding: Sharding) -> jax.Array:
 
 
 def fetch(tree: PyTree) -> PyTree:
-    """The whole arrays as numpy ones, on every process."""
+    """The global arrays as numpy arrays, on every process. Collective."""
 
     def whole(x):
         here = not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated
@@ -155,34 +162,37 @@ def _replicate(mesh):
 
 
 def owned(array: jax.Array) -> list[tuple[tuple[slice, ...], np.ndarray]]:
-    """The parts that are this process's to look at, with their places: every element is exactly one process's."""
+    """(index, values) of the shards that this process owns. Every element has exactly one owner, also if it is replicated."""
     mine = [shard for shard in array.addressable_shards if shard.replica_id == 0]
     return [(shard.index, np.asarray(jax.device_get(shard.data))) for shard in mine]
 
 
-# --- words --------------------------------------------------------------------------------------------------------------
+# --- values -------------------------------------------------------------------------------------------------------------
 
 
 def gathered(value) -> list:
-    """Every process's value (JSON), in their order."""
+    """The values of all processes, in process order. A value must be JSON-serialisable. Collective."""
     if jax.process_count() == 1:
         return [value]
     store, turn = distributed.global_state.client, next(_turns)
     store.key_value_set(f"pubswap/{turn}/{jax.process_index():06d}", json.dumps(value))
     store.wait_at_barrier(f"pubswap/{turn}", PATIENCE)
     found = sorted(store.key_value_dir_get(f"pubswap/{turn}/"))
-    if turn:  # everybody has passed this barrier, and so has read what was said before
+    if turn:  # all processes passed this barrier, so all have read the values of the previous turn
         store.key_value_delete(f"pubswap/{turn - 1}/{jax.process_index():06d}")
     return [json.loads(text) for _, text in found]
 
 
 def told(value):
-    """The first process's value (JSON)."""
+    """Process 0's value, on every process. It must be JSON-serialisable. Collective."""
     return gathered(value if first() else None)[0]
 
 
 def shared(tree: PyTree, like: PyTree) -> PyTree:
-    """The first process's tree, numpy arrays as `like`."""
+    """Process 0's tree of numpy arrays, on every process. Collective.
+
+    Only process 0 needs `tree`. `like` gives shapes and dtypes on the other processes.
+    """
     if jax.process_count() == 1:
         return tree
     mine = tree if first() else jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
@@ -190,7 +200,7 @@ def shared(tree: PyTree, like: PyTree) -> PyTree:
 
 
 def agree(facts: Mapping[str, object]) -> None:
-    """Raises everywhere where a process has other facts than the first one, and names the process and the fact."""
+    """Raises on every process if the facts of a process differ from process 0's. Names the process and fact. Collective."""
     expected, *others = gathered(dict(facts))
     for number, found in enumerate(others, 1):
         for fact in expected | found:

@@ -1,7 +1,7 @@
-"""Where arrays live: a mesh of clients x data x model, and the shardings of the base, the clients and their questions.
+"""The device mesh (client x data x model), and shardings of the base parameters, client states and questions.
 
-Pure code knows no mesh. The same program runs with all clients on one device or spread over many, and with the base sharded
-over `model`: place the arguments and jit does the rest.
+Pure code does not refer to the mesh. The same program runs with all clients on one device, with clients spread over devices,
+or with the base sharded over `model`. Only the placement of the arguments differs; jit partitions the program accordingly.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,8 @@ from pubswap_jax.types import PyTree
 
 AXES = ("client", "data", "model")
 
-# Megatron's rule (arXiv 1909.08053): split what a layer makes, then sum what the next one takes. Axes count from the end.
+# Megatron's rule (arXiv 1909.08053): split one layer's output axis and the next layer's input axis, then sum once. The head and
+# the embedding are split over the vocabulary. Axes count from the end, because scanned layers add a leading axis.
 _MODEL_AXIS = {
     **dict.fromkeys(("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "lm_head"), -1),
     **dict.fromkeys(("o_proj", "down_proj", "embed_tokens"), -2),
@@ -23,7 +24,7 @@ _MODEL_AXIS = {
 
 
 def make_mesh(client: int = 1, data: int = 1, model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of client x data x model devices; by default of the first that there are."""
+    """A mesh of client x data x model devices. Uses the first of `devices`, by default of `jax.devices()`."""
     sizes = {"client": client, "data": data, "model": model}
     for name, size in sizes.items():
         if size < 1:
@@ -35,27 +36,28 @@ def make_mesh(client: int = 1, data: int = 1, model: int = 1, devices: Sequence[
             f"client x data x model: {client} x {data} x {model} = {needed} devices asked for, {len(devices)} found; "
             f"--xla_force_host_platform_device_count={needed} in XLA_FLAGS makes as many on a CPU"
         )
-    # jax.make_mesh orders the devices by their links; the default axis type is Explicit, where a sort over clients raises.
+    # jax.make_mesh orders devices by their interconnect. Its default axis type, Explicit, makes a sort over clients raise.
     return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:needed])
 
 
 def clients_sharding(mesh: Mesh, num_clients: int) -> NamedSharding:
-    """For everything stacked over clients, [C, ...]: states, verdicts, plans, metrics."""
+    """Sharding of arrays stacked over clients, [C, ...]: states, verdicts, plans, metrics."""
     _divides(mesh, "client", num_clients, "num_clients")
     return NamedSharding(mesh, PartitionSpec("client"))
 
 
 def data_sharding(mesh: Mesh, num_clients: int, num_prompts: int) -> NamedSharding:
-    """For questions and rollouts, [C, B, ...]."""
+    """Sharding of training questions and rollouts, [C, B, ...]."""
     _divides(mesh, "client", num_clients, "num_clients")
     _divides(mesh, "data", num_prompts, "prompts a client")
     return NamedSharding(mesh, PartitionSpec("client", "data"))
 
 
 def questions_sharding(mesh: Mesh, num_models: int, num_prompts: int) -> NamedSharding:
-    """For the questions of an evaluation, [B, ...]: all devices share them, those of `client` only where one model answers.
+    """Sharding of an evaluation's questions, [B, ...].
 
-    Where the devices do not divide them, everybody has all.
+    For one model, the questions are split over `client` and `data`. Several models occupy the `client` axis, so their questions
+    are split over `data` only. If the number of devices does not divide B, the questions are replicated.
     """
     axes = ("client", "data") if num_models == 1 else ("data",)
     devices = int(np.prod([mesh.shape[axis] for axis in axes]))
@@ -63,12 +65,12 @@ def questions_sharding(mesh: Mesh, num_models: int, num_prompts: int) -> NamedSh
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """For the server's state, keys and hyperparameters."""
+    """Sharding of the server's state, keys and hyperparameters: a full copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def params_sharding(mesh: Mesh, params: PyTree) -> PyTree:
-    """One sharding a leaf of the base: linear layers and embeddings split over `model`, the rest on every device."""
+    """A sharding for each leaf of the base: linear layers and embeddings are split over `model`, other leaves replicated."""
 
     def place(path, leaf):
         names = [entry.key for entry in path if isinstance(entry, DictKey)]

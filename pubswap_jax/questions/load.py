@@ -91,7 +91,7 @@ def load_questions(config, tokenizer: Tokenizer) -> Asked:
 
 
 def _from_elsewhere(config, tokenizer, private, test, notes) -> tuple[list[Problem], list[np.ndarray]]:
-    """Reads the public questions of data.public_path and drops near copies of test questions. Returns questions and token ids."""
+    """Public questions of data.public_path, without near copies of test questions, and their token ids."""
     fields = sources.Fields.of(config.data.fields.to_dict())
     beside = readers.expand(_paths(config.data.path))
     for file in readers.expand(_paths(config.data.public_path)):

@@ -1,4 +1,4 @@
-"""`Problem`, the type of every question, and helpers for lists of problems. A source returns `list[Problem]` (see sources.py)."""
+"""`Problem`, the type of every question, and helpers for lists of problems. See sources.py for how problems are read."""
 
 import collections
 import dataclasses

@@ -99,7 +99,7 @@ FINAL = {"whole": str.strip, "box": last_box, "hashes": after_hashes, "index": l
 def local(
     paths: str | os.PathLike | Sequence[str | os.PathLike], fields: Fields | None = None, beside: Sequence[pathlib.Path] = ()
 ) -> list[Problem]:
-    """Questions from files. A row without an id is named after its file and line, distinct from the ids of files in `beside`."""
+    """Questions from files. A row without an id is named after its file and line, distinct from ids of files in `beside`."""
     files = readers.expand(paths)
     if not files:
         raise ValueError(f"{paths!r} names no file of questions")

@@ -1,1 +1,1 @@
-"""Model weights and adapters in Hugging Face's and PEFT's file formats, read and written."""
+"""Reads and writes model weights in Hugging Face's format and adapters in PEFT's format."""

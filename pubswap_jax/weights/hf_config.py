@@ -1,11 +1,11 @@
-"""Hugging Face's config.json as a ModelConfig, and a plain refusal of what would be computed otherwise than it was trained."""
+"""Converts Hugging Face's config.json to a ModelConfig. Raises for any option that the model does not implement."""
 
 import pathlib
 
 from pubswap_jax.types import Llama3Rope, ModelConfig
 from pubswap_jax.weights.tensorfile import read_json
 
-# What tells the families apart: biases on q, k and v; norms of queries and keys; the head size where the file names none.
+# Differences between the families: biases on q, k and v, and norms of queries and keys.
 _FAMILIES = {
     "llama": {"qkv_bias": False, "qk_norm": False},
     "qwen2": {"qkv_bias": True, "qk_norm": False},
@@ -14,7 +14,7 @@ _FAMILIES = {
 _ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 _LARGEST_SIZE = 1 << 24
 
-# Switches of these families that this model does not have: anything but "off" would be silently computed wrong.
+# Options of these families that this model does not implement. If one is on, ignoring it would silently give wrong outputs.
 _MUST_BE_OFF = (
     ("auto_map", "remote code is never run"),
     ("quantization_config", "quantised checkpoints are not read; download the unquantised one"),
@@ -24,7 +24,7 @@ _MUST_BE_OFF = (
 
 
 def read_config(folder: pathlib.Path) -> ModelConfig:
-    """config.json and, for its stop tokens, generation_config.json. Transformers 4 and 5 spell RoPE differently: both work."""
+    """Reads config.json, and token ids from generation_config.json. Accepts the RoPE fields of transformers 4 and 5."""
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found; put the model's config.json there")
@@ -42,7 +42,7 @@ def read_config(folder: pathlib.Path) -> ModelConfig:
         "max_positions": _size(path, fields, "max_position_embeddings"),
     }
     sizes["num_kv_heads"] = _size(path, {"num_key_value_heads": sizes["num_heads"]} | _given(fields), "num_key_value_heads")
-    # Qwen3's files may leave head_dim out, and then mean 128.
+    # hidden_size / num_heads is wrong for a Qwen3 file without head_dim: Qwen3's default is 128.
     head_dim = 128 if family == "qwen3" else sizes["hidden_size"] // sizes["num_heads"]
     sizes["head_dim"] = _size(path, {"head_dim": head_dim} | _given(fields), "head_dim")
     if sizes["num_heads"] % sizes["num_kv_heads"] or sizes["head_dim"] % 2:
@@ -66,7 +66,7 @@ def read_config(folder: pathlib.Path) -> ModelConfig:
 
 
 def check_vocabulary(config: ModelConfig, largest_id: int) -> None:
-    """Raises where a tokenizer makes ids that have no row in the embedding: a gather would clip them in silence."""
+    """Raises if a tokenizer id has no row in the embedding. Without the check, the gather would silently clip the id."""
     if largest_id >= config.vocab_size:
         raise ValueError(
             f"the tokenizer makes ids up to {largest_id}, the embedding has {config.vocab_size} rows; take the model's own"
@@ -74,7 +74,7 @@ def check_vocabulary(config: ModelConfig, largest_id: int) -> None:
 
 
 def largest_token_id(folder: pathlib.Path) -> int:
-    """The largest id in the tokenizer files that lie in a model's folder; -1 without any."""
+    """The largest token id in the tokenizer files of a model's folder; -1 if there are none."""
     ids = [-1]
     for name in ("vocab.json", "added_tokens.json"):
         if (folder / name).is_file():
@@ -155,7 +155,10 @@ def _rope(path: pathlib.Path, fields: dict) -> tuple[float, Llama3Rope | None]:
 
 
 def _special_ids(folder: pathlib.Path, fields: dict, vocab_size: int) -> tuple[tuple[int, ...], int]:
-    """All stop tokens and the padding: those of generation_config.json, which chat models complete, come first."""
+    """Stop token ids and padding id. generation_config.json overrides config.json.
+
+    A chat model may list all of its stop tokens only in generation_config.json.
+    """
     path = folder / "generation_config.json"
     fields = _given(fields) | (_given(read_json(path)) if path.is_file() else {})
     eos = fields.get("eos_token_id", [])
@@ -166,5 +169,5 @@ def _special_ids(folder: pathlib.Path, fields: dict, vocab_size: int) -> tuple[t
                 f"{folder}: eos_token_id {value!r} is not one of the {vocab_size} rows of the embedding; correct the file"
             )
     pad = fields.get("pad_token_id", 0)
-    # Llama 2 files say -1 for "none"; padding is masked, so that any row will do.
+    # Llama 2 files use -1 for "none". Padding is masked, so any valid row will do.
     return tuple(eos), pad if type(pad) is int and 0 <= pad < vocab_size else 0

@@ -1,4 +1,4 @@
-"""A Hugging Face model's folder: where it lies, which tensors it must hold, and where each goes in the parameter tree."""
+"""A Hugging Face model folder: how to find it, which tensors it must contain, and where each goes in the parameter tree."""
 
 import functools
 import hashlib
@@ -15,16 +15,16 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.msgpack", "*.h5")
 
 
 class Slot(NamedTuple):
-    """A tensor's place: the path of its leaf, its layer, its shape in the file, and whether the file holds it as [out, in]."""
+    """Maps a tensor of the file to the parameter tree."""
 
-    path: tuple[str, ...]  # below the layer, for a tensor of a layer
-    layer: int | None
-    shape: tuple[int, ...]
-    transpose: bool
+    path: tuple[str, ...]  # path of the leaf in the tree; for a tensor of a layer, its path below the layer
+    layer: int | None  # None: not part of a layer
+    shape: tuple[int, ...]  # in the file
+    transpose: bool  # the file holds [out, in], the tree [in, out]
 
 
 def base_digest(folder: str | pathlib.Path) -> str:
-    """SHA-256 over the base's config, weights and tokenizer: a run goes on only with the very same base."""
+    """SHA-256 over the base's config, weights and tokenizer. A run resumes only with an identical base."""
     files = [
         path
         for pattern in ("config.json", "*.safetensors", "tokenizer*.json")
@@ -35,7 +35,10 @@ def base_digest(folder: str | pathlib.Path) -> str:
 
 @functools.lru_cache(maxsize=8)
 def _digest(files: tuple[tuple[pathlib.Path, int, int], ...]) -> str:
-    """Of files as they are now, with their sizes and times: an export asks once for each client."""
+    """SHA-256 over (path, size, modification time) entries. Cached, because an export asks once per client.
+
+    Sizes and times are not hashed. They are part of the cache key, so that a changed file is read again.
+    """
     total = hashlib.sha256()
     for path, _, _ in files:
         with path.open("rb") as file:
@@ -44,13 +47,13 @@ def _digest(files: tuple[tuple[pathlib.Path, int, int], ...]) -> str:
 
 
 def hub_name(folder: str | pathlib.Path) -> str:
-    """'Qwen/Qwen3-4B' of a snapshot in the Hugging Face cache; empty for any other folder."""
+    """Hub name of a snapshot in the Hugging Face cache, such as 'Qwen/Qwen3-4B'; '' for any other folder."""
     parts = [part for part in pathlib.Path(folder).parts if part.startswith("models--")]
     return parts[-1].removeprefix("models--").replace("--", "/") if parts else ""
 
 
 def find_folder(path_or_name: str | pathlib.Path, revision: str | None = None, config_only: bool = False) -> pathlib.Path:
-    """The folder itself, else a model of that name in the Hugging Face cache, else one downloaded there.
+    """Returns the folder if it exists, else the model's folder in the Hugging Face cache, downloading it if necessary.
 
     With `config_only`, config.json and generation_config.json are enough, and nothing else is downloaded.
     """
@@ -61,7 +64,7 @@ def find_folder(path_or_name: str | pathlib.Path, revision: str | None = None, c
     fix = f"put config.json and {SINGLE} (or {INDEX} and its shards) into a folder and give its path"
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise FileNotFoundError(f"{name}: no such folder; {fix}")
-    import huggingface_hub  # here alone, so that a folder is read without it
+    import huggingface_hub  # imported here, so that local folders do not need it
 
     cause: Exception | None = None
     for offline in (True, False):
@@ -92,7 +95,7 @@ def _weight_map(path: pathlib.Path) -> dict[str, str]:
     if not isinstance(names, dict) or not names:
         raise ValueError(f"{path}: weight_map must map tensors to files; download the file again")
     for name in names.values():
-        # A shard lies beside its index: no separator, no parent, no other kind of file.
+        # A shard must be in the folder of its index. A path in `name` could point to any file on the machine.
         if (
             not isinstance(name, str)
             or not name.endswith(".safetensors")
@@ -104,7 +107,7 @@ def _weight_map(path: pathlib.Path) -> dict[str, str]:
 
 
 def find_tensors(folder: pathlib.Path) -> dict[str, Entry]:
-    """Every tensor of the folder's one safetensors file, or of the shards that its index names."""
+    """All tensors of a model folder: of its single safetensors file, or of the shards that its index names."""
     if (folder / SINGLE).is_file():
         return read_header(folder / SINGLE)
     if not (folder / INDEX).is_file():
@@ -134,7 +137,7 @@ def find_tensors(folder: pathlib.Path) -> dict[str, Entry]:
 
 
 def linear_layers(config: ModelConfig) -> dict[str, tuple[str, int, int]]:
-    """name -> (its parent in the block, in, out)."""
+    """Linear layers of a block: name -> (parent module, input size, output size)."""
     d, f = config.hidden_size, config.intermediate_size
     heads, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     return {
@@ -149,7 +152,7 @@ def linear_layers(config: ModelConfig) -> dict[str, tuple[str, int, int]]:
 
 
 def tensor_slots(config: ModelConfig) -> dict[str, Slot]:
-    """Hugging Face's name of every tensor that a model of this config has, and its place."""
+    """Hugging Face's tensor name -> slot, for every tensor of a model with this config."""
     d, vocabulary = config.hidden_size, config.vocab_size
     slots = {
         "model.embed_tokens.weight": Slot(("embed_tokens", "embedding"), None, (vocabulary, d), False),
@@ -171,19 +174,19 @@ def tensor_slots(config: ModelConfig) -> dict[str, Slot]:
 
 
 def leaf_path(config: ModelConfig, slot: Slot) -> tuple[str, ...]:
-    """Where a tensor's leaf, or the stack that it is a layer of, hangs in the parameter tree."""
+    """Path of a tensor's leaf in the parameter tree. With scan_layers, that leaf is the stack of all layers."""
     if slot.layer is None:
         return slot.path
     return ("layers" if config.scan_layers else f"layers_{slot.layer}", *slot.path)
 
 
 def check_tensors(folder: pathlib.Path, tensors: dict[str, Entry], config: ModelConfig) -> None:
-    """Raises unless the folder holds exactly the tensors of the config, in their shapes."""
+    """Raises unless the folder holds exactly the tensors that the config describes, with the right shapes."""
     slots = tensor_slots(config)
     head, embedding = "lm_head.weight", "model.embed_tokens.weight"
     extra = set(tensors) - set(slots)
     if config.tie_embeddings and head in extra and embedding in tensors:
-        # Some tied checkpoints store the embedding a second time. If it is another matrix, one of them would be ignored.
+        # Some tied checkpoints store the embedding twice. Ignoring an lm_head with other values would lose weights.
         if not _equal(tensors[head], tensors[embedding]):
             raise ValueError(
                 f"{folder}: {head} differs from the embedding, but config.json ties them; set tie_word_embeddings to false"

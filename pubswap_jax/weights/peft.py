@@ -1,7 +1,7 @@
-"""LoRA adapters as PEFT's two files, out and in, and merged into a base for programs that know no adapters.
+"""Exports and loads LoRA adapters in PEFT's format, and merges them into a base model for programs without adapter support.
 
-A server that finds no adapter under the keys it expects serves the bare base and says nothing. So what is written is read again
-and held against the base, and what is read must be understood in full.
+An inference server that finds no tensors under the expected names silently serves the base model. So `export_adapter` reads
+its files back and checks them, and `load_adapter` refuses any field or tensor that it does not understand.
 """
 
 import contextlib
@@ -22,28 +22,28 @@ from pubswap_jax.weights import hf_folder
 from pubswap_jax.weights.hf_config import read_config
 from pubswap_jax.weights.tensorfile import DTYPES, read, read_header, read_json, read_metadata, write, write_json
 
-# The base's digest, in the metadata of WEIGHTS: PEFT warns of a key in CONFIG that it does not know, or refuses it.
+# Key of the base's digest in the metadata of WEIGHTS. In CONFIG, PEFT would warn about the unknown key or refuse it.
 BASE_DIGEST = "base_sha256"
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-# Fields of adapter_config.json that change nothing in what an adapter computes; every other one must be off.
+# Fields of adapter_config.json that do not change what an adapter computes, or that are read here. All others must be off.
 _NEUTRAL = {
     *("peft_type", "peft_version", "task_type", "base_model_name_or_path", "revision", "auto_mapping", "inference_mode"),
     *("r", "lora_alpha", "use_rslora", "target_modules", "exclude_modules", "lora_dropout", "bias", "init_lora_weights"),
     *("eva_config", "qalora_group_size", "megatron_core", "runtime_config"),
 }
-# Other initialisations (PiSSA, OLoRA, CorDA, LoftQ) move a part of the base's weights into the adapter.
 _ONLY_BLOCKS = (
     f"only linear layers inside the blocks are adapted here ({', '.join(LINEAR_LAYERS)}), neither the head nor the embedding: "
     "train without it, or merge it into the base with peft"
 )
+# Other initialisations (PiSSA, OLoRA, CorDA, LoftQ) move part of the base's weights into the adapter.
 _HARMLESS_INITS = (True, False, "gaussian", "orthogonal", "eva")
 
 
 def export_adapter(path: str | pathlib.Path, lora: PyTree, config: ModelConfig, base_name: str) -> None:
-    """Writes PEFT's adapter_config.json and adapter_model.safetensors, all or nothing, and checks them against the base.
+    """Writes adapter_config.json and adapter_model.safetensors atomically, then reads the tensors back and compares them.
 
-    Where the config was read from a folder, as by `load_pretrained`, the digest of that base is written too: `load_adapter`
-    asks for the same one.
+    If the config has a folder, as from `load_pretrained`, the digest of that base is written too. `load_adapter` then
+    requires the same base.
     """
     matrices = _to_peft(lora, config)
     alpha = int(config.lora_alpha) if float(config.lora_alpha).is_integer() else config.lora_alpha
@@ -77,13 +77,13 @@ def export_adapter(path: str | pathlib.Path, lora: PyTree, config: ModelConfig, 
 def load_adapter(
     path: str | pathlib.Path, config: ModelConfig, *, any_base: bool = False, say: Callable[[str], None] = print
 ) -> tuple[ModelConfig, PyTree]:
-    """PEFT's two files -> the config with their rank, alpha and targets, and the lora tree in f32.
+    """Loads a PEFT adapter. Returns the config with the adapter's rank, alpha and targets, and the lora tree in f32.
 
     Args:
       path: the adapter's folder.
-      config: the base's, as `load_pretrained` gives it.
-      any_base: take an adapter that was trained on another base of equal shapes.
-      say: gets a line where the adapter does not say enough of its base for a comparison.
+      config: config of the base, as returned by `load_pretrained`.
+      any_base: accept an adapter that was trained on another base with the same shapes.
+      say: called with a log line if the adapter's base cannot be compared with this base.
     """
     folder = pathlib.Path(path)
     if not (folder / WEIGHTS).is_file() or not (folder / CONFIG).is_file():
@@ -126,7 +126,7 @@ def load_adapter(
 
 
 def _check_base(folder: pathlib.Path, fields: dict, config: ModelConfig, say: Callable[[str], None]) -> None:
-    """Raises where the adapter is of another base; says so where it does not know its base well enough for a comparison."""
+    """Raises if the adapter was trained on another base. Calls `say` if there is no digest to compare."""
     theirs, name = read_metadata(folder / WEIGHTS).get(BASE_DIGEST), fields.get("base_model_name_or_path")
     if theirs and config.folder:
         ours = hf_folder.base_digest(config.folder)
@@ -153,9 +153,10 @@ def _check_base(folder: pathlib.Path, fields: dict, config: ModelConfig, say: Ca
 def merge_adapter(
     path: str | pathlib.Path, base: str | pathlib.Path, lora: PyTree, config: ModelConfig, *, dtype: str | None = None
 ) -> None:
-    """Writes a model folder with W + (α/r)·A·B in place of each adapted W: computed in f32, stored as the base or in `dtype`.
+    """Writes a model folder with W + (α/r)·A·B in place of each adapted W.
 
-    `base` is a folder or a name, as for `load_pretrained`; its tokenizer and generation files are copied. One tensor at a time.
+    The sum is computed in f32 and stored in `dtype`, by default the base's dtype. `base` is a folder or a name, as for
+    `load_pretrained`. Its tokenizer and generation files are copied. Only one tensor at a time is in memory.
     """
     source = hf_folder.find_folder(base)
     tensors, own = hf_folder.find_tensors(source), read_config(source)
@@ -195,7 +196,7 @@ def _peft_key(module: str, half: str) -> str:
 
 
 def _peft_leaves(config: ModelConfig) -> dict[str, tuple[tuple[str, ...], int]]:
-    """PEFT's name of each matrix -> (its leaf in the lora tree, its layer). PEFT holds them as [r, in] and [out, r]."""
+    """PEFT's tensor name -> (path of the leaf in the lora tree, layer). PEFT stores A as [r, in] and B as [out, r]."""
     unknown = set(config.lora_targets) - set(LINEAR_LAYERS)
     if unknown or not config.lora_targets:
         raise ValueError(f"config.lora_targets {config.lora_targets}: some of {', '.join(LINEAR_LAYERS)} expected")
@@ -217,7 +218,7 @@ def _peft_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
 
 
 def _to_peft(lora: PyTree, config: ModelConfig) -> dict[str, np.ndarray]:
-    """The lora tree as PEFT's matrices in f32; raises unless it is exactly the adapter that the config describes."""
+    """Converts the lora tree to PEFT's matrices in f32. Raises unless the tree is the adapter that the config describes."""
     given, leaves, shapes = flatten_dict(lora), _peft_leaves(config), _peft_shapes(config)
     odd = sorted(set(given) ^ {leaf for leaf, _ in leaves.values()})
     if odd:
@@ -240,7 +241,7 @@ def _to_peft(lora: PyTree, config: ModelConfig) -> dict[str, np.ndarray]:
 
 
 def _checked_adapter(path: pathlib.Path, fields: dict) -> tuple[int, float]:
-    """rank and alpha of an adapter that is plain LoRA; one line for every other one."""
+    """Rank and alpha of a plain LoRA adapter. Raises for every other kind of adapter."""
     if fields.get("peft_type") != "LORA":
         raise ValueError(f"{path}: peft_type is {fields.get('peft_type')!r}; only 'LORA' is read")
     if fields.get("bias", "none") != "none":
@@ -261,13 +262,13 @@ def _checked_adapter(path: pathlib.Path, fields: dict) -> tuple[int, float]:
         raise ValueError(f"{path}: r is {rank!r}; a whole number of at least 1 expected")
     if type(alpha) not in (int, float) or not math.isfinite(alpha):
         raise ValueError(f"{path}: lora_alpha is {alpha!r}; a number expected")
-    # rsLoRA scales by alpha / sqrt(r): the same adapter under a larger alpha.
+    # rsLoRA scales by alpha / sqrt(r), so alpha * sqrt(r) gives the same adapter under the scale alpha / r.
     return rank, float(alpha) * (math.sqrt(rank) if fields.get("use_rslora") else 1.0)
 
 
 @contextlib.contextmanager
 def _staged(path: str | pathlib.Path, replaces: tuple[str, ...] = ()) -> Iterator[pathlib.Path]:
-    """A hidden folder beside `path` that takes its place when the block ends well, and vanishes when it does not."""
+    """Yields a hidden folder beside `path`. It replaces `path` if the block succeeds, and is deleted if the block raises."""
     path = pathlib.Path(path).expanduser().absolute()
     strangers = sorted({file.name for file in path.iterdir()} - set(replaces)) if path.exists() else []
     if strangers:

@@ -1,4 +1,4 @@
-"""Hugging Face's config.json and safetensors files -> ModelConfig and parameters, without torch and without a second copy."""
+"""Loads Hugging Face models as ModelConfig and parameters, without torch and without a second copy of the weights."""
 
 import functools
 import pathlib
@@ -28,14 +28,15 @@ def load_pretrained(
     scan_layers: bool = False,
     revision: str | None = None,
 ) -> tuple[ModelConfig, PyTree]:
-    """A folder, or the name of a model on the hub -> its config and parameters, one tensor in host memory at a time.
+    """Loads a model's config and parameters. Only one tensor at a time is in host memory.
 
     Args:
-      path_or_name: a folder with config.json and safetensors; else a name, looked up in the Hugging Face cache and then online.
-      dtype: of the parameters; None keeps each tensor's own.
-      shardings: one for all leaves, a tree of them, or a function from the tree of shapes to either; None: default device.
-      scan_layers: stack the layers' leaves behind a leading axis, under 'layers'.
-      revision: of a name on the hub.
+      path_or_name: folder with config.json and safetensors files, or a name that is looked up in the Hugging Face cache and
+        then on the hub.
+      dtype: dtype of the parameters; None keeps each tensor's dtype.
+      shardings: one sharding, a tree of shardings, or a function from the tree of shapes to either. None: default device.
+      scan_layers: stack the leaves of all layers along a leading axis, under 'layers'.
+      revision: revision of the model on the hub.
     """
     folder = hf_folder.find_folder(path_or_name, revision)
     config = read_config(folder).replace(scan_layers=scan_layers)
@@ -54,13 +55,13 @@ def load_pretrained(
         else:
             stack = leaves.pop(path, None)
             leaf = _write_layer(stack, tensors[name], slot, finished[path], wanted[path])
-        # Copies run on in the background, and each keeps its source alive: without the wait several tensors would be in memory.
+        # Transfers are asynchronous and keep their source alive. Without this wait, several tensors would be in host memory.
         leaves[path] = jax.block_until_ready(leaf)
     return config, unflatten_dict(leaves)
 
 
 def param_shapes(config: ModelConfig, dtype: str = "float32") -> PyTree:
-    """The parameter tree of a config as shapes: what a table of shardings is made from."""
+    """The parameter tree of a config as `ShapeDtypeStruct`s, from which shardings can be made."""
     return _shapes(config, dict.fromkeys(hf_folder.tensor_slots(config), jnp.dtype(dtype)))
 
 
@@ -74,7 +75,7 @@ def _shapes(config: ModelConfig, dtypes: dict[str, np.dtype]) -> PyTree:
 
 
 def _write_layer(stack, entry, slot, shape, sharding):
-    """Writes one layer into a stack in place: joining all of them at the end would need the stack twice."""
+    """Writes one layer into the stack in place. Stacking all layers at the end would need twice the memory."""
     if stack is None:
         stack = jnp.zeros(shape.shape, shape.dtype, device=sharding)
     return _updater(stack.sharding)(stack, read(entry, shape.dtype, slot.transpose), slot.layer)

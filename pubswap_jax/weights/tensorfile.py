@@ -1,8 +1,9 @@
-"""Safetensors files read and written piece by piece: eight bytes of length, a JSON header, then flat bytes.
+"""Reads and writes safetensors files in blocks. The format: an 8-byte header length, a JSON header, then the raw data.
 
-The safetensors library maps a whole file, whose pages count as ours until it is closed, and its numpy side has no bfloat16.
-Here a tensor is read in blocks straight into an array of the wanted type and orientation: no second copy of it ever exists.
-A file is untrusted: its header is checked in full before a byte of data is read.
+The safetensors library is not used. It maps whole files, whose pages count as this process's memory until the file is closed,
+and its numpy interface has no bfloat16. This module reads blocks directly into an array of the requested dtype and
+orientation, so there is never a second copy of a tensor. Files are untrusted: the whole header is checked before any data is
+read.
 """
 
 import json
@@ -27,16 +28,16 @@ _BLOCK_BYTES = 1 << 20
 
 
 class Entry(NamedTuple):
-    """Where a tensor lies."""
+    """Location, dtype and shape of a tensor in a safetensors file."""
 
     path: pathlib.Path
     dtype: np.dtype
     shape: tuple[int, ...]
-    offset: int  # from the beginning of the file
+    offset: int  # bytes from the beginning of the file
 
 
 def read_json(path: pathlib.Path, limit: int = 64 << 20) -> dict:
-    """The JSON object in a small file, or one line that says what is wrong with it."""
+    """The JSON object in a small file. Raises a one-line ValueError if the file is too large or invalid."""
     size = path.stat().st_size
     if size > limit:
         raise ValueError(f"{path}: {size:,} bytes are too many for a JSON file of this kind (limit {limit:,})")
@@ -44,7 +45,7 @@ def read_json(path: pathlib.Path, limit: int = 64 << 20) -> dict:
 
 
 def parse_json(text: bytes, path: pathlib.Path) -> dict:
-    """A JSON object without duplicate keys, NaN or infinity."""
+    """Parses a JSON object. Raises for duplicate keys, NaN and infinity."""
     try:
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
@@ -66,13 +67,13 @@ def _no_constant(name: str):
 
 
 def read_metadata(path: pathlib.Path) -> dict:
-    """The free words of a safetensors file, which its writer put beside the tensors."""
+    """The `__metadata__` of a safetensors file, an object of strings that its writer chose; {} if there is none."""
     found = _json_header(path)[0].get("__metadata__")
     return found if isinstance(found, dict) else {}
 
 
 def _json_header(path: pathlib.Path) -> tuple[dict, int]:
-    """The JSON at the beginning of a safetensors file, and its length in bytes."""
+    """The JSON header of a safetensors file, and its length in bytes."""
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 0 < length <= min(_LONGEST_HEADER, path.stat().st_size - 8):
@@ -81,7 +82,7 @@ def _json_header(path: pathlib.Path) -> tuple[dict, int]:
 
 
 def read_header(path: pathlib.Path) -> dict[str, Entry]:
-    """Every tensor of a safetensors file. Raises unless the tensors fill the file exactly, without holes or overlaps."""
+    """All tensors of a safetensors file. Raises unless the tensors fill the file exactly, without holes or overlaps."""
     size = path.stat().st_size
     header, length = _json_header(path)
     header.pop("__metadata__", None)
@@ -118,7 +119,7 @@ def _checked_fields(path, name, fields) -> tuple[np.dtype, tuple[int, ...], list
 
 
 def blocks(entry: Entry) -> Iterator[tuple[slice, np.ndarray]]:
-    """The tensor in runs of whole rows, about a megabyte at a time."""
+    """Yields (rows, values) for consecutive blocks of whole rows, about 1 MiB each."""
     row = math.prod(entry.shape[1:])
     step = max(1, _BLOCK_BYTES // max(1, row * entry.dtype.itemsize))
     with open(entry.path, "rb") as file:
@@ -130,7 +131,7 @@ def blocks(entry: Entry) -> Iterator[tuple[slice, np.ndarray]]:
 
 
 def read(entry: Entry, dtype: np.dtype | None = None, transpose: bool = False) -> np.ndarray:
-    """The tensor, cast and transposed on the way: no second copy of it is made."""
+    """Reads a tensor. Casts and transposes block by block, so that no second copy of the tensor is made."""
     out = np.empty(entry.shape[::-1] if transpose else entry.shape, dtype or entry.dtype)
     rows = out.T if transpose else out
     for where, block in blocks(entry):
@@ -144,8 +145,8 @@ def write(
     tensors: Iterator[np.ndarray],
     metadata: dict[str, str] | None = None,
 ) -> None:
-    """Writes tensors one at a time, in the order of `specs`, and returns when the bytes are durable."""
-    # Readers of the Hugging Face family ask for this format, and pass over the rest of the metadata.
+    """Writes tensors one at a time, in the order of `specs`. Returns after fsync."""
+    # Hugging Face's readers require `format` and ignore all other metadata.
     header, end = {"__metadata__": {"format": "pt"} | (metadata or {})}, 0
     for name, (shape, dtype) in specs.items():
         begin, end = end, end + math.prod(shape) * np.dtype(dtype).itemsize
@@ -162,13 +163,13 @@ def write(
 
 
 def write_json(path: pathlib.Path, value: dict) -> None:
-    """A readable, durable JSON file."""
+    """Writes an indented JSON file. Returns after fsync."""
     with open(path, "w", encoding="utf-8") as file:
         file.write(json.dumps(value, indent=2, sort_keys=True) + "\n")
         sync(file)
 
 
 def sync(file) -> None:
-    """Hands everything written so far to the disk."""
+    """Flushes and fsyncs an open file."""
     file.flush()
     os.fsync(file.fileno())
