@@ -1,8 +1,8 @@
 """Runs on several hosts: start-up, placement of global arrays, exchange of small values, and failure messages.
 
-Every process runs the same program on its own devices (JAX's multi-controller model). Arrays on the mesh are global; each
-process creates, reads and verifies the shards on its own devices. `fetch`, `gathered`, `told`, `shared` and `agree` are collective:
-all processes must call them in the same order. With one process there is no communication.
+Every process runs the same program on its own devices (JAX's multi-controller model). Arrays on the mesh are global. Each
+process creates, reads and verifies the shards on its own devices. `fetch`, `gathered`, `told`, `shared` and `agree` are
+collective: all processes must call them in the same order. With one process there is no communication.
 """
 
 import contextlib
@@ -105,7 +105,7 @@ def _watch() -> None:
 
 @contextlib.contextmanager
 def ending() -> Iterator[None]:
-    """With several processes, reports an error in a line that names this process, and then exits at once.
+    """Context of a run in several processes. On an error, prints a line that names this process, and exits at once.
 
     A normal exit would wait for the other processes, which may never finish.
     """

@@ -13,6 +13,8 @@ from pubswap_jax.questions.sources import Fields, questions
 
 @dataclasses.dataclass(frozen=True)
 class HubSet:
+    """A question set on the hub, and how to read it."""
+
     name: str  # repository on the hub
     configs: tuple[str, ...]
     splits: Mapping[str, str]  # 'train' or 'test' -> name of the split on the hub

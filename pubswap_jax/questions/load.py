@@ -32,6 +32,8 @@ class Questions(NamedTuple):
 
 
 class Asked(NamedTuple):
+    """The questions of a run, and how the training questions are split."""
+
     train: Questions  # public and private questions; `split` holds indices into them
     split: Split
     validation: Questions
@@ -40,6 +42,7 @@ class Asked(NamedTuple):
 
 
 def load_questions(config, tokenizer: Tokenizer) -> Asked:
+    """Loads, filters, encodes and splits the questions that the config names. All prompts have the same padded length."""
     notes: list[str] = []
     read, valid, test = read_problems(config)
     train, encoded = _usable(read[: config.data.max_questions or None], config, tokenizer, "training", notes)

@@ -116,7 +116,7 @@ def _fitted(wanted: np.ndarray, rows: np.ndarray, columns: np.ndarray, rounds: i
 
 
 def by_topic(problems: Sequence[Problem], num_clients: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Whole topics, equally many per client. With more clients than topics, a client has one topic and may share it."""
+    """Whole topics; counts per client differ by at most one. With more clients than topics, clients share single topics."""
     _check_clients(num_clients, len(problems))
     piles = _shuffled_piles(problems, rng)
     order = rng.permutation(len(piles))
@@ -138,7 +138,7 @@ def size_skew(problems: Sequence[Problem], num_clients: int, rng: np.random.Gene
 
 
 def natural(problems: Sequence[Problem], num_clients: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Whole keys, the first part of an id ('mercy' in 'mercy/17'). The largest key goes first, each to the smallest client."""
+    """Whole keys: the first part of an id ('mercy' in 'mercy/17'). Keys go, largest first, to the smallest client so far."""
     del rng  # deterministic
     piles = collections.defaultdict(list)
     for i, problem in enumerate(problems):

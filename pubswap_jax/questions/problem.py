@@ -22,9 +22,7 @@ class Problem:
     topic: str = ""
     level: str = ""
     kind: str = "math"  # math | choice
-    options: Mapping[str, str] | None = dataclasses.field(
-        default=None, hash=False
-    )  # choice: key -> text, with keys such as A/B/C, 1/2/3 or yes/no
+    options: Mapping[str, str] | None = dataclasses.field(default=None, hash=False)  # choice: key (A, 1, yes) -> text
 
     def __post_init__(self):
         if self.kind not in KINDS:

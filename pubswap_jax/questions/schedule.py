@@ -38,6 +38,7 @@ class Schedule:
         return self.steps + (self.steps // self.period if self.unit == "extra" and self.period else 0)
 
     def public(self, round: int, step: int) -> bool:
+        """Whether the step is public."""
         if not self.period:
             return False
         at = {"step": step, "extra": step, "round": round}[self.unit]

@@ -1,4 +1,4 @@
-"""Converts Hugging Face's config.json to a ModelConfig. Raises for any option that the model does not implement."""
+"""Converts Hugging Face's config.json to a ModelConfig. Raises for options that the model does not implement."""
 
 import pathlib
 

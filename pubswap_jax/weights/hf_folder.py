@@ -35,9 +35,9 @@ def base_digest(folder: str | pathlib.Path) -> str:
 
 @functools.lru_cache(maxsize=8)
 def _digest(files: tuple[tuple[pathlib.Path, int, int], ...]) -> str:
-    """SHA-256 over (path, size, modification time) entries. Cached, because an export asks once per client.
+    """SHA-256 over the names and contents of files. Cached, because an export asks once per client.
 
-    Sizes and times are not hashed. They are part of the cache key, so that a changed file is read again.
+    An entry is (path, size, modification time). Size and time are part of the cache key, so that a changed file is read again.
     """
     total = hashlib.sha256()
     for path, _, _ in files:

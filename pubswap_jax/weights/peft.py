@@ -40,7 +40,9 @@ _HARMLESS_INITS = (True, False, "gaussian", "orthogonal", "eva")
 
 
 def export_adapter(path: str | pathlib.Path, lora: PyTree, config: ModelConfig, base_name: str) -> None:
-    """Writes adapter_config.json and adapter_model.safetensors atomically, then reads the tensors back and compares them.
+    """Writes adapter_config.json and adapter_model.safetensors into the folder `path`.
+
+    The files are written to a staging folder. It replaces `path` only after the tensors were read back and compared.
 
     If the config has a folder, as from `load_pretrained`, the digest of that base is written too. `load_adapter` then
     requires the same base.
@@ -126,7 +128,7 @@ def load_adapter(
 
 
 def _check_base(folder: pathlib.Path, fields: dict, config: ModelConfig, say: Callable[[str], None]) -> None:
-    """Raises if the adapter was trained on another base. Calls `say` if there is no digest to compare."""
+    """Raises if the digest or hub name shows that the adapter belongs to another base. Calls `say` if digests are missing."""
     theirs, name = read_metadata(folder / WEIGHTS).get(BASE_DIGEST), fields.get("base_model_name_or_path")
     if theirs and config.folder:
         ours = hf_folder.base_digest(config.folder)
@@ -156,7 +158,7 @@ def merge_adapter(
     """Writes a model folder with W + (α/r)·A·B in place of each adapted W.
 
     The sum is computed in f32 and stored in `dtype`, by default the base's dtype. `base` is a folder or a name, as for
-    `load_pretrained`. Its tokenizer and generation files are copied. Only one tensor at a time is in memory.
+    `load_pretrained`. Its tokenizer and generation files are copied. Only one tensor of the base is in memory at a time.
     """
     source = hf_folder.find_folder(base)
     tensors, own = hf_folder.find_tensors(source), read_config(source)
