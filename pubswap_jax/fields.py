@@ -1,6 +1,6 @@
-"""Every field of a config: its default, what it means and where it comes from.
+"""Every field of a config: its default, its meaning and its source.
 
-The table in configs/README.md is printed from here: `python -m pubswap_jax.fields`.
+`python -m pubswap_jax.fields` prints the table in configs/README.md.
 """
 
 import textwrap
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-PAPER, READING, OURS = "paper", "reading", "ours"  # certain (METHOD.md, K); our reading of the paper (R); our own
+PAPER, READING, OURS = "paper", "reading", "ours"  # stated by the paper; our reading of it; our own choice
 
 
 class Field(NamedTuple):
@@ -20,162 +20,218 @@ class Field(NamedTuple):
 
 
 FIELDS = (
-    Field("seed", 0, "of everything random: data, adapters, sampling, swaps", OURS),
-    Field("compilation_cache", "", "a folder for compiled programs, so that a second start compiles less; empty: none", OURS),
-    Field("model.path", "", "a Hugging Face folder, or a name on the hub; empty: the embedded model", OURS),
-    Field("model.dtype", "float32", "of the base's parameters and computation", OURS, ("float32", "bfloat16")),
-    Field("model.lora_rank", 32, "LoRA's rank", PAPER),
-    Field("model.lora_alpha", 64.0, "LoRA's alpha; the scale is alpha / rank", PAPER),
-    Field("model.lora_targets", "all", "adapted layers: all, attention, or names joined by commas", READING),
-    Field("model.remat", "none", "what the backward pass recomputes", OURS, ("none", "block")),
-    Field("model.scan_layers", False, "one compiled block for all layers in the update: compiles faster", OURS),
-    Field("model.system", "", "the system prompt", OURS),
-    Field("model.instruction", "default", "how to answer, after each question; 'default': that of its kind", OURS),
-    Field("model.thinking", "default", "Qwen3's enable_thinking", OURS, ("default", "on", "off")),
-    Field("data.name", "homework", "homework, homework_hard, homework_choice (embedded), or hub sets joined by +", PAPER),
+    Field("seed", 0, "seed of all training randomness: data split, adapters, sampling, swaps", OURS),
+    Field("compilation_cache", "", "folder that keeps compiled programs for later starts; empty: none are kept", OURS),
+    Field("model.path", "", "base model: a Hugging Face folder or a name on the hub; empty: the embedded model", OURS),
+    Field("model.dtype", "float32", "dtype of the base model's parameters and computation", OURS, ("float32", "bfloat16")),
+    Field("model.lora_rank", 32, "rank of the LoRA adapters", PAPER),
+    Field("model.lora_alpha", 64.0, "LoRA's alpha; the adapter's output is scaled by alpha / rank", PAPER),
+    Field("model.lora_targets", "all", "layers that get an adapter: all, attention, or names joined by commas", READING),
+    Field(
+        "model.remat",
+        "none",
+        "what the backward pass recomputes (rematerialisation); block: every layer",
+        OURS,
+        ("none", "block"),
+    ),
+    Field("model.scan_layers", False, "compile one block and scan it over all layers in the update: compiles faster", OURS),
+    Field("model.system", "", "system prompt; empty: none is given", OURS),
+    Field("model.instruction", "default", "how to answer, after each question; 'default': the text for its kind", OURS),
+    Field("model.thinking", "default", "Qwen3's enable_thinking; default: not set", OURS, ("default", "on", "off")),
+    Field("data.name", "homework", "homework, homework_hard, homework_choice (embedded), or hub data sets joined by +", PAPER),
     Field(
         "data.path",
         "",
-        "JSONL, JSON, CSV, TSV (or .gz) or parquet files with the questions, or patterns, joined by commas; replaces data.name",
+        "question files (JSONL, JSON, CSV, TSV, also .gz, or parquet) or glob patterns, joined by commas; replaces data.name",
         OURS,
     ),
-    Field("data.test_path", "", "the same for the test questions, whatever the others are; empty: drawn from them", OURS),
-    Field("data.test_name", "", "a hub set whose test split is asked; empty: that of data.name", OURS),
     Field(
-        "data.fields",
-        ConfigDict(),
-        "which column, or columns, hold which field of a question: see pubswap_jax.questions.sources.Fields",
+        "data.test_path",
+        "",
+        "files with the test questions; empty: the test split of a hub data set, or a draw from the training questions",
         OURS,
     ),
+    Field("data.test_name", "", "hub data set whose test split is used; empty: that of data.name", OURS),
+    Field("data.fields", ConfigDict(), "columns of the question files; see pubswap_jax.questions.sources.Fields", OURS),
     Field(
         "data.max_prompt_tokens",
         512,
-        "longer questions are left out, and counted; with training.max_new_tokens within the base's context",
+        "longest prompt in tokens; longer questions are dropped and counted; prompt and response must fit the context",
         OURS,
     ),
-    Field("data.max_questions", 0, "training questions kept, the first ones; 0: all", OURS),
+    Field("data.max_questions", 0, "number of training questions to use, from the start of the data set; 0: all", OURS),
     Field(
         "data.test",
         512,
-        "test questions at most; 0: the whole test file or split, or without one a tenth of the training questions",
+        "test questions, at most; 0: all there are, or, without a test set, a tenth of the training questions",
         OURS,
     ),
-    Field("data.validation", 256, "questions set aside to choose the best round by", OURS),
-    Field("data.public", 0.02, "share of the training questions that is public", READING),
-    Field("data.public_path", "", "a file (or several) with the public questions; data.public counts no more", READING),
+    Field("data.validation", 256, "training questions set aside for validation, which chooses the best round", OURS),
+    Field("data.public", 0.02, "fraction of the training questions that is public, between 0 and 1", READING),
+    Field("data.public_path", "", "files with the public questions; replaces data.public; empty: none", READING),
     Field(
         "data.partition",
         "dirichlet",
-        "how the others are dealt to the clients",
+        "how the private questions are split among the clients",
         PAPER,
         ("iid", "dirichlet", "by_topic", "size_skew", "natural"),
     ),
-    Field("data.alpha", 0.3, "Dirichlet's concentration: small gives a client few topics", READING),
-    Field("federation.num_clients", 10, "clients (N)", PAPER),
-    Field("federation.participants", 0, "clients that take part in a round; 0: all", READING),
-    Field("federation.rounds", 10, "averagings", OURS),
-    Field("federation.steps", 10, "steps between two averagings (tau)", PAPER),
+    Field(
+        "data.alpha",
+        0.3,
+        "concentration of Dirichlet splits; small: few topics per client, or unequal sizes (size_skew)",
+        READING,
+    ),
+    Field("federation.num_clients", 10, "number of clients (N)", PAPER),
+    Field("federation.participants", 0, "number of clients that take part in a round, drawn at random; 0: all", READING),
+    Field("federation.rounds", 10, "number of rounds; each round ends with one averaging", OURS),
+    Field("federation.steps", 10, "training steps of a round, between two averagings (tau)", PAPER),
     Field(
         "federation.swap",
         "balanced",
-        "who receives whose response on a public step",
+        "rule that chooses the swapped responses of a public step",
         PAPER,
         ("balanced", "random_swap", "rescue", "swap_all", "max_variance", "no_swap"),
     ),
-    Field("federation.swap_period", 2, "every so many steps one is public; 0: none, 1: all", PAPER),
+    Field("federation.swap_period", 2, "one in this many steps is public; 0: no step, 1: every step", PAPER),
     Field(
-        "federation.swap_unit", "step", "what the period counts; extra adds public steps", READING, ("step", "extra", "round")
+        "federation.swap_unit",
+        "step",
+        "what swap_period counts; extra: public steps are added to federation.steps",
+        READING,
+        ("step", "extra", "round"),
     ),
-    Field("federation.average", True, "False: every client trains alone", PAPER),
-    Field("federation.moments", "reset", "the optimizer's moments at an averaging", READING, ("reset", "keep", "average")),
-    Field("federation.weights", "uniform", "of the clients in the average", READING, ("uniform", "size")),
-    Field("training.group", 8, "responses to a question (K)", PAPER),
-    Field("training.prompts", 8, "questions a client answers in a step", READING),
-    Field("training.max_new_tokens", 2048, "response tokens at most", PAPER),
-    Field("training.temperature", 1.0, "of sampling and of the log-probs; no top-p: it would bias the ratio", READING),
-    Field("training.lr", 1e-5, "learning rate of AdamW", READING),
-    Field("training.warmup", 0, "steps from 0 to the full learning rate", OURS),
-    Field("training.clip_norm", 1.0, "largest norm of a client's gradient; 0: no limit", OURS),
-    Field("training.weight_decay", 0.0, "AdamW's", READING),
-    Field("training.loss", "grpo", "the policy loss", PAPER, ("grpo", "gspo", "cispo")),
+    Field(
+        "federation.average", True, "average the clients' adapters after each round; False: every client trains alone", PAPER
+    ),
+    Field(
+        "federation.moments",
+        "reset",
+        "what happens to the optimizer's moments after an averaging",
+        READING,
+        ("reset", "keep", "average"),
+    ),
+    Field(
+        "federation.weights",
+        "uniform",
+        "clients' weights in the average; size: their numbers of private questions",
+        READING,
+        ("uniform", "size"),
+    ),
+    Field("training.group", 8, "responses sampled for each question (K)", PAPER),
+    Field("training.prompts", 8, "questions that each client answers in one training step (B)", READING),
+    Field("training.max_new_tokens", 2048, "longest response in tokens", PAPER),
+    Field(
+        "training.temperature",
+        1.0,
+        "temperature of training rollouts and log-probs; no top-p: it would bias the ratio",
+        READING,
+    ),
+    Field("training.lr", 1e-5, "learning rate of AdamW after the warm-up", READING),
+    Field("training.warmup", 0, "warm-up steps, over which the learning rate rises from 0; 0: none", OURS),
+    Field("training.clip_norm", 1.0, "gradient clipping: largest norm of a client's gradient; 0: no limit", OURS),
+    Field("training.weight_decay", 0.0, "weight decay of AdamW; 0: none", READING),
+    Field("training.loss", "grpo", "policy-gradient loss", PAPER, ("grpo", "gspo", "cispo")),
     Field(
         "training.advantages",
         "group",
-        "(r - mean)/std; centred: no std; none: r itself; batch: std of the batch",
+        "advantage of a response with reward r; group: (r - mean)/std; centred: r - mean; none: r; batch: std of the batch",
         READING,
         ("group", "centred", "none", "batch"),
     ),
     Field(
         "training.normalise",
         "sequence",
-        "tokens weigh by sequence, equally (DAPO), or 1/R (Dr.GRPO)",
+        "token weights in the loss; sequence: 1/length; token: equal (DAPO); fixed: 1/max_new_tokens (Dr.GRPO)",
         READING,
         ("sequence", "token", "fixed"),
     ),
-    Field("training.clip_low", 0.2, "the ratio's lower clip", READING),
-    Field("training.clip_high", 0.2, "and its upper one", READING),
-    Field("training.dual_clip", 0.0, "bounds a token's term by this times a negative advantage; 0: no bound", READING),
+    Field("training.clip_low", 0.2, "lower clip of the probability ratio: the clip is at 1 - clip_low", READING),
+    Field("training.clip_high", 0.2, "upper clip of the probability ratio: the clip is at 1 + clip_high", READING),
+    Field(
+        "training.dual_clip", 0.0, "bound c on the loss of a negative advantage A: its term is at least c A; 0: none", READING
+    ),
     Field(
         "training.truncation",
         "keep",
-        "responses cut off by the length limit: counted, left out of the loss, or punished near the limit",
+        "responses cut off by the length limit; keep: as any other; mask: not in the loss; penalise: less reward near the limit",
         READING,
         ("keep", "mask", "penalise"),
     ),
-    Field("training.truncation_buffer", 0, "tokens before the limit over which the punishment grows to 1", READING),
-    Field("training.importance_cap", 0.0, "largest weight that corrects sampler against scorer, per token; 0: none", OURS),
+    Field(
+        "training.truncation_buffer", 0, "tokens before the length limit over which truncation=penalise takes up to 1", READING
+    ),
+    Field(
+        "training.importance_cap",
+        0.0,
+        "cap of the weights that correct the sampler's log-probs, per token; 0: no weights",
+        OURS,
+    ),
     Field(
         "training.kl",
         "none",
-        "estimator of KL(policy, base). In the loss: k2 has its gradient, k3 that of KL(base, policy), k1 none on average",
+        "estimator of KL(policy, base). Its gradient in the loss: k1: 0 on average, k2: true, k3: of KL(base, policy)",
         READING,
         ("none", "k1", "k2", "k3"),
     ),
     Field(
         "training.kl_in",
         "loss",
-        "where the KL counts. reward: subtracted from it, with the true gradient; takes k1 alone",
+        "where the KL term goes: added to the loss, or subtracted from the reward (k1 only; the true gradient)",
         READING,
         ("loss", "reward"),
     ),
-    Field("training.kl_coef", 0.0, "weight of the KL; counts only with an estimator", READING),
-    Field("training.prox_coef", 0.0, "FedProx: weight of half the squared distance from the round's start", PAPER),
-    Field("training.swap_weight", 1.0, "weight of swapped responses' terms", READING),
-    Field("training.inner_epochs", 1, "gradient steps on one rollout", READING),
+    Field("training.kl_coef", 0.0, "coefficient of the KL term; no effect with training.kl=none", READING),
+    Field("training.prox_coef", 0.0, "FedProx: weight of half the squared distance from the round's start; 0: none", PAPER),
+    Field("training.swap_weight", 1.0, "weight of swapped responses in the loss; own responses have weight 1", READING),
+    Field("training.inner_epochs", 1, "gradient steps on each rollout", READING),
     Field("training.microbatch", 0, "questions at a time in the update; 0: all. The result does not change", OURS),
     Field("training.client_microbatch", 0, "clients at a time; 0: all. One part is verified while the next one samples", OURS),
     Field("evaluation.every", 1, "rounds between two evaluations", OURS),
-    Field("evaluation.samples", 4, "responses to a question", OURS),
-    Field("evaluation.batch", 64, "questions at a time", OURS),
-    Field("evaluation.temperature", 1.0, "of the evaluation's sampler", OURS),
-    Field("evaluation.top_k", 0, "likeliest tokens it draws from; 0: all", OURS),
-    Field("evaluation.top_p", 1.0, "and the probability that they cover", OURS),
-    Field("evaluation.min_p", 0.0, "drops tokens less likely than this share of the likeliest one; 0: none", OURS),
-    Field("evaluation.greedy", False, "the likeliest token always, one sample, on the test questions", OURS),
-    Field("evaluation.clients", True, "each client's own model too, before averaging", OURS),
-    Field("evaluation.seed", 1, "of its own randomness, which training never touches", OURS),
-    Field("checkpoint.steps", 0, "steps between checkpoints inside a round; 0: only at its end", OURS),
-    Field("checkpoint.keep", 2, "newest checkpoints kept, besides the best round's", OURS),
+    Field("evaluation.samples", 4, "responses sampled for each evaluation question", OURS),
+    Field("evaluation.batch", 64, "questions per evaluation batch", OURS),
+    Field("evaluation.temperature", 1.0, "temperature of the evaluation's sampler", OURS),
+    Field("evaluation.top_k", 0, "top-k sampling: keep the k likeliest tokens; 0: keep all", OURS),
+    Field(
+        "evaluation.top_p",
+        1.0,
+        "nucleus sampling: keep the likeliest tokens whose probabilities add up to this; 1: all",
+        OURS,
+    ),
+    Field(
+        "evaluation.min_p", 0.0, "min-p sampling: drops tokens less likely than this share of the likeliest one; 0: none", OURS
+    ),
+    Field("evaluation.greedy", False, "evaluate greedy decoding too: one response to each test question", OURS),
+    Field("evaluation.clients", True, "evaluate each client's own model too, before averaging", OURS),
+    Field("evaluation.seed", 1, "seed of the evaluation's random stream, which training never uses", OURS),
+    Field("checkpoint.steps", 0, "steps between two checkpoints inside a round; 0: only at the round's end", OURS),
+    Field("checkpoint.keep", 2, "number of newest checkpoints to keep, in addition to the best round's", OURS),
     Field(
         "log.transcripts",
         -1,
-        "groups of responses a step written to rollouts.jsonl, private questions included; -1: 1, or 0 with several processes",
+        "groups per step written to rollouts.jsonl, also private ones; -1: one, or none with several processes; 0: none",
         OURS,
     ),
     Field(
         "log.distortion",
         "round",
-        "when M·β is measured, on one group a client: at a round's last public step, or at each",
+        "when M·β is measured, on one group per client; round: at a round's last public step; step: at every public step",
         OURS,
         ("off", "round", "step"),
     ),
-    Field("log.tensorboard", "auto", "auto: where tensorboardX is installed", OURS, ("auto", "on", "off")),
-    Field("log.wandb", "", "a project of Weights & Biases; empty: none", OURS),
-    Field("verifier.workers", 0, "processes that judge answers; 0: one a core, 8 at most", OURS),
-    Field("verifier.timeout", 1.0, "seconds for an answer", OURS),
-    Field("mesh.client", 1, "devices that share the clients", OURS),
-    Field("mesh.data", 1, "devices that share a client's questions", OURS),
-    Field("mesh.model", 1, "devices that share the base's matrices", OURS),
+    Field(
+        "log.tensorboard",
+        "auto",
+        "write metrics for TensorBoard; auto: if tensorboardX is installed",
+        OURS,
+        ("auto", "on", "off"),
+    ),
+    Field("log.wandb", "", "project of Weights & Biases to log to; empty: none", OURS),
+    Field("verifier.workers", 0, "number of processes that verify answers; 0: one per core, at most 8", OURS),
+    Field("verifier.timeout", 1.0, "time limit for verifying one answer, in seconds", OURS),
+    Field("mesh.client", 1, "devices on the mesh's client axis, which splits the clients", OURS),
+    Field("mesh.data", 1, "devices on the mesh's data axis, which splits each client's questions", OURS),
+    Field("mesh.model", 1, "devices on the mesh's model axis, which splits the base model's matrices", OURS),
 )
 
 
@@ -192,7 +248,7 @@ def default_config() -> ConfigDict:
 
 
 def table() -> str:
-    """The fields as Markdown."""
+    """The fields as a Markdown table."""
     rows = ["| field | default | meaning | from |", "|---|---|---|---|"]
     for field in FIELDS:
         default = "" if field.default in ("", ConfigDict()) else f"`{field.default}`"
@@ -202,7 +258,7 @@ def table() -> str:
 
 
 def text(section: str = "") -> str:
-    """The fields as text for a terminal: all, or those of a section."""
+    """The fields as text for a terminal: all of them, those of `section`, or the one named `section`."""
     lines = []
     for field in FIELDS:
         if section in ("", field.name.rpartition(".")[0], field.name):

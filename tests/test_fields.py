@@ -24,7 +24,7 @@ def test_names_are_unique_and_defaults_pass_the_check():
 
 
 def test_no_field_does_nothing():
-    code = "".join(path.read_text() for path in (ROOT / "pubswap_jax").glob("*.py") if path.stem not in ("fields", "settings"))
+    code = "".join(path.read_text() for path in (ROOT / "pubswap_jax").rglob("*.py") if path.stem not in ("fields", "settings"))
     for field in fields.FIELDS:
         leaf = field.name.split(".")[-1]
         assert re.search(rf'\.{leaf}\b|"{leaf}"', code), f"{field.name} is read nowhere"
