@@ -29,7 +29,7 @@ def hard(config):
 
 
 def paper(config):
-    """What METHOD.md knows of the paper's runs, on MATH."""
+    """The paper's settings, as far as they are public, on MATH."""
     config.model.dtype, config.model.remat, config.model.scan_layers = "bfloat16", "block", True
     config.data.name, config.data.test_name = "math", "math500"
     config.federation.rounds, config.federation.steps = 10, 40

@@ -21,7 +21,7 @@ def tiny(config):
 
 
 def llama(config):
-    """What METHOD.md knows of the paper's medical runs."""
+    """The paper's settings, as far as they are public, for medical questions."""
     config.model.path = "meta-llama/Llama-3.2-3B-Instruct"
     config.model.dtype, config.model.remat, config.model.scan_layers = "bfloat16", "block", True
     config.data.name, config.data.max_prompt_tokens = "medqa+medmcqa", 1024

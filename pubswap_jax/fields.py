@@ -154,7 +154,7 @@ FIELDS = (
     Field(
         "training.truncation",
         "keep",
-        "responses cut off by the length limit; keep: as any other; mask: not in the loss; penalise: less reward near the limit",
+        "responses cut off by the length limit; keep: count; mask: not in the loss; penalise: lose reward near the limit",
         READING,
         ("keep", "mask", "penalise"),
     ),

@@ -1,4 +1,4 @@
-"""The training loop: steps, rounds and starts. `train_and_evaluate` goes on where an earlier start of the same run stopped."""
+"""The training loop. `train_and_evaluate` resumes from the newest checkpoint if the run was started before."""
 
 import gc
 import os
@@ -37,12 +37,12 @@ def train_and_evaluate(
 ) -> ServerState:
     """Trains to the last round, writes everything under `workdir`, and returns the server's last state.
 
-    `check` is called often and may raise Stopped: the step under way is discarded and a checkpoint written. `offer` is handed,
-    after each step, a function that saves what has been reached, for who cannot wait for the next `check` and calls it from
-    another thread. `fork` lets a run go on under a changed config.
+    `check` is called often and may raise Stopped: the current step is discarded and a checkpoint is written. After each step,
+    `offer(save)` is called. A signal handler may run `save` from another thread when the loop cannot reach its next `check`.
+    `fork` allows resuming with a changed config.
 
-    The last state is not the best one: `pubswap_jax.best(workdir)` gives the adapter of the best round by the validation
-    questions.
+    The last state need not be the best one: `pubswap_jax.best(workdir)` returns the adapter of the round with the best
+    validation score.
     """
     settings.check(config)
     settings.check_packages(config)
@@ -57,7 +57,7 @@ def train_and_evaluate(
 
 
 def check_writable(workdir: pathlib.Path) -> None:
-    """Raises before anything is loaded where the run's folder cannot be made. It is made later, once the run is assembled."""
+    """Raises if `workdir` could not be created. Checks before anything is loaded; the folder is created after assembly."""
     there = next(folder for folder in (workdir.absolute(), *workdir.absolute().parents) if folder.exists())
     if hosts.first() and not (there.is_dir() and os.access(there, os.W_OK)):
         raise ValueError(f"{workdir}: {there} is no folder that can be written to; name another --workdir")
@@ -71,7 +71,7 @@ def train(
     check: Check = lambda: None,
     offer: Offer = lambda save: None,
 ) -> ServerState:
-    """`train_and_evaluate` of a run that is assembled already."""
+    """`train_and_evaluate` for an assembled run."""
     with state.alone(workdir):
         return _start(run, workdir, fork, check, offer)
 
@@ -92,7 +92,7 @@ def _start(run: Run, workdir: pathlib.Path, fork: bool, check: Check, offer: Off
             finish(run, workdir, at.best.round, print)
             return at.server
     recorder = Recorder(run, workdir, position, at.round * run.schedule.length + at.step if at else 0)
-    gc.freeze()  # what there is by now stays to the end: the collector need not go through it whenever something is traced
+    gc.freeze()  # objects that exist now live to the end; unfrozen, the collector would scan them during every trace
     try:
         return _train(run, at, recorder, workdir, folder, check, offer)
     finally:
@@ -147,7 +147,7 @@ def _train(run: Run, at: Standing | None, recorder: Recorder, workdir, folder, c
 
 
 def finish(run: Run, workdir: pathlib.Path, best: int, say: Callable[[str], None]) -> None:
-    """The table of the best round, and the report; no process ends before they are there."""
+    """Prints the best round's table and writes the report. All processes wait until both are done."""
     if hosts.first():
         say(f"best round by validation: {best}; on the test questions, pass@1:")
         say(evaluation.final_table(read_evaluations(workdir, asked(run)), best))
@@ -160,7 +160,7 @@ def asked(run: Run) -> dict[str, list]:
 
 
 def unknown_files(workdir: pathlib.Path) -> None:
-    """Raises where a file stands that a run would write over, and no run wrote it."""
+    """Raises if a file that the run would overwrite already exists; called only if no run wrote to this folder."""
     for name in FILES:
         path = workdir / f"{name}.jsonl"
         if path.exists() and path.stat().st_size:
@@ -168,10 +168,10 @@ def unknown_files(workdir: pathlib.Path) -> None:
 
 
 def train_round(run: Run, at: Standing, recorder: Recorder, examine, keep, check: Check, reached=lambda at: at) -> Standing:
-    """The steps of one round, the averaging, its evaluation and a checkpoint; then the round is announced."""
+    """One round: its steps, the averaging, the evaluation, a checkpoint and a printed line."""
     config, round, length = run.config, at.round, run.schedule.length
     shown = transcripts_a_step(config)
-    # Between rounds a checkpoint holds no moments that the next round makes anew, so `at.clients` may lack what will cross.
+    # Take the shapes from `init_clients`, not from `at.clients`: a checkpoint between two rounds may omit the moments.
     clients = jax.eval_shape(run.algorithm.init_clients, at.server)
     gate = Gate((run.train.problems[i].id for i in run.split.public), crossing(config, clients), shown > 0)
     gate.bytes = dict(at.account)
@@ -184,9 +184,9 @@ def train_round(run: Run, at: Standing, recorder: Recorder, examine, keep, check
     try:
         for step in range(at.step, length):
             check()
-            recorder.clock.split()  # what is booked from here on is this step's
+            recorder.clock.split()  # time booked after this call belongs to this step
             started = time.perf_counter()
-            with jax.transfer_guard("disallow"):  # only what is asked for by name crosses between host and device
+            with jax.transfer_guard("disallow"):  # only explicit transfers between host and device
                 key = step_key(run.key, run.place(np.array([round, step], np.uint32)))
                 batch, hparams = run.batch(round, step), run.hparams(round, step)
                 clients, record = client_step(
@@ -211,7 +211,7 @@ def train_round(run: Run, at: Standing, recorder: Recorder, examine, keep, check
         if at.step:
             keep(at)
         raise
-    best = max(at.best, Best(round + 1, figures.get("eval/pass@1", -1.0)), key=lambda one: one.score)  # ties: the earlier one
+    best = max(at.best, Best(round + 1, figures.get("eval/pass@1", -1.0)), key=lambda one: one.score)  # ties: the earlier round
     moved = hosts.fetch(recorder.ahead.awaited(drift)(ended.clients.lora, at.server.lora, weights))
     values = figures | {f"round/{name}": value for name, value in of_present(moved, run.present(round)).items()}
     values["round/excluded"] = [int(not sound) for sound in here]
@@ -224,7 +224,7 @@ def train_round(run: Run, at: Standing, recorder: Recorder, examine, keep, check
 
 
 def healthy(run: Run, at: Standing) -> np.ndarray:
-    """Whose adapter and moments are finite, bool[C]; raises where nobody's are that takes part."""
+    """bool[C]: the clients whose adapter and moments are finite. Raises if none of them takes part in this round."""
     here = hosts.fetch(sound((at.clients.lora, at.clients.opt_state)))
     if not (here & run.present(at.round)).any():
         raise ValueError(
@@ -235,7 +235,7 @@ def healthy(run: Run, at: Standing) -> np.ndarray:
 
 
 def without(run: Run, at: Standing, here: np.ndarray) -> tuple[Standing, Array]:
-    """The others start anew from the server's adapter, with fresh moments, and have no weight in this round's average."""
+    """Resets the clients outside bool[C] `here` to the server's adapter and fresh moments; their weight in the average is 0."""
     clients = choose(run.place(here), at.clients, run.algorithm.init_clients(at.server))
     weights = run.weights(at.round)
     share = np.ones(len(here), jnp.result_type(float)) if weights is None else hosts.fetch(weights)
@@ -253,7 +253,7 @@ def exclusion(round: int, here: np.ndarray) -> str:
 def observed(
     run: Run, gate: Gate, clock: Clock, ahead: Ahead, check: Callable[[], None], who: np.ndarray | None = None
 ) -> tuple[Algorithm, Callable]:
-    """The run's algorithm and judge: a few clients at a time (int[k] `who` alone), timed, and behind the gate."""
+    """The run's algorithm and judge in parts, timed, and behind the gate. `who` int[k]: the clients to compute; None: all."""
     size = run.config.training.client_microbatch or run.config.federation.num_clients
     coming = ("rollout", "swap", "update", "aggregate")
     awaited = run.algorithm._replace(**{name: ahead.awaited(getattr(run.algorithm, name)) for name in coming})
@@ -267,7 +267,7 @@ def observed(
 
 
 def crossing(config, clients: ClientState) -> dict | None:
-    """The fields of a client's state that are averaged; None where every client trains alone."""
+    """The averaged fields of the clients' state; None if every client trains alone."""
     if not config.federation.average:
         return None
     moments = {"opt_state": clients.opt_state} if config.federation.moments == "average" else {}

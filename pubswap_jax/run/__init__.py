@@ -1,1 +1,1 @@
-"""A config becomes a run: its parts, what crosses between clients, checkpoints, metrics and evaluation."""
+"""From a config to a run: assembly, records between clients, checkpoints, metrics and evaluation."""

@@ -1,4 +1,4 @@
-"""What a config names, made: the model, the questions and who holds them, the algorithm, and the evaluation's sampler."""
+"""Builds a `Run` from a config: the model, the questions and their split, the algorithm, the evaluation's sampler."""
 
 import pathlib
 from collections.abc import Callable
@@ -35,7 +35,7 @@ from pubswap_jax.weights.hf_config import read_config
 from pubswap_jax.weights.hf_folder import base_digest as base_digest
 from pubswap_jax.weights.pretrained import load_pretrained
 
-LORA_STREAM = 2**32 - 1  # beside the rounds, which are folded into the same key
+LORA_STREAM = 2**32 - 1  # no round has this number; rounds are folded into the same key
 TARGETS = {"all": LINEAR_LAYERS, "attention": LINEAR_LAYERS[:4]}
 LOSSES = {"grpo": losses.grpo_term, "gspo": losses.gspo_term, "cispo": losses.cispo_term}
 ADVANTAGES = {
@@ -58,7 +58,7 @@ KL = {"none": None, "k1": losses.kl_k1, "k2": losses.kl_k2, "k3": losses.kl_k3}
 
 
 class Run(NamedTuple):
-    """Everything that a run is made of; what changes from step to step is in its ServerState and ClientState."""
+    """The fixed parts of a run. ServerState and ClientState hold the parts that change from step to step."""
 
     config: Any
     base: pathlib.Path  # the base model's folder
@@ -77,7 +77,7 @@ class Run(NamedTuple):
     batch: Callable[[int, int], Batch]  # (round, step)
     hparams: Callable[[int, int], Hparams]  # (round, step)
     present: Callable[[int], np.ndarray]  # (round) -> bool[C]
-    weights: Callable[[int], Array | None]  # (round) -> f32[C]; None: all the same
+    weights: Callable[[int], Array | None]  # (round) -> f32[C]; None: equal weights
     sampler: Callable
     greedy: Callable
     grade: Callable
@@ -85,11 +85,11 @@ class Run(NamedTuple):
     place_questions: Callable[[PyTree, int], PyTree]  # (tree [B, ...], models)
     key: Array
     evaluation_key: Array
-    notes: list[str]  # what was left out and why, a line each
+    notes: list[str]  # questions and settings without effect, and why; one line each
 
 
 def assemble(config) -> Run:
-    """Loads and builds; a mistake in the config ends in one line."""
+    """Loads the model and the questions and builds the run. A mistake in the config raises a ValueError of one line."""
     if config.verifier.workers:
         pool.set_workers(config.verifier.workers)
     keep_programs(config.compilation_cache)
@@ -102,7 +102,7 @@ def assemble(config) -> Run:
     model_config = adapt(config, loaded, tokenizer)
     model = Transformer(model_config)
     key = jax.random.key(config.seed)
-    shapes = jax.eval_shape(lambda: params)  # one program instead of one a leaf
+    shapes = jax.eval_shape(lambda: params)  # to jit `init_lora` on arrays: eager, it would compile one program per leaf
     lora = jax.jit(lambda key: init_lora(key, model, shapes))(jax.random.fold_in(key, LORA_STREAM))
     place = make_place(devices)
     asked = load_questions(config, tokenizer)
@@ -142,19 +142,19 @@ def assemble(config) -> Run:
 
 
 def beginning(config, lora: PyTree) -> ServerState:
-    """The server before the first round. Averaged moments are there from the start: no round changes the shape of its state."""
+    """The server before the first round. It holds averaged moments from the start, so that its pytree never changes."""
     server = ServerState.create(lora).replace(memory=make_aggregator(config).init(lora))
     averaged = config.federation.average and config.federation.moments == "average"
     return server.replace(opt_state=jax.jit(make_optimizer(config).init)(lora)) if averaged else server
 
 
 def keep_programs(folder: str) -> None:
-    """Compiled programs are read from this folder and written there from now on; empty: nothing changes."""
+    """Turns on JAX's persistent compilation cache in this folder; empty: does nothing."""
     if not folder:
         return
     path = pathlib.Path(folder).expanduser().absolute()
     path.mkdir(parents=True, exist_ok=True)
-    compilation_cache.reset_cache()  # else a process that has compiled before would go on without
+    compilation_cache.reset_cache()  # a process that has compiled before would ignore the new folder otherwise
     jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -177,7 +177,7 @@ def _without_gradient(training) -> list[str]:
 
 
 def base_folder(config) -> pathlib.Path:
-    """The base model's folder: an embedded one, where the config names none."""
+    """The base model's folder; an embedded model if the config names none."""
     if not config.model.path:
         preset, _ = HOMEWORK.get(config.data.name, ("easy", "math"))
         return embedded.tiny_path(preset)
@@ -185,7 +185,7 @@ def base_folder(config) -> pathlib.Path:
 
 
 def check_context(config, model_config: ModelConfig) -> None:
-    """Raises where the longest question and the longest response that the config allows do not fit the base together."""
+    """Raises if the longest prompt and the longest response together exceed the base model's context."""
     prompt = ("config.data.max_prompt_tokens", config.data.max_prompt_tokens)
     check_positions(model_config, prompt, ("config.training.max_new_tokens", config.training.max_new_tokens))
 
@@ -201,7 +201,7 @@ def make_tokenizer(config, folder: pathlib.Path) -> Tokenizer:
 
 
 def adapt(config, model_config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
-    """The loaded config with the run's adapter, remat and the tokenizer's stop tokens."""
+    """The loaded model config with the run's LoRA and remat settings and the tokenizer's stop tokens."""
     names = config.model.lora_targets
     targets = TARGETS.get(names) or tuple(name.strip() for name in names.split(","))
     for name in targets:
@@ -251,13 +251,13 @@ def make_aggregator(config) -> Aggregator:
 
 
 def _weighing(config) -> tuple[Callable, Callable]:
-    """How much a response and its tokens weigh: advantages and normaliser."""
+    """The advantage function and the normaliser of the config."""
     training = config.training
     return ADVANTAGES[training.advantages], NORMALISE[training.normalise](training.max_new_tokens)
 
 
 def make_optimizer(config) -> optax.GradientTransformation:
-    """AdamW without its learning rate, which is an Hparam."""
+    """AdamW without its learning rate, which is a field of Hparams."""
     parts = [optax.clip_by_global_norm(config.training.clip_norm)] if config.training.clip_norm else []
     parts.append(optax.scale_by_adam())
     if config.training.weight_decay:
@@ -301,9 +301,9 @@ def present(config, round: int) -> np.ndarray:
 
 
 def taking_part(run: Run, round: int) -> np.ndarray | None:
-    """int32[k], the clients that a round computes; None: all of them.
+    """int32[k]: the clients that a round computes; None: all of them.
 
-    On a mesh all clients are computed, since each device holds some of them; weights of zero leave the absent ones out.
+    A mesh computes all clients, since each device holds some of them; absent clients get weight zero in the average.
     """
     mesh, present = run.config.mesh, run.present(round)
     if present.all() or mesh.client * mesh.data * mesh.model > 1:

@@ -1,7 +1,7 @@
-"""The algorithm as a run executes it: swap and averaging read only what the gate returned, and every phase is timed.
+"""Wrappers of an algorithm: `gated` sends records between clients through the gate, `in_parts` computes a few clients at a time.
 
-With parts, the clients are sampled and updated a few at a time; one part is verified while the next one samples. Clients
-that do not take part in a round are neither sampled nor judged nor updated.
+While one part is verified, the device samples the next part. Clients that do not take part in a round are neither sampled
+nor judged nor updated.
 """
 
 from collections.abc import Callable
@@ -27,10 +27,14 @@ def gated(
     present: Callable[[int], np.ndarray],
     sends: Callable,
 ) -> tuple[Algorithm, Judge]:
-    """The same algorithm and judge behind the gate.
+    """The same algorithm and judge, with every record between clients admitted by the gate.
 
-    `public` numbers the public questions, `present(round)` says who takes part, and `sends(clients)` names the fields that are
-    averaged; None where nothing is. Only the very rollouts that the judge has just seen, of a public batch, can be swapped.
+    Args:
+      public: question id -> its number in the public list.
+      present: round -> bool[C], the clients that take part.
+      sends: clients -> the averaged fields by name, or None if nothing is averaged.
+
+    `swap` accepts only the rollouts that the judge has just seen, and only of a public batch.
     """
     seen: list[tuple[Rollout, Batch]] = []
 
@@ -47,7 +51,7 @@ def gated(
         gate.open(gate.admit(Questions(ids, numbers), here))
         sent = gate.open(gate.admit(Responses(ids, rollouts.tokens, rollouts.mask), here))
         bits = gate.open(gate.admit(VerdictBits(ids, verdicts.correct), here))
-        # The receiver makes a verdict's status from its bit, and its reward too, unless some reward is more than the bit.
+        # The receiver derives status and reward from the verdict bit. Rewards cross only if some reward differs from its bit.
         crossing = from_bits(bits.correct)
         graded = fetch(verdicts.reward) != fetch(verdicts.correct)
         if graded.any():
@@ -65,7 +69,7 @@ def gated(
         clients = algorithm.init_clients(server, clients)
         crossing = sends(clients)
         if crossing is not None:
-            # The first round's moments are zeros, which every client makes for itself.
+            # The first round's moments are zeros: each client creates them itself, so they need not be sent.
             known = crossing if int(server.round) else {"lora": crossing["lora"]}
             gate.open(gate.admit(Adapters(known, "down"), present(int(server.round))))
         return clients
@@ -87,10 +91,10 @@ def in_parts(
     check: Callable[[], None],
     who: np.ndarray | None = None,
 ) -> tuple[Algorithm, Judge]:
-    """Rollouts and updates of `size` clients at a time; `check` may raise between two parts, which discards the step.
+    """Computes rollouts and updates for `size` clients at a time. `check` may raise between two parts to discard the step.
 
-    `who` int[k] names the clients that take part; None: all. The others have no responses, a verdict and metrics of zero, and
-    come back from `update` as they were.
+    `who` int[k]: the clients that take part; None: all. Absent clients get no responses, and zeros as verdicts and metrics;
+    `update` returns their state unchanged.
     """
     waiting: list[Rollout] = []
 
@@ -101,7 +105,7 @@ def in_parts(
         return _whole(waiting, who, total)
 
     def judged(rollouts, batch):
-        # `waiting` has the same rollouts part by part: the device samples the next part while this one is verified.
+        # Use the parts in `waiting`, not `rollouts`: reading `rollouts` would wait until the device has sampled all parts.
         total, verdicts = tree.length(rollouts), []
         for part, numbers in zip(waiting, _numbers(total, size, who), strict=True):
             finished = clock.timed("rollout", jax.block_until_ready)(part)
@@ -122,7 +126,7 @@ def in_parts(
 
 
 def _numbers(total: int, size: int, who: np.ndarray | None) -> list[np.ndarray]:
-    """The clients of each part."""
+    """int32[k] per part: the numbers of its clients."""
     taking_part = np.arange(total, dtype=np.int32) if who is None else who
     return [taking_part[i : i + size] for i in range(0, len(taking_part), size)]
 
@@ -137,11 +141,11 @@ def _parts(stacked: PyTree, size: int, who: np.ndarray | None) -> list[PyTree]:
 
 
 def _whole(parts: list[PyTree], who: np.ndarray | None, total: int) -> PyTree:
-    """The parts as one tree of all clients, [C, ...]."""
+    """Joins the parts into one tree of all clients, leaves [C, ...]; absent clients get zeros."""
     return tree.joined(parts) if who is None else tree.spread(tree.joined(parts), jax.device_put(who), total)
 
 
 @jax.jit
 def from_bits(correct: Array) -> Verdict:
-    """The verdict that follows from a bit."""
+    """The verdicts that follow from the bits bool[C, B, G]."""
     return Verdict.from_correct(correct)

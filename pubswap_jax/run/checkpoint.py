@@ -1,8 +1,8 @@
-"""The run's checkpoints: orbax arrays under digests of our own, since one flipped bit restores silently and wrong without.
+"""Checkpoints: orbax arrays plus a manifest of SHA-256 digests. Orbax alone restores a flipped bit without an error.
 
-A checkpoint is a folder `round-000003` (three rounds are done) or `round-000003-step-000012` (and twelve steps of the fourth)
-with the arrays, `notes.json` and `MANIFEST.json`. It is written under a hidden name, synced to the disk and then renamed: a
-folder that bears its name is complete, whatever was killed and when.
+A checkpoint is a folder with the arrays, `notes.json` and `MANIFEST.json`. `round-000003` means that three rounds are done;
+`round-000003-step-000012` means twelve more steps. The folder is written under a hidden name, synced to disk and then renamed,
+so a folder with a final name is complete even if the process was killed.
 """
 
 import contextlib
@@ -29,12 +29,12 @@ from pubswap_jax.files import sync_path
 from pubswap_jax.types import PyTree
 
 MANIFEST, NOTES, ARRAYS = "MANIFEST.json", "notes.json", "arrays"
-LATE = 1.0  # seconds in which the writers of a failed save still print
+LATE = 1.0  # seconds to wait for the last tracebacks of a failed save's writers
 _NAME = re.compile(r"round-(\d{6,})(?:-step-(\d{6,}))?")
 
 
 class Checkpoint(NamedTuple):
-    """A complete checkpoint on the disk: `round` rounds are done and `step` steps of the next one."""
+    """A complete checkpoint on disk: `round` rounds are done, and `step` steps of the next round."""
 
     round: int
     step: int
@@ -42,15 +42,15 @@ class Checkpoint(NamedTuple):
 
 
 class NotSaved(OSError):
-    """A checkpoint could not be written; the ones before it are as they were."""
+    """A checkpoint could not be written. Earlier checkpoints are unchanged."""
 
 
 def save(folder: str | os.PathLike, round: int, step: int, tree: PyTree, notes: dict) -> Checkpoint:
-    """Writes arrays, all of them on this host, and notes (JSON) under their name once they are durable; all or nothing."""
+    """Writes a checkpoint atomically. All arrays must be on this host; `notes` is JSON."""
     folder = pathlib.Path(folder).absolute()
     found = Checkpoint(round, step, folder / (f"round-{round:06d}" + (f"-step-{step:06d}" if step else "")))
     if found.path.exists() and not problem(found.path):
-        return found  # the same position of the same run: the same bytes
+        return found  # a run is deterministic: the same position has the same bytes
     staging = folder / f".{found.path.name}.{uuid.uuid4().hex[:8]}"
     try:
         staging.mkdir(parents=True)
@@ -58,11 +58,11 @@ def save(folder: str | os.PathLike, round: int, step: int, tree: PyTree, notes: 
         _check_space(staging, sum(x.nbytes for x in jax.tree.leaves(arrays)))
         with _one_error(), _checkpointer() as checkpointer:
             checkpointer.save(staging / ARRAYS, arrays)
-            checkpointer.wait_until_finished()  # `save` alone returns before it fails
+            checkpointer.wait_until_finished()  # `save` is asynchronous: without the wait, its errors would be lost
         (staging / NOTES).write_text(json.dumps(notes))
         (staging / MANIFEST).write_bytes(_manifest(_digests(staging)))
         _sync(staging)
-        if found.path.exists():  # a corrupted one that `newest` passed over
+        if found.path.exists():  # a damaged checkpoint that `newest` skipped
             shutil.rmtree(found.path)
         staging.rename(found.path)
         sync_path(folder)
@@ -75,7 +75,7 @@ def save(folder: str | os.PathLike, round: int, step: int, tree: PyTree, notes: 
 
 
 def newest(folder: str | os.PathLike, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint whose bytes are what was written; `warn` gets a line that names the file for each passed over."""
+    """The newest undamaged checkpoint. `warn` gets one line for each damaged checkpoint, with the damaged file's name."""
     for checkpoint in reversed(listed(folder)):
         trouble = problem(checkpoint.path)
         if not trouble:
@@ -91,7 +91,7 @@ def listed(folder: str | os.PathLike) -> list[Checkpoint]:
 
 
 def load(checkpoint: Checkpoint, template: PyTree) -> PyTree:
-    """The arrays of a checkpoint as numpy ones, with the structure, shapes and types of `template`."""
+    """The arrays of a checkpoint as numpy arrays, with the structure, shapes and dtypes of `template`."""
     abstract = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), template)
     try:
         with _checkpointer() as checkpointer:
@@ -105,7 +105,7 @@ def load(checkpoint: Checkpoint, template: PyTree) -> PyTree:
 
 
 def arrays(checkpoint: Checkpoint) -> dict:
-    """All arrays of a checkpoint as nested dicts of numpy arrays, for readers that have no template."""
+    """All arrays of a checkpoint as nested dicts of numpy arrays, for readers without a template."""
     with _checkpointer() as checkpointer:
         stored = checkpointer.metadata(checkpoint.path / ARRAYS).item_metadata.tree
         template = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), stored)
@@ -117,9 +117,9 @@ def notes(checkpoint: Checkpoint) -> dict:
 
 
 def prune(folder: str | os.PathLike, keep: int, best: int | None = None, reached: tuple[int, int] | None = None) -> None:
-    """Removes all but the newest `keep` checkpoints and the one that ends round `best`, and what a killed process left.
+    """Removes a killed process's staging folders and all checkpoints but the newest `keep` and the one that ends round `best`.
 
-    Those beyond (round, step) `reached` are no newer ones: they are damaged, were passed over, and will be written again.
+    Checkpoints after (round, step) `reached` were found damaged. They do not count as newest and will be overwritten.
     """
     found = [checkpoint for checkpoint in listed(folder) if reached is None or checkpoint[:2] <= reached]
     for checkpoint in found[:-keep]:
@@ -130,7 +130,7 @@ def prune(folder: str | os.PathLike, keep: int, best: int | None = None, reached
 
 
 def problem(path: pathlib.Path) -> str:
-    """What is wrong with a checkpoint's bytes, naming the file; empty where they are what was written."""
+    """Describes damage to a checkpoint, with the file's name; empty if all files match the manifest."""
     try:
         raw = (path / MANIFEST).read_bytes()
         expected = json.loads(raw)["files"]
@@ -152,27 +152,27 @@ def problem(path: pathlib.Path) -> str:
 
 
 def _checkpointer() -> ocp.StandardCheckpointer:
-    """One that waits for no other process: the arrays are all here."""
+    """A checkpointer for this process alone: the default one waits for all processes, but only this one holds the arrays."""
     me = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(me, active_processes={me}, barrier_sync_key_prefix="pubswap")
     return ocp.StandardCheckpointer(multiprocessing_options=alone) if jax.process_count() > 1 else ocp.StandardCheckpointer()
 
 
 def _check_space(folder: pathlib.Path, size: int) -> None:
-    """Raises before orbax begins what the disk cannot hold."""
+    """Raises if the disk has less than `size` bytes free, before orbax writes half a checkpoint."""
     if shutil.disk_usage(folder).free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
 @contextlib.contextmanager
 def _one_error() -> Iterator[None]:
-    """Holds back what is printed to stderr while a checkpoint is written, and drops it where an error is raised.
+    """Buffers stderr while a checkpoint is written, and discards the buffer if an error is raised.
 
-    Orbax writes each array in an asyncio task of its own: where the disk fills up, each one prints a traceback. The error that
-    is raised says it once.
+    Orbax writes each array in its own asyncio task. If the disk is full, every task prints a traceback; the raised error
+    already reports the failure once.
     """
     held = io.StringIO()
-    for name in ("asyncio", "absl"):  # for good: a task reports its error when it is freed, which may be at the process's end
+    for name in ("asyncio", "absl"):  # never removed: a task logs its error when freed, perhaps at exit
         logging.getLogger(name).addFilter(_not_of_orbax)
     with contextlib.redirect_stderr(held):
         try:
@@ -188,14 +188,14 @@ def _not_of_orbax(record: logging.LogRecord) -> bool:
 
 
 def _manifest(files: dict[str, list]) -> bytes:
-    """The manifest's exact bytes: they carry their own digest, so that no flipped bit of theirs goes unseen."""
+    """The exact bytes of the manifest. They include their own digest, so that a flipped bit in the manifest is found."""
     body = json.dumps(files, sort_keys=True, indent=1)
     digest = hashlib.sha256(body.encode()).hexdigest()
     return json.dumps({"files": json.loads(body), "sha256": digest}, indent=1, sort_keys=True).encode()
 
 
 def _digests(folder: pathlib.Path) -> dict[str, list]:
-    """file -> [bytes, SHA-256] of everything but the manifest."""
+    """file -> [size in bytes, SHA-256], for every file but the manifest."""
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path != folder / MANIFEST:
@@ -211,7 +211,7 @@ def _sync(folder: pathlib.Path) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of a library's message, in plain words where it is the disk."""
+    """The first line of a library's error message; a full or read-only disk is described in plain words."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     text = " ".join(lines)
     for symptom, words in (("No space left", "the disk is full"), ("Read-only", "the disk is read-only")):
