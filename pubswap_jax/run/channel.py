@@ -1,4 +1,4 @@
-"""Wrappers of an algorithm: `gated` sends records between clients through the gate, `in_parts` computes a few clients at a time.
+"""Wrappers of an algorithm: `gated` routes what crosses clients through the gate, `in_parts` computes a few clients at a time.
 
 While one part is verified, the device samples the next part. Clients that do not take part in a round are neither sampled
 nor judged nor updated.

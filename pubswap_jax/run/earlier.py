@@ -1,4 +1,4 @@
-"""The config of a run that is there, read from its run.json without JAX: what `--workdir` alone needs."""
+"""The config of an earlier run, read from its run.json without importing JAX, for commands that get only `--workdir`."""
 
 import json
 import pathlib
@@ -9,7 +9,7 @@ from pubswap_jax import settings
 from pubswap_jax.fields import FIELDS, default_config
 
 RUN = "run.json"
-# What may differ from the run's config when its adapters are evaluated or exported: nothing that made the adapters.
+# Fields that may differ from the run's config when its adapters are evaluated or exported: none of them shaped the adapters.
 ANYWHERE = ("model.path", "mesh.", "verifier.", "log.", "compilation_cache")
 ALLOWED = {
     "eval": (*ANYWHERE, "data.path", "data.test", "data.fields", "data.max_prompt_tokens", "evaluation."),
@@ -18,7 +18,7 @@ ALLOWED = {
 
 
 def described(workdir: pathlib.Path) -> dict:
-    """What an earlier start wrote into run.json."""
+    """The contents of run.json, written by an earlier start."""
     path = workdir / RUN
     if not path.exists():
         raise ValueError(f"{workdir}: no {RUN} in it; give the --workdir of a run, or train one first")
@@ -29,9 +29,9 @@ def described(workdir: pathlib.Path) -> dict:
 
 
 def config_of(workdir: pathlib.Path) -> tuple[ConfigDict, str]:
-    """The run's config, and a line about fields that run.json has and this version does not; empty where there are none.
+    """The run's config, and a warning about fields in run.json that this version does not have (empty if there are none).
 
-    Fields that are newer than the run have their defaults.
+    Fields that are newer than the run get their defaults.
     """
     flat = described(workdir).get("config")
     if not isinstance(flat, dict):
@@ -47,7 +47,7 @@ def config_of(workdir: pathlib.Path) -> tuple[ConfigDict, str]:
 
 
 def allow(mode: str, name: str, workdir: pathlib.Path) -> None:
-    """Raises where a flag beside `--workdir` alone would change what the run is."""
+    """Raises if the config flag `name` must be taken from the run in `workdir` and may not be overridden."""
     if not name.startswith(ALLOWED[mode]):
         may = ", ".join(prefix + "*" if prefix.endswith(".") else prefix for prefix in ALLOWED[mode])
         raise ValueError(
@@ -57,7 +57,7 @@ def allow(mode: str, name: str, workdir: pathlib.Path) -> None:
 
 
 def agree(config: ConfigDict, base_sha256: str, workdir: pathlib.Path, mode: str) -> None:
-    """Raises where `config` or the base model would make something else of the run's checkpoints."""
+    """Raises if `config` or the base model does not match the run in `workdir`, whose checkpoints would then be misread."""
     theirs = described(workdir)
     made = {name: value for name, value in settings.flatten(config).items() if not name.startswith(FREE + ALLOWED[mode])}
     before = settings.flatten(config_of(workdir)[0])
@@ -75,5 +75,5 @@ def agree(config: ConfigDict, base_sha256: str, workdir: pathlib.Path, mode: str
         )
 
 
-# What says how long a run is and how it is kept, not what it is.
+# Fields that may differ from the run's config in every mode: its number of rounds, and how often and how long it saves.
 FREE = ("federation.rounds", "checkpoint.")

@@ -1,4 +1,4 @@
-"""`--mode=plan`: the bytes a device needs and the time a round takes, before anything of that size is allocated."""
+"""`--mode=plan`: estimates the memory of each device and the time of a round without allocating the model."""
 
 import math
 import os
@@ -24,7 +24,7 @@ from pubswap_jax.weights.pretrained import param_shapes
 
 PEAK = "peak: what is held, and the largest of these"
 
-# What may be changed to need less; nothing of what is learned by the first ones.
+# Settings that save memory. Those in HARMLESS do not change the result.
 HARMLESS = (("training.client_microbatch", 1), ("training.microbatch", 1), ("model.remat", "block"))
 SAVINGS = (
     *HARMLESS,
@@ -36,7 +36,7 @@ SAVINGS = (
 
 
 def plan(config, say: Callable[[str], None] = lambda line: None) -> str:
-    """A table of bytes and seconds, and the settings that would make it fit where it does not; `say` prints progress."""
+    """A table of bytes and seconds. If the run does not fit, also settings that help. `say` prints progress."""
     model_config = _model_config(config)
     check_context(config, model_config)
     keep_programs(config.compilation_cache)
@@ -57,7 +57,7 @@ def plan(config, say: Callable[[str], None] = lambda line: None) -> str:
 
 
 def headline(config, model_config: ModelConfig) -> str:
-    """What is planned, in a line."""
+    """One line that describes the run: parameters, clients, questions, rounds."""
     count = sum(x.size for x in jax.tree.leaves(param_shapes(model_config)))
     federation, training = config.federation, config.training
     part = training.client_microbatch or federation.num_clients
@@ -68,7 +68,7 @@ def headline(config, model_config: ModelConfig) -> str:
 
 
 def remedies(config, have: int, say: Callable[[str], None] = lambda line: None) -> list[str]:
-    """The three settings that help most, each alone and with those above it; where they are not enough, all that there are."""
+    """The three settings that save most, each alone and with those above it. If these are not enough, also all together."""
     found, possible = [], savings(config)
     for number, pair in enumerate(possible, start=1):
         say(f"it does not fit; compiling with {_flag(pair)} ({number} of {len(possible)})")
@@ -97,7 +97,7 @@ def _flag(pair: tuple[str, object]) -> str:
 
 
 def of_one_device(config):
-    """What falls to one device of the mesh: its clients, and its part of their questions."""
+    """The config of one device's share of the mesh: its clients, and its part of their questions."""
     own = config.copy_and_resolve_references()
     own.federation.num_clients = -(-config.federation.num_clients // config.mesh.client)
     own.training.client_microbatch = -(-config.training.client_microbatch // config.mesh.client)
@@ -107,7 +107,7 @@ def of_one_device(config):
 
 
 def needed(config, model_config: ModelConfig) -> dict[str, int]:
-    """Bytes on one device: from shapes, and from the memory analysis of the compiled rollout and update."""
+    """Bytes on one device, from shapes and from XLA's memory analysis of the compiled rollout and update."""
     config = of_one_device(config)
     model = Transformer(model_config)
     algorithm = make_algorithm(config, model)
@@ -130,9 +130,9 @@ def needed(config, model_config: ModelConfig) -> dict[str, int]:
         .memory_analysis()
     )
     base, adapters, moments = _bytes(params), _bytes(clients.lora) + _bytes(server.lora), _bytes(clients.opt_state)
-    elsewhere = base - base // config.mesh.model  # of the base, on the mesh's other devices
+    elsewhere = base - base // config.mesh.model  # bytes of the base on the model axis's other devices
     base -= elsewhere
-    # Whatever the part under way does not hold of the clients is there all the same.
+    # The memory analysis sees only the clients of one part, but the adapters and moments of all clients stay in memory.
     waiting = adapters + moments - _bytes(some.lora) - _bytes(some.opt_state)
     watched = config.log.distortion != "off" and config.federation.swap_period and config.federation.swap != "no_swap"
     gradients = 2 * config.training.group * _bytes(server.lora) if watched else 0
@@ -148,7 +148,7 @@ def needed(config, model_config: ModelConfig) -> dict[str, int]:
 
 
 def round_seconds(config, model_config: ModelConfig, rate: float, bandwidth: float) -> dict[str, float]:
-    """The roofs of PERFORMANCE.md: a decode step reads the weights or multiplies; training costs 4 FLOP a token and weight."""
+    """Roofline bounds. A decode step reads the weights or multiplies them; training costs 4 FLOP per token and parameter."""
     config = of_one_device(config)
     training, federation = config.training, config.federation
     steps = Schedule(federation.steps, federation.swap_period, federation.swap_unit).length
@@ -167,7 +167,7 @@ def round_seconds(config, model_config: ModelConfig, rate: float, bandwidth: flo
 
 
 def measured(dtype: str, size: int = 1024, repeats: int = 4) -> tuple[float, float]:
-    """FLOP/s of a matrix product and bytes/s of a copy on the first device, the best of a few."""
+    """FLOP/s of a matrix product and bytes/s of a copy on the first device; the best of `repeats` runs each."""
     x = jnp.ones((size, size), dtype)
     long = jnp.ones(1 << 24, jnp.float32)
     product, copy = jax.jit(jnp.matmul), jax.jit(lambda v: v + 1)
@@ -175,7 +175,7 @@ def measured(dtype: str, size: int = 1024, repeats: int = 4) -> tuple[float, flo
 
 
 def memory() -> tuple[int, str]:
-    """Bytes of the first device, or of the host where the device is the host."""
+    """Memory in bytes of the first device, and its name; of the host if the device reports no limit."""
     device = jax.local_devices()[0]
     statistics = device.memory_stats() or {}
     if "bytes_limit" in statistics:
@@ -184,7 +184,7 @@ def memory() -> tuple[int, str]:
 
 
 def savings(config) -> list[tuple[str, object]]:
-    """The settings of SAVINGS that this config has not yet."""
+    """The settings of SAVINGS that this config does not have yet."""
     flat = settings.flatten(config)
     words = [(name, value) for name, value in SAVINGS if isinstance(value, str) and flat[name] != value]
     return words + [
@@ -212,14 +212,14 @@ def _peak(config) -> int:
 
 
 class NoTokenizer(NamedTuple):
-    """Special tokens in place of a tokenizer's: their ids change neither bytes nor time."""
+    """Placeholder for a tokenizer. The ids of its special tokens change neither bytes nor time."""
 
     stop_ids: tuple[int, ...] = (0,)
     pad_id: int = 0
 
 
 def _model_config(config) -> ModelConfig:
-    """From config.json alone, a file or in a folder or on the hub: a plan needs neither weights nor a tokenizer."""
+    """The model config from config.json alone (a file, or in a folder or on the hub); needs neither weights nor a tokenizer."""
     path = pathlib.Path(config.model.path).expanduser()
     if config.model.path and path.is_file():
         if path.name != "config.json":

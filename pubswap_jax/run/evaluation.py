@@ -1,4 +1,4 @@
-"""When a run is evaluated: the base model first, every round on the validation questions, the best one on the test ones."""
+"""Evaluation during a run: the base model on both splits, each round on validation, the best round on test questions."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ Examine = Callable[..., list[Evaluation]]
 
 
 def make_examine(run: Run, check: Callable[[], None]) -> Examine:
-    """(loras [M, ...], questions, greedy=False) -> an Evaluation each; `check` may raise between two batches."""
+    """(loras [M, ...], questions, greedy=False) -> M Evaluations. `check` may raise between two batches to stop the run."""
 
     def grade(rollouts, problems):
         check()
@@ -29,7 +29,7 @@ def make_examine(run: Run, check: Callable[[], None]) -> Examine:
 
 
 def base(run: Run, examine: Examine, recorder: Recorder) -> float:
-    """The base model's figures on both splits, before anything is trained. Returns its validation score."""
+    """Evaluates the base model on both splits before training. Returns pass@1 on the validation questions."""
     loras = _alone(run.server)
     scores = {}
     for split, questions in (("validation", run.validation), ("test", run.test)):
@@ -40,19 +40,19 @@ def base(run: Run, examine: Examine, recorder: Recorder) -> float:
 
 
 def trained(run: Run, examine: Examine, recorder: Recorder, server: ServerState, clients: ClientState) -> dict[str, object]:
-    """The averaged model's figures on the validation questions, and those of each client's own before averaging.
+    """Evaluates the averaged model, and each client's own model before averaging, on the validation questions.
 
-    Without averaging there is no common model: the figures are the clients' means.
+    Without averaging there is no common model: `eval/pass@1` is the mean over clients.
     """
     config, round = run.config, int(server.round)
     if round % config.evaluation.every and round != config.federation.rounds:
         return {}
     average = config.federation.average
     common = examine(_alone(server), run.validation) if average else []
-    # Without averaging every client has a model, whether or not it took part in this round.
+    # Without averaging, evaluate all clients, not only those present: each client has its own model in every round.
     who = np.flatnonzero(run.present(round - 1)) if average else np.arange(config.federation.num_clients)
     each = own(run, examine, clients, run.validation, who) if config.evaluation.clients or not average else []
-    # Written only now that nothing can stop it: what is written halfway would be there twice after a resume.
+    # Write all rows here, not after each `examine`: `check` may raise in between, and a resumed run would write a row twice.
     values = {}
     for evaluation in common:
         figures = recorder.evaluation(round, "validation", "global", evaluation)
@@ -66,7 +66,7 @@ def trained(run: Run, examine: Examine, recorder: Recorder, server: ServerState,
 
 
 def best(run: Run, examine: Examine, recorder: Recorder, server: ServerState, clients: ClientState) -> None:
-    """The best round's figures on the test questions; those of the base are there already."""
+    """Evaluates the best round on the test questions. Round 0 is the base model, which `base` has evaluated."""
     round = int(server.round)
     if round == 0:
         return
@@ -86,7 +86,7 @@ def _greedy(run, examine, recorder, round, loras) -> None:
 
 
 def own(run: Run, examine: Examine, clients: ClientState, questions, who: np.ndarray | None = None) -> list[Evaluation]:
-    """The models of the clients int[k] `who`, before averaging; None: of all."""
+    """Evaluates the own models of clients int[k] `who`, before averaging. None: all clients."""
     total = clients.id.shape[0]
     size = run.config.training.client_microbatch or total
     if who is None or len(who) == total:
@@ -101,7 +101,7 @@ def _alone(server: ServerState) -> PyTree:
 
 
 def tested(run: Run, found: dict[tuple[int, str, str], Evaluation], round: int) -> bool:
-    """Whether the test figures of a best round are all there."""
+    """Whether `found` has every test evaluation of the best round."""
     average = run.config.federation.average or round == 0
     models = ["global"] if average else [f"client {i}" for i in range(run.config.federation.num_clients)]
     models += ["global, greedy"] if average and run.config.evaluation.greedy else []
@@ -109,7 +109,7 @@ def tested(run: Run, found: dict[tuple[int, str, str], Evaluation], round: int) 
 
 
 def final_table(found: dict[tuple[int, str, str], Evaluation], best_round: int) -> str:
-    """Base -> best on the test questions, by topic, as text."""
+    """A text table of pass@1 on the test questions by topic, of the base model and of the best round."""
     base_model = found[0, "test", "global"]
     finals = [
         e for (round, split, name), e in found.items() if round == best_round and split == "test" and "greedy" not in name

@@ -1,4 +1,4 @@
-"""The best round's adapters: as arrays, as PEFT folders with a model card, and the evaluation of any such folder."""
+"""The best round's adapters, as arrays or as PEFT folders with a model card; and the evaluation of a PEFT folder."""
 
 import pathlib
 from typing import NamedTuple
@@ -37,7 +37,7 @@ The figures are those of {tested} on the run's test questions; base SHA-256 {dig
 
 
 class BestRound(NamedTuple):
-    """The adapter of a run's best round, with what is needed to use it:
+    """The adapter of a run's best round, and the config and base model to use it with:
 
     _, params = load_pretrained(found.base, scan_layers=found.config.scan_layers)
     sample(Transformer(found.config), params, found.lora, ...)
@@ -46,14 +46,14 @@ class BestRound(NamedTuple):
 
     round: int  # 0: the base model was the best
     score: float  # pass@1 on the validation questions
-    lora: PyTree  # the averaged adapter; where federation.average is False each client's own, leaves [C, ...]
-    config: ModelConfig  # of the base with this adapter
+    lora: PyTree  # the averaged adapter; if federation.average is False, the clients' own adapters, leaves [C, ...]
+    config: ModelConfig  # of the base model with this adapter
     base: pathlib.Path  # the base model's folder
-    settings: dict  # the run's config, dotted names to values
+    settings: dict  # the run's config: dotted field name -> value
 
 
 def best(workdir: str | pathlib.Path) -> BestRound:
-    """The best round of the run in `workdir`, from its checkpoint, its run.json and its base; no questions are loaded."""
+    """The best round of the run in `workdir`. Reads the checkpoint, run.json and the base model, but no questions."""
     workdir = pathlib.Path(workdir)
     config, _ = earlier.config_of(workdir)
     base = base_folder(config)
@@ -73,12 +73,12 @@ def best(workdir: str | pathlib.Path) -> BestRound:
 
 
 def export(config, workdir: pathlib.Path) -> list[pathlib.Path]:
-    """Writes `workdir/export/global` and a folder for each client that took part, as it was before averaging; returns them."""
+    """Writes PEFT folders to `workdir/export`: the average (`global`) and each participant's own. Returns the paths."""
     return export_run(assemble(config), workdir)
 
 
 def export_run(run: Run, workdir: pathlib.Path) -> list[pathlib.Path]:
-    """`export` of a run that is assembled already."""
+    """`export` for an assembled run."""
     config, at = run.config, best_standing(run, workdir)
     adapters = {f"client_{i}": jax.tree.map(lambda x, i=i: x[i], at.clients.lora) for i in _with_own(run, at.round)}
     if config.federation.average:
@@ -95,14 +95,14 @@ def export_run(run: Run, workdir: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _with_own(run: Run, round: int) -> list[int]:
-    """The clients that have an adapter of their own after a round: with averaging, those that took part in it."""
+    """The clients with an adapter of their own after `round` rounds: with averaging, the last round's participants."""
     if not run.config.federation.average:
         return list(range(run.config.federation.num_clients))
     return np.flatnonzero(run.present(round - 1)).tolist() if round else []
 
 
 def evaluate_adapter(config, workdir: pathlib.Path, adapter: str) -> str:
-    """pass@1 and the rest on the config's test questions: of a PEFT folder, else of the run's best round. As text."""
+    """Evaluates the PEFT folder `adapter` on the config's test questions, as text; empty: the best round in `workdir`."""
     run = assemble(config)
     if adapter:
         found, lora = load_adapter(adapter, run.model_config)
@@ -113,7 +113,7 @@ def evaluate_adapter(config, workdir: pathlib.Path, adapter: str) -> str:
 
 
 def evaluate_run(run: Run, workdir: pathlib.Path) -> str:
-    """The figures of the run's best round on its test questions, as text."""
+    """Evaluates the run's best round on its test questions, as text."""
     at = best_standing(run, workdir)
     return _figures(run, at.server.lora) if run.config.federation.average or not at.round else _alone(run, at)
 
@@ -128,7 +128,7 @@ def _figures(run: Run, lora: PyTree) -> str:
 
 
 def _alone(run: Run, at: Standing) -> str:
-    """Without averaging there is no common model: the figures of each client's own, and their mean."""
+    """pass@1 of each client's own model, and the mean, as text. Without averaging there is no common model."""
     found = evaluation.own(run, evaluation.make_examine(run, lambda: None), at.clients, run.test)
     figures = [pass_at_k(one.correct, 1) for one in found]
     lines = [_asked(run), f"{'pass@1, mean of clients':<24}{sum(figures) / len(figures):>8.4f}"]
@@ -140,7 +140,7 @@ def _asked(run: Run) -> str:
 
 
 def best_standing(run: Run, workdir: pathlib.Path) -> Standing:
-    """Where the run in `workdir` stood at the end of its best round."""
+    """The state of the run in `workdir` at the end of its best round."""
     newest = _newest(workdir)
     earlier.agree(run.config, base_digest(run.base), workdir, "eval")
     before, ours = earlier.described(workdir), state.describe(run)

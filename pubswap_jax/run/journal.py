@@ -1,9 +1,11 @@
-"""The run's one writer: rows of JSON that survive a kill without duplicates or holes, a progress bar, TensorBoard and W&B.
+"""Logging: JSON rows without duplicates or holes after a kill, a progress bar, TensorBoard and Weights & Biases.
 
-A row is flat: `round`, `step` where it speaks of one, and names `phase/quantity` with a number, or a list with one number a
-client. In a step's row both are counted from 0; a row without `step` speaks of a finished round, and its `round` is how many
-are done. What people read counts from 1. Names that begin with `time/` are clocks: the rest of a resumed run's rows is equal
-to the bit.
+A row is flat: `round`, `step`, and names `phase/quantity` with a number or a list of one number per client.
+
+- In a step's row, `round` and `step` count from 0.
+- A row without `step` describes a finished round; its `round` is the number of finished rounds.
+- Printed lines count from 1.
+- Names that begin with `time/` are timings. All other values of a resumed run equal those of an uninterrupted run bit by bit.
 """
 
 import importlib
@@ -20,14 +22,14 @@ import tqdm
 
 
 class Sink(NamedTuple):
-    """Another place for the numbers: `write(global step, scalars)`; `close` sends what is still on its way."""
+    """Another destination for scalars: `write(global step, scalars)`; `close` flushes what is buffered."""
 
     write: Callable[[int, Mapping[str, float]], None]
     close: Callable[[], None]
 
 
 class Journal:
-    """Appends rows to `NAME.jsonl` files of a folder. A checkpoint stores `position()`; resuming cuts the files back to it."""
+    """Appends rows to `NAME.jsonl` files in a folder. A checkpoint stores `position()`; resuming truncates the files to it."""
 
     def __init__(self, workdir: str | os.PathLike, names: Sequence[str], position: Mapping[str, int] | None = None):
         self._paths = {name: pathlib.Path(workdir) / f"{name}.jsonl" for name in names}
@@ -45,11 +47,11 @@ class Journal:
         self._files[name].write(json.dumps(row).encode() + b"\n")
 
     def told(self) -> dict[str, int]:
-        """Bytes of each file, whether or not they are on the disk."""
+        """Bytes written to each file, including bytes not yet on disk."""
         return {name: file.tell() for name, file in self._files.items()}
 
     def position(self) -> dict[str, int]:
-        """The same, once they are."""
+        """Bytes written to each file, after all of them are synced to disk."""
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
@@ -61,7 +63,7 @@ class Journal:
 
 
 class Nowhere:
-    """The journal of a process that is not the first: it writes nothing."""
+    """A journal that writes nothing, for every process but the first."""
 
     def write(self, name: str, row: Mapping[str, object]) -> None:
         pass
@@ -76,14 +78,14 @@ class Nowhere:
 
 
 def read(workdir: str | os.PathLike, name: str) -> list[dict]:
-    """The rows of a file; a last one that a kill cut short is left out."""
+    """The rows of a file, without a last row that a kill cut short."""
     path = pathlib.Path(workdir) / f"{name}.jsonl"
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     return [json.loads(line) for line in lines]
 
 
 def row(round: int, step: int | None, phase: str, values: Mapping[str, object], present: np.ndarray | None = None) -> dict:
-    """A row of numpy values: scalars, or [C], where an absent client's entry is null."""
+    """A row from numpy values: scalars, or [C]. Entries of absent clients become null."""
     where = {"round": round} if step is None else {"round": round, "step": step}
     return where | {f"{phase}/{name}": _plain(value, present) for name, value in values.items()}
 
@@ -94,7 +96,7 @@ def mean(values: Iterable[float]) -> float:
 
 
 def scalars(row: Mapping[str, object]) -> dict[str, float]:
-    """The numbers of a row, lists as their mean over the clients that took part."""
+    """The numbers of a row. A list becomes its mean over the clients that took part."""
     found = {}
     for name, value in row.items():
         numbers = [x for x in value if x is not None] if isinstance(value, list) else [value]
@@ -110,11 +112,11 @@ def _plain(value, present):
     return value
 
 
-# --- where else the numbers go ------------------------------------------------------------------------------------------
+# --- sinks --------------------------------------------------------------------------------------------------------------
 
 
 def tensorboard(folder: str | os.PathLike, first_step: int) -> Sink:
-    """Writes scalars for TensorBoard; what an earlier start wrote from `first_step` on is taken back."""
+    """Writes scalars for TensorBoard. Purges steps from `first_step` on, which an earlier start may have written."""
     writer = _package("tensorboardX", "log.tensorboard", "tensorboard").SummaryWriter(
         str(folder), purge_step=first_step, flush_secs=10
     )
@@ -127,7 +129,7 @@ def tensorboard(folder: str | os.PathLike, first_step: int) -> Sink:
 
 
 def wandb(project: str, workdir: str | os.PathLike, config: Mapping[str, object]) -> Sink:
-    """Writes scalars to Weights & Biases; the run is named by its folder, and goes on where it stopped."""
+    """Writes scalars to Weights & Biases. The run is named after its folder; a later start resumes the same run."""
     name = pathlib.Path(workdir).name
     run = _package("wandb", "log.wandb", "wandb").init(
         project=project, name=name, id=name, resume="allow", dir=str(workdir), config=dict(config)
@@ -146,14 +148,14 @@ def _package(module: str, field: str, extra: str):
         raise ValueError(f"config.{field} needs {module}: pip install 'pubswap_jax[{extra}]', or switch it off") from None
 
 
-# --- what is seen meanwhile ---------------------------------------------------------------------------------------------
+# --- progress and timing ------------------------------------------------------------------------------------------------
 
 
 class Progress:
-    """A bar per round with reward, swaps, tokens/s and the time left; off a terminal nothing but the announced lines."""
+    """A progress bar with reward, swaps, tokens/s and time left. Without a terminal, only the lines of `say` are printed."""
 
     def __init__(self, total: int, done: int, visible: bool | None = None, quiet: bool = False):
-        hidden = quiet or (None if visible is None else not visible)  # None: tqdm asks the stream whether it is a terminal
+        hidden = quiet or (None if visible is None else not visible)  # None: tqdm hides the bar unless the stream is a terminal
         self._quiet = quiet
         self._bar = tqdm.tqdm(total=total, initial=done, disable=hidden, unit="step", dynamic_ncols=True, leave=False)
 
@@ -179,7 +181,7 @@ class Clock:
         self._started = time.perf_counter()
 
     def timed(self, phase: str, function: Callable, wait: Callable = lambda result: result) -> Callable:
-        """The same function, its time booked; `wait` blocks until a result is there."""
+        """The same function, with its time added to `phase`. `wait` blocks until the result is ready."""
 
         def run(*args):
             started = time.perf_counter()
@@ -191,13 +193,13 @@ class Clock:
         return run
 
     def split(self) -> dict[str, float]:
-        """The seconds of each phase since the last split or lap."""
+        """Seconds of each phase since the last split or lap."""
         spent = {phase: seconds - self._split.get(phase, 0.0) for phase, seconds in self.seconds.items()}
         self._split = dict(self.seconds)
         return {phase: seconds for phase, seconds in spent.items() if seconds}
 
     def lap(self) -> dict[str, float]:
-        """The seconds of each phase since the last lap, what no phase claims as `other`, and the `total`."""
+        """Seconds since the last lap: each phase, `other` (in no phase) and `total`."""
         now = time.perf_counter()
         seconds, total = self.seconds, now - self._started
         self.seconds, self._split, self._started = {}, {}, now

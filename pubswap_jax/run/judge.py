@@ -1,4 +1,4 @@
-"""From token ids to verdicts: decode every response, ask the verifier, and say it in arrays. The step's only host crossing."""
+"""From token ids to verdicts: decode every response, run the verifier, return arrays. The step's only host crossing."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,11 +17,11 @@ from pubswap_jax.verifier.score import verify
 
 
 class Grades(NamedTuple):
-    """What the verifier says of each response, arrays of one shape."""
+    """The verifier's result for each response; arrays of one shape."""
 
     status: np.ndarray  # int8, an index into STATUSES
-    texts: np.ndarray  # str, as the model wrote it; empty where another process graded it
-    extracted: np.ndarray  # str, the final answer found in it
+    texts: np.ndarray  # str, the decoded response; empty if another process graded it
+    extracted: np.ndarray  # str, the final answer extracted from the response
 
     @property
     def correct(self) -> np.ndarray:
@@ -45,7 +45,7 @@ def grade(tokenizer: Tokenizer, rollouts: Rollout, problems: Sequence[Sequence[P
 
 
 def make_judge(tokenizer: Tokenizer, timeout: float = 1.0) -> Callable[[Rollout, Batch], Verdict]:
-    """The judge of `client_step`: reward 1 where the verifier says correct, else 0."""
+    """The judge of `client_step`: reward 1 for a correct response, else 0."""
 
     def judge(rollouts: Rollout, batch: Batch) -> Verdict:
         grades = grade_together(partial(grade, tokenizer, timeout=timeout), rollouts, batch.answers)
@@ -55,7 +55,7 @@ def make_judge(tokenizer: Tokenizer, timeout: float = 1.0) -> Callable[[Rollout,
 
 
 def grade_together(grade: Callable, rollouts: Rollout, problems: Sequence[Sequence[Problem]]) -> Grades:
-    """`grade` on many hosts: each process grades the responses that lie on its own devices, and all learn of all."""
+    """`grade` on many hosts: each process grades the responses on its own devices; statuses and answers are then exchanged."""
     if not isinstance(rollouts.tokens, jax.Array) or rollouts.tokens.is_fully_addressable:
         return grade(rollouts, problems)
     clients, prompts, group, length = rollouts.tokens.shape
@@ -76,7 +76,7 @@ def grade_together(grade: Callable, rollouts: Rollout, problems: Sequence[Sequen
 
 
 def to_verdict(grades: Grades, beside=None) -> Verdict:
-    """As arrays, where those of the sharding `beside` lie."""
+    """The grades as device arrays, sharded over [C, B] like the array with the sharding `beside`."""
     dtype, sharding = jnp.result_type(float), None
     if isinstance(beside, NamedSharding):
         sharding = NamedSharding(beside.mesh, PartitionSpec(*beside.spec[:2]))

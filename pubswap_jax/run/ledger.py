@@ -1,8 +1,8 @@
-"""The gate for what crosses between clients, and the account of its bytes.
+"""The gate between clients, its record types, and the count of transmitted bytes.
 
-Whatever leaves a client, or reaches it, is one of the records below: nothing else has a way through. The swap and the averaging
-read what the gate returned and nothing else, so that private questions have no way out by mistake. It guards against mistakes
-in this program, not against a client that lies about its own data.
+Only the record types below can leave or reach a client. The swap and the averaging read only records that the gate returned,
+so a bug cannot send private questions. The gate protects against bugs in this program, not against a client that lies about
+its own data.
 """
 
 import dataclasses
@@ -22,12 +22,12 @@ COUNTER = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 
 class Refused(Exception):
-    """A record that must not cross, or one that no gate let through."""
+    """Raised for a record that must not cross, or for a record that the gate did not admit."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Adapters:
-    """Adapters (and moments, where they are averaged), leaves [C, ...]: up to be averaged, down when a round begins."""
+    """Adapters, and moments if they are averaged, leaves [C, ...]. Sent up for the averaging, and down when a round begins."""
 
     tree: PyTree
     direction: str
@@ -42,7 +42,7 @@ class Adapters:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Questions:
-    """Which public questions everybody answers: their numbers in the public list, int32[C, B]."""
+    """The public questions of a step, as numbers in the public list, int32[C, B]."""
 
     ids: tuple[str, ...]
     numbers: np.ndarray
@@ -57,7 +57,7 @@ class Questions:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Responses:
-    """Responses to public questions: tokens int32[C, B, G, R] where mask is True. Down, only the swapped slots travel."""
+    """Responses to public questions: the tokens int32[C, B, G, R] where mask is True. Only swapped slots are sent down."""
 
     ids: tuple[str, ...]
     tokens: Array
@@ -72,7 +72,7 @@ class Responses:
             yield np.flatnonzero(self.slots[client]).astype(np.int32)
         tokens = fetch(self.tokens)[client]
         yield (tokens if self.slots is None else tokens[self.slots[client]])[mask]
-        yield mask.sum(-1).astype(np.int32)  # the lengths, which give the mask back
+        yield mask.sum(-1).astype(np.int32)  # the lengths, from which the receiver restores the mask
 
     def sizes(self) -> np.ndarray:
         slots = np.ones(self.mask.shape[:3], bool) if self.slots is None else self.slots
@@ -83,7 +83,7 @@ class Responses:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class VerdictBits:
-    """Which responses are right, bool[C, B, G]: a bit each."""
+    """Whether each response is correct, bool[C, B, G]; sent as one bit each."""
 
     ids: tuple[str, ...]
     correct: Array
@@ -98,9 +98,9 @@ class VerdictBits:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rewards:
-    """Rewards of public responses, f32[C, B, G]. They cross only where a reward is more than its bit: with their responses.
+    """Rewards of public responses, f32[C, B, G]. Sent with the responses, and only if some reward differs from its verdict bit.
 
-    Up, a client sends all of a batch; down, those of the swapped slots travel, whose places `Responses` has.
+    A client sends up the rewards of a whole batch. Only those of swapped slots are sent down; `Responses` holds their places.
     """
 
     ids: tuple[str, ...]
@@ -119,9 +119,9 @@ class Rewards:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Transcript:
-    """One client's question, its answer and its responses as text, of a private batch too: for people who read a run.
+    """A client's question, answer and responses as text, for people to read; the batch may be private.
 
-    It is no part of the method. A gate lets it through only where the run's config asks for transcripts.
+    Transcripts are not part of the method. The gate admits them only if the run's config asks for transcripts.
     """
 
     client: int
@@ -139,7 +139,7 @@ class Transcript:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Counters:
-    """A step's metrics by name, f32[C] each: what the progress bar and the report are drawn from."""
+    """A step's metrics by name, f32[C] each, for the progress bar and the report."""
 
     values: dict[str, Array]
     direction: str = "up"
@@ -165,16 +165,18 @@ NAMES = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Passed:
-    """A record as the gate returned it."""
+    """A record that the gate has admitted."""
 
     record: Adapters | Questions | Responses | VerdictBits | Rewards | Counters | Transcript
 
 
 class Gate:
-    """`admit` checks a record, books its bytes and returns it as `Passed`; `open` gives it back while the approval stands.
+    """`admit` checks a record, counts its bytes and returns it as `Passed`; `open` returns that record until it is withdrawn.
 
-    `adapters` are the run's, stacked over clients: only trees of the same leaves and shapes may cross. None: none may.
-    `transcripts` says whether people may read private questions.
+    Args:
+      public_ids: ids of the public questions; records of other questions are refused.
+      adapters: the run's adapters, leaves [C, ...]; only trees with the same leaves and shapes may cross. None: none may.
+      transcripts: whether transcripts, also of private questions, may cross.
     """
 
     def __init__(self, public_ids: Iterable[str], adapters: PyTree, transcripts: bool = False):
@@ -185,7 +187,7 @@ class Gate:
         self._approved: weakref.WeakSet[Passed] = weakref.WeakSet()
 
     def admit(self, record, present: np.ndarray | None = None) -> Passed:
-        """Lets a record through or raises Refused; only the clients that are present send or receive."""
+        """Admits a record or raises Refused. Bytes are counted only for the clients in bool[C] `present`; None: all."""
         if type(record) not in NAMES:
             raise Refused(f"a {type(record).__name__} may not cross; only {', '.join(t.__name__ for t in NAMES)} may")
         if record.direction not in DIRECTIONS:
@@ -199,7 +201,7 @@ class Gate:
         return passed
 
     def open(self, passed: Passed):
-        """What the swap and the averaging read."""
+        """The record that was admitted. The swap and the averaging read only what `open` returns."""
         if not isinstance(passed, Passed) or passed not in self._approved:
             raise Refused(f"a {type(getattr(passed, 'record', passed)).__name__} without the gate's approval")
         return passed.record
@@ -208,7 +210,7 @@ class Gate:
         self._approved.discard(passed)
 
     def close_round(self) -> dict[str, list[int]]:
-        """The round's account, "direction/name" -> bytes of each client; the next round starts at zero."""
+        """The round's bytes, "direction/name" -> bytes of each client. Resets the counts to zero."""
         account, self.bytes = dict(sorted(self.bytes.items())), {}
         return account
 
@@ -216,7 +218,7 @@ class Gate:
 def _check_questions(gate: Gate, record) -> None:
     private = [name for name in record.ids if name not in gate.public_ids]
     if private:
-        # Not its name: an id may say something of a private question.
+        # Give the count, not the ids: an id may reveal something about a private question.
         raise Refused(f"{type(record).__name__} of {len(private)} questions that are not public; a private batch stays at home")
     array, kind, axes = {
         Questions: lambda: (record.numbers, np.integer, 2),
@@ -231,7 +233,7 @@ def _check_questions(gate: Gate, record) -> None:
 
 def _check_adapters(gate: Gate, record: Adapters) -> None:
     expected = gate.adapters
-    if isinstance(record.tree, dict) and set(record.tree) == {"lora"} < set(expected or ()):  # before there are moments
+    if isinstance(record.tree, dict) and set(record.tree) == {"lora"} < set(expected or ()):  # the first round sends no moments
         expected = {"lora": expected["lora"]}
     ours = jax.tree_util.tree_leaves_with_path(expected)
     theirs = jax.tree_util.tree_leaves_with_path(record.tree)
@@ -268,10 +270,10 @@ _CHECKS = {
 
 
 def totals(accounts: Iterable[dict[str, list[int]]], full_model: int) -> dict[str, int]:
-    """Bytes of a run by direction and kind, beside those of two other protocols.
+    """Bytes of a run by direction and kind, and the bytes that two other protocols would send.
 
-    `full_model_averaging` sends whole models instead of adapters, and no public questions. `sharing_every_response` gives
-    everybody all the others' responses instead of the swapped ones.
+    `full_model_averaging` sends whole models instead of adapters, and no public questions. `sharing_every_response` sends
+    every client's responses to all other clients, instead of the swapped responses only.
     """
     result = {"sent": 0, "full_model_averaging": 0, "sharing_every_response": 0}
     for account in accounts:

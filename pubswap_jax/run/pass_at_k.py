@@ -1,4 +1,4 @@
-"""How good adapters are: pass@k, maj@k and intervals, per topic, from samples that training's randomness knows nothing of."""
+"""Evaluation statistics (pass@k, maj@k, intervals), computed from samples with their own random stream."""
 
 import collections
 import dataclasses
@@ -22,7 +22,7 @@ class Evaluation:
 
     problems: Sequence[Problem]
     correct: np.ndarray  # bool[n, samples]
-    answers: np.ndarray  # str[n, samples], as extracted
+    answers: np.ndarray  # str[n, samples], the extracted answers
     lengths: np.ndarray  # int32[n, samples], in tokens
 
     def topic(self, name: str) -> "Evaluation":
@@ -31,12 +31,12 @@ class Evaluation:
 
 
 def pass_at_k(correct: np.ndarray, k: int) -> float:
-    """1 − C(n−c, k) / C(n, k) of n samples with c right, a mean over questions: unbiased (Chen et al., arXiv 2107.03374)."""
+    """Mean over questions of 1 − C(n−c, k) / C(n, k), with n samples, c correct: unbiased (Chen et al., arXiv 2107.03374)."""
     return float(pass_at_k_each(correct, k).mean())
 
 
 def pass_at_k_each(correct: np.ndarray, k: int) -> np.ndarray:
-    """The estimate of each question. bool[n, samples] -> f64[n]."""
+    """The pass@k estimate of each question. bool[n, samples] -> f64[n]."""
     correct = np.asarray(correct, bool)
     if correct.ndim != 2 or not correct.size:
         raise ValueError(f"correct: bool[questions, samples], neither of them empty, expected; got shape {correct.shape}")
@@ -44,15 +44,16 @@ def pass_at_k_each(correct: np.ndarray, k: int) -> np.ndarray:
     if not 1 <= k <= samples:
         raise ValueError(f"k: between 1 and the {samples} samples of each question expected, got {k}")
     wrong = samples - correct.sum(axis=1)
-    # C(w, k) / C(n, k) as a product of k factors: no large numbers, and 0 where fewer than k are wrong.
+    # C(w, k) / C(n, k) as a product of k factors: binomials would overflow. The product is 0 if fewer than k are wrong.
     factors = np.clip(wrong[:, None] - np.arange(k), 0, None) / (samples - np.arange(k))
     return 1.0 - factors.prod(axis=1)
 
 
 def maj_at_k_each(answers: np.ndarray, correct: np.ndarray) -> np.ndarray:
-    """Whether the commonest answer of all k samples is right; tied answers count by their share. f64[n].
+    """Whether the most frequent answer of all k samples is correct; a tie counts as the share of correct winners. f64[n].
 
-    Answers vote by their text, but right ones together, however they are written; what gave no answer has no vote.
+    Answers are grouped by their text. All correct answers form one group, however they are written. A sample without an
+    answer has no vote.
     """
     return np.array([_majority(said, right) for said, right in zip(answers, np.asarray(correct, bool), strict=True)], float)
 
@@ -64,16 +65,17 @@ def _majority(answers: Sequence[str], correct: Sequence[bool]) -> float:
     return (True in winners) / max(len(winners), 1)
 
 
-Z = 1.959964  # a normal variable is farther from its mean in 5 % of draws
+Z = 1.959964  # the 97.5 % quantile of the standard normal distribution, for 95 % intervals
 
 
 def interval(
     each: np.ndarray, level: float = 0.95, draws: int = 1000, seed: int = 0, lowest: float = 0.0
 ) -> tuple[float, float]:
-    """Bootstrap interval of a mean over questions, by percentiles (Efron 1979). Of differences (`lowest` -1) the paired one.
+    """Percentile bootstrap interval of a mean over questions (Efron 1979). For paired differences, pass `lowest` -1.
 
-    Where all n values are equal a bootstrap has no width; then it is Wilson's 95 % bound of the share of questions that are
-    otherwise, z² / (n + z²), to both sides: exactly Wilson's interval where all are right, or all wrong.
+    If all n values are equal, a bootstrap interval has no width. The interval is then value ± z² / (n + z²), where
+    z² / (n + z²) is Wilson's 95 % bound for the share of questions with another value. If all questions are right, or all
+    wrong, this is exactly Wilson's interval.
     """
     each = np.asarray(each, float)
     if np.ptp(each) == 0:
@@ -86,7 +88,7 @@ def interval(
 
 
 def summary(evaluation: Evaluation, ks: Sequence[int]) -> dict[str, float]:
-    """The figures of one model: pass@1 with its interval, pass@k, maj@k over all samples, mean length."""
+    """Statistics of one model: pass@1 with its interval, pass@k, maj@k over all samples, mean length in tokens."""
     each = pass_at_k_each(evaluation.correct, 1)
     low, high = interval(each)
     figures = {"pass@1": float(each.mean()), "pass@1_low": low, "pass@1_high": high}
@@ -105,7 +107,7 @@ def by_topic(evaluation: Evaluation) -> dict[str, float]:
 
 
 def comparison(base: Evaluation, best: Sequence[Evaluation]) -> list[tuple[str, int, float, float, float, float]]:
-    """The final table: topic, questions, base, best (a mean over its models), interval of the paired difference; 'all' last."""
+    """Rows (topic, questions, base, best, low, high): pass@1, best as the mean of its models, paired interval; last 'all'."""
     rows = []
     for name in [*by_topic(base), None]:
         before, *after = (_each(model, name) for model in (base, *best))
@@ -119,7 +121,7 @@ def _each(model: Evaluation, topic: str | None) -> np.ndarray:
     return pass_at_k_each((model if topic is None else model.topic(topic)).correct, 1)
 
 
-# --- from adapters to answers ------------------------------------------------------------------------------------------
+# --- sampling ----------------------------------------------------------------------------------------------------------
 
 
 def make_sampler(
@@ -133,9 +135,9 @@ def make_sampler(
     min_p: float = 0.0,
     greedy: bool = False,
 ) -> Callable[..., Rollout]:
-    """(params, loras [M, ...], prompts [B, P], numbers int32[B], key) -> the M models' answers to the same prompts.
+    """(params, loras [M, ...], prompts [B, P], numbers int32[B], key) -> the M models' responses to the same prompts.
 
-    A question draws by its number alone: the same for all models, rounds and whatever stands beside it in a batch.
+    A question's random stream depends only on its number: not on the model, the round or the other questions in its batch.
     """
 
     @jax.jit
@@ -171,14 +173,14 @@ def evaluate(
     batch: int,
     place: Callable[[PyTree, int], PyTree] = lambda tree, models: jax.device_put(tree),
 ) -> list[Evaluation]:
-    """An Evaluation of each of the M adapters, leaves [M, ...]; `batch` questions at a time, of one compiled shape.
+    """One Evaluation for each of the M adapters `loras`, leaves [M, ...]. All batches have `batch` questions.
 
     `place(tree, M)` puts a batch of questions on the devices.
     """
     total, models = len(questions.problems), jax.tree.leaves(loras)[0].shape[0]
     waiting, finished = None, []
     for start in range(0, total, batch):
-        # The last batch is filled up with the last question, so that no other shape is ever compiled.
+        # Pad the last batch with the last question: a smaller batch would compile a second program.
         numbers = np.minimum(np.arange(start, start + batch, dtype=np.int32), total - 1)
         prompts = jax.tree.map(lambda x, rows=numbers: x[rows], questions.prompts)
         rollouts = sampler(params, loras, *place((prompts, numbers), models), key)

@@ -1,4 +1,4 @@
-"""Where a run's arrays go: on the mesh that its config asks for, or on the one device that there is."""
+"""Placement of a run's arrays: on the mesh that its config describes, or on a single device."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from pubswap_jax.types import PyTree
 
 
 def make_devices(config) -> Mesh | None:
-    """The mesh; None on one device, where a placement would only make programs compile again."""
+    """The mesh of the config; None for one device, where shardings would only make programs compile again."""
     devices = mesh.make_mesh(config.mesh.client, config.mesh.data, config.mesh.model)
     if jax.process_count() > 1 and devices.size != jax.device_count():
         raise ValueError(
@@ -25,7 +25,7 @@ def make_devices(config) -> Mesh | None:
 
 
 def make_place(devices: Mesh | None) -> Callable[..., PyTree]:
-    """(tree, sharding=everywhere) -> arrays on the mesh; on one device they are bound to nothing, wherever they should go."""
+    """(tree, sharding=replicated) -> arrays on the mesh. Without a mesh, uncommitted arrays; the sharding is ignored."""
     if devices is None:
         return lambda tree, sharding=None: jax.device_put(tree)
     everywhere = mesh.replicated(devices)
@@ -33,14 +33,14 @@ def make_place(devices: Mesh | None) -> Callable[..., PyTree]:
 
 
 def make_place_questions(devices: Mesh | None) -> Callable[[PyTree, int], PyTree]:
-    """(tree [B, ...], models): the questions of an evaluation, shared by the devices."""
+    """(tree [B, ...], number of models) -> an evaluation's questions, sharded over the devices."""
     if devices is None:
         return lambda tree, models: jax.device_put(tree)
     return lambda tree, models: put(tree, mesh.questions_sharding(devices, models, len(jax.tree.leaves(tree)[0])))
 
 
 def placed(algorithm: Algorithm, devices: Mesh | None, num_clients: int) -> Algorithm:
-    """Clients spread over the mesh; all other arrays follow their arguments."""
+    """Shards the clients over the mesh in `init_clients`. All later arrays take their sharding from the arguments."""
     if devices is None:
         return algorithm
     sharding = mesh.clients_sharding(devices, num_clients)

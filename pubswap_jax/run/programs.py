@@ -1,4 +1,4 @@
-"""Programs compiled in another thread before they are first called: a CPU has a core to spare while the base is evaluated."""
+"""Precompilation of programs in a background thread, while the base model is evaluated."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -17,18 +17,18 @@ from pubswap_jax.types import Prompts, PyTree, Rollout, ServerState, SwapPlan, V
 
 
 class Ahead:
-    """Readies programs one after the other, in the order in which they are asked for."""
+    """Compiles programs in one background thread, in the order of the requests."""
 
     def __init__(self):
         self._thread = ThreadPoolExecutor(1)
         self._coming: dict[Callable, Future] = {}
 
     def compile(self, program: Callable, *arguments) -> None:
-        """Of a jitted function and its arguments, or their shapes."""
+        """Compiles a jitted function for these arguments, or for their shapes."""
         self._begin(program, lambda: program.lower(*arguments).compile())
 
     def rehearse(self, function: Callable, *arguments) -> None:
-        """Calls a pure function for what it compiles."""
+        """Calls a pure function, so that the programs it uses are compiled."""
         self._begin(function, lambda: function(*arguments))
 
     def _begin(self, program: Callable, work: Callable) -> None:
@@ -36,7 +36,7 @@ class Ahead:
             self._coming[program] = self._thread.submit(work)
 
     def awaited(self, program: Callable) -> Callable:
-        """The same function, not called before it is ready. Where readying it failed, the call says why."""
+        """The same function; a call first waits for its compilation. If that failed, the call itself raises the error."""
 
         def call(*arguments):
             coming = self._coming.get(program)
@@ -47,15 +47,15 @@ class Ahead:
         return call
 
     def close(self) -> None:
-        """What has not begun is not done any more."""
+        """Cancels all compilations that have not begun."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
 def compile_round(ahead: Ahead, run: Run, server: ServerState, at: tuple[int, int]) -> None:
-    """What a round from (round, step) on will call, in that order.
+    """Precompiles the programs that a round from (round, step) `at` will call, in the order of the calls.
 
-    Only on one CPU device. On a GPU XLA times kernels while it compiles, which other work would spoil; and on several devices
-    it is the compiler that says how a program's results lie.
+    Only on one CPU device. On a GPU, XLA times kernels while it compiles, and other work would distort the timings. On several
+    devices, the compiler chooses the shardings of results, so the arguments' shardings are not known in advance.
     """
     mesh = run.config.mesh
     if jax.default_backend() != "cpu" or mesh.client * mesh.data * mesh.model > 1:
@@ -66,7 +66,7 @@ def compile_round(ahead: Ahead, run: Run, server: ServerState, at: tuple[int, in
     rollouts, verdicts, plan = run.place(_results(run, batch.prompts))
 
     def step() -> None:
-        """One of which the large programs are left out."""
+        """A step with stand-ins for the large programs, to compile its small ones."""
         rest = Algorithm(None, lambda *_: rollouts, None, lambda *_: (clients, {}), None)
         key = step_key(run.key, run.place(np.array(at, np.uint32)))
         client_step(
@@ -92,7 +92,7 @@ def compile_round(ahead: Ahead, run: Run, server: ServerState, at: tuple[int, in
 
 
 def _results(run: Run, prompts: Prompts) -> tuple[Rollout, Verdict, SwapPlan]:
-    """What a step of all clients gives, all zeros."""
+    """The results of a step of all clients, filled with zeros."""
     slots = (*prompts.tokens.shape[:2], run.config.training.group)
     tokens, real = (*slots, run.config.training.max_new_tokens), jnp.result_type(float)
     rollouts = Rollout(*(np.zeros(tokens, dtype) for dtype in (np.int32, bool, real)))
@@ -101,5 +101,5 @@ def _results(run: Run, prompts: Prompts) -> tuple[Rollout, Verdict, SwapPlan]:
 
 
 def _first(tree: PyTree, size: int) -> PyTree:
-    """The shapes of so many rows."""
+    """The shapes of the tree with `size` rows, leaves [size, ...]."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), tree)

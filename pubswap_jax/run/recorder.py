@@ -1,4 +1,4 @@
-"""What a run leaves behind besides its checkpoints: metrics, evaluations and transcripts, and what is seen meanwhile."""
+"""Writes a run's metrics, evaluations and transcripts, and shows its progress."""
 
 import resource
 import sys
@@ -23,14 +23,14 @@ COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 class Recorder:
-    """Writes what happened; `position()` and a checkpoint make it durable."""
+    """Writes rows to the journal and the sinks. Rows are durable once `journal.position()` is stored in a checkpoint."""
 
     def __init__(self, run: Run, workdir, position: Mapping[str, int] | None, done: int):
         self.run, self.clock, self.compiled = run, journal.Clock(), []
-        writes = hosts.first()  # the others take part where arrays are gathered, and keep quiet
+        writes = hosts.first()  # other processes only take part in gathering arrays
         self.sinks = _sinks(run.config, workdir, done) if writes else []
         self.journal = journal.Journal(workdir, FILES, position) if writes else journal.Nowhere()
-        self.right = _right_so_far(workdir) if writes and position else []  # of the steps since the last round's end
+        self.right = _right_so_far(workdir) if writes and position else []  # share correct, by step of this round
         total = run.config.federation.rounds * run.schedule.length
         self.progress = journal.Progress(total, done, quiet=not writes)
         self.ahead = Ahead()
@@ -39,7 +39,7 @@ class Recorder:
     def step(
         self, round: int, step: int, batch: Batch, record: StepRecord, seconds: float, loras: PyTree, hparams: Hparams
     ) -> dict[str, float]:
-        """One step's metrics a client, and what was swapped where it was public; `loras` answered."""
+        """Writes one step's metrics per client, and a public step's swaps. `loras`: the adapters that sampled the responses."""
         phase, present = ("public" if batch.public else "private"), self.run.present(round)
         values = hosts.fetch(record.metrics)
         row = journal.row(round, step, phase, values, present)
@@ -59,7 +59,7 @@ class Recorder:
         self.journal.write("rollouts", row)
 
     def _distortion(self, round, step, batch, record, loras, hparams) -> dict[str, np.ndarray]:
-        """Each client's replacements; where it is due, of its fullest group too, beside M·β and the distance bounded by it."""
+        """Each client's swapped responses; if due, also M, β, M·β and the distance that M·β bounds, on its fullest group."""
         found = {"replacements": hosts.fetch(record.plan.swapped).sum((1, 2))}
         config, schedule = self.run.config, self.run.schedule
         when = config.log.distortion
@@ -71,7 +71,7 @@ class Recorder:
             of_clients = tree.rows(of_clients, jax.device_put(who))
         arguments = self.run.params, *of_clients, hparams
         if not hosts.several():
-            # From the first public step to the first that is measured the run goes on meanwhile.
+            # Compile in the background from the first public step on: the first measurement may come many steps later.
             self.ahead.compile(self.run.measure, *arguments)
         last = not any(schedule.public(round, later) for later in range(step + 1, schedule.length))
         if when == "round" and not last:
@@ -83,7 +83,7 @@ class Recorder:
         return found | measured
 
     def evaluation(self, round: int, split: str, model: str, evaluation: Evaluation) -> dict[str, float]:
-        """One model's figures, and which of its answers were right, a string of 0 and 1 a question."""
+        """Writes one model's statistics, and its correct samples as a string of 0 and 1 per question."""
         figures = summary(evaluation, KS)
         bits = ["".join("01"[int(right)] for right in row) for row in evaluation.correct]
         row = {"round": round, "split": split, "model": model, "figures": figures, "by_topic": by_topic(evaluation)}
@@ -91,12 +91,12 @@ class Recorder:
         return figures
 
     def round(self, round: int, values: Mapping[str, object]) -> None:
-        """What is said of a whole round, its phase times included; `round` rounds are done now."""
+        """Writes the row of a finished round, with its phase times. `round`: the number of finished rounds."""
         row = {"round": round} | dict(values)
         row |= {f"time/{phase}": seconds for phase, seconds in self.clock.lap().items()}
         row |= {"time/compilations": len(self.compiled), "time/compiled": sorted(set(self.compiled)), **_memory()}
         if self.right and max(self.right) == 0:
-            # A silent zero is worse than a crash: a wrong answer format or a verifier that reads nothing looks just like this.
+            # Print an alarm, since the run does not crash: a wrong answer format or a broken verifier gives rewards of zero.
             self.progress.say(f"ALARM: not one response of round {round} was right; look at rollouts.jsonl")
         self.compiled.clear()
         self.right.clear()
@@ -134,7 +134,7 @@ def _right_so_far(workdir) -> list[float]:
 
 
 def read_evaluations(workdir, problems: Mapping[str, Sequence]) -> dict[tuple[int, str, str], Evaluation]:
-    """(round, split, model) -> Evaluation from the file; `problems` gives the questions of each split."""
+    """Reads evaluations.jsonl: (round, split, model) -> Evaluation. `problems`: split -> its questions."""
     found = {}
     for row in journal.read(workdir, "evaluations"):
         correct = np.array([[bit == "1" for bit in bits] for bits in row["correct"]], bool)
@@ -145,7 +145,7 @@ def read_evaluations(workdir, problems: Mapping[str, Sequence]) -> dict[tuple[in
 
 
 def of_present(figures: Mapping[str, np.ndarray], present: np.ndarray) -> dict[str, object]:
-    """Figures of a round as lists: [C], [C, C] or [C, L], where an absent client's entries are null; scalars as they are."""
+    """Arrays [C], [C, C] or [C, L] as lists, with null in the entries of absent clients; scalars are unchanged."""
     here = np.asarray(present)
     found = {}
     for name, value in figures.items():
@@ -157,13 +157,13 @@ def of_present(figures: Mapping[str, np.ndarray], present: np.ndarray) -> dict[s
 
 
 def transcripts_a_step(config) -> int:
-    """How many groups a step are written for people to read. -1 in the config: one, but none where several processes run."""
+    """The number of groups written per step. -1 in the config means one, or none if several processes run."""
     wanted = config.log.transcripts
     return int(not hosts.several()) if wanted < 0 else wanted
 
 
 def transcripts(run: Run, round: int, step: int, batch: Batch, record: StepRecord, count: int) -> list[Transcript]:
-    """`count` groups before and after the swap; the clients that take part take turns."""
+    """Transcripts of `count` groups, before and after the swap. The clients that take part are shown in turn."""
     clients = np.flatnonzero(run.present(round))
     prompts, first = record.plan.source.shape[1], (round * run.schedule.length + step) * count
     turns = [(clients[turn % len(clients)], turn // len(clients) % prompts) for turn in range(first, first + count)]
@@ -183,7 +183,7 @@ def _transcript(run: Run, round: int, step: int, batch: Batch, record: StepRecor
         record.plan.source,
         record.plan.swapped,
     )
-    # The group alone comes to the host. Its place is traced: static, it would be a program for every client and row.
+    # Fetch only this group. `client` and `row` are traced: static indices would compile one program for each pair.
     shown = hosts.fetch(_group(arrays, np.int32(client), np.int32(row)))
     tokens, mask, new_tokens, new_mask, status, source, swapped = shown
     texts, new_texts = run.tokenizer.decode(tokens, mask).tolist(), run.tokenizer.decode(new_tokens, new_mask).tolist()
@@ -212,7 +212,7 @@ def _sinks(config, workdir, done: int) -> list[journal.Sink]:
 
 
 def _memory() -> dict[str, float]:
-    """Peak bytes of this process, and of the first device where it says so."""
+    """Peak memory in bytes of this process, and of the first device if it reports one."""
     unit = 1 if sys.platform == "darwin" else 1024
     peak = {"time/peak_host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
     statistics = jax.local_devices()[0].memory_stats() or {}

@@ -1,4 +1,4 @@
-"""Ending a run on a signal: in good order where it can be, and within seconds in any case, with what it has reached saved."""
+"""Stops a run on a signal within seconds, and saves its last completed step."""
 
 import contextlib
 import os
@@ -7,38 +7,38 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-PATIENCE = 2.0  # seconds that a run has to come to a place where it can end
-OVER = b"\0"  # no signal's number
+PATIENCE = 2.0  # seconds that a run has to reach its next `check`
+OVER = b"\0"  # ends the listener; no signal has the number 0
 NOTHING = "stopped before there was anything to save"
 
 
 class Stopped(Exception):
-    """Raised by `check` to end a run in good order."""
+    """Raised by `check` to stop a run between two computations."""
 
 
 class Stop:
-    """`check` raises Stopped once a signal has asked for it. A second signal ends at once.
+    """After a signal, `check` raises Stopped. A second signal ends the process at once.
 
-    Python hears no signal inside of a compilation or a long program. Where the run does not come to its next `check` in time,
-    a thread of ours saves what was last offered, which leaves out the step under way, and ends the process with `farewell`.
+    Python runs no signal handler inside a compilation or a long program. If the run does not reach its next `check` in time, a
+    thread runs the last offered `save`, prints `farewell` and ends the process. The current step is lost.
     """
 
     def __init__(self, farewell: str, gathered: Callable | None = None, patience: float = PATIENCE):
-        """`gathered` gives every process's value: several stop at the same place, whichever was asked, and wait for it."""
+        """`gathered` collects a value from every process, so that all stop at the same `check`, without a time limit."""
         self._farewell, self._gathered = farewell, gathered
-        self._asked, self._save = 0, None  # the number of the signal that asked for the end, in any process
+        self._asked, self._save = 0, None  # number of the signal received, by any process; 0: none
         self._timer = threading.Timer(patience, self._end)
         self._timer.daemon = True
-        self._ending = threading.RLock()  # taken for good by who ends the run: the main thread, or ours
+        self._ending = threading.RLock()  # taken once and kept by the thread that ends the run
 
     @contextlib.contextmanager
     def listening(self, *signals: signal.Signals) -> Iterator[None]:
-        """Meanwhile these signals ask for the end; only the main thread may call this."""
+        """Inside this context, the given signals stop the run. Call it from the main thread only."""
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
         thread = threading.Thread(target=self._wait, args=(reading, set(signals)), daemon=True)
         thread.start()
-        outer = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)  # told at once, whatever the main thread is at
+        outer = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)  # a Python handler would wait for the main thread
         before = {number: signal.signal(number, lambda *_: None) for number in signals}
         try:
             yield
@@ -50,7 +50,7 @@ class Stop:
             os.write(writing, OVER)
             os.close(writing)
             self._timer.cancel()
-            thread.join()  # else it might free the arrays of what was offered while the interpreter ends, which aborts
+            thread.join()  # an unjoined thread may free offered arrays during interpreter exit, which aborts
             self._save = None
 
     def check(self) -> None:
@@ -62,16 +62,16 @@ class Stop:
 
     @property
     def status(self) -> int:
-        """The exit status of a process that the signal ended: 143 after SIGTERM, 130 after Ctrl-C."""
+        """The exit status after the signal: 143 for SIGTERM, 130 for Ctrl-C."""
         return 128 + self._asked
 
     def offer(self, save: Callable[[], None]) -> None:
-        """What has been reached: `save` may be called at any time from now on, and from another thread."""
+        """Sets the function that saves the last completed step. Another thread may call it at any time."""
         self._save = save
 
     @property
     def offered(self) -> bool:
-        """Whether there is anything to save."""
+        """Whether a `save` function has been offered."""
         return self._save is not None
 
     def _wait(self, reading: int, signals: set[int]) -> None:
@@ -97,5 +97,5 @@ class Stop:
         except Exception as error:
             if status == 2:
                 print(f"pubswap_jax: {error}", file=sys.stderr, flush=True)
-        finally:  # whatever it was, the main thread cannot end any more
+        finally:  # also after an error: `_ending` stays taken, so the main thread could not end the run
             os._exit(status)

@@ -1,4 +1,4 @@
-"""Where a run stands: what a checkpoint holds, and on which terms a later start goes on from it."""
+"""Run state: what a checkpoint contains, and when a later start may resume from it."""
 
 import contextlib
 import fcntl
@@ -26,25 +26,25 @@ from pubswap_jax.types import ClientState, ServerState
 
 LOCK = ".lock"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
-# What may change between two starts of a run: it says how long and how loud, not what happens.
+# Fields that may change when a run is resumed: they do not affect the results of a step.
 FREE = ("federation.rounds", "checkpoint.", "log.", "verifier.", "compilation_cache")
 
 
 class Best(NamedTuple):
-    """The best round by the validation questions; round 0 is the base model."""
+    """The round with the best validation score; round 0 is the base model."""
 
     round: int
     score: float
 
 
 class Standing(NamedTuple):
-    """Between two steps. At step 0 a round is about to begin, and `clients` are as they were before the last averaging."""
+    """The state between two steps. At step 0 a round is about to begin; `clients` are those before the last averaging."""
 
     server: ServerState
     clients: ClientState
     step: int
     best: Best
-    account: Mapping[str, list[int]]  # the gate's bytes since the round began
+    account: Mapping[str, list[int]]  # bytes counted by the gate since the round began
 
     @property
     def round(self) -> int:
@@ -56,14 +56,14 @@ def beginning(run: Run) -> Standing:
 
 
 def carries_moments(config) -> bool:
-    """Whether a client's optimizer outlives the averaging."""
+    """Whether a client keeps its optimizer's moments after the averaging."""
     return config.federation.moments == "keep" or not config.federation.average
 
 
 def save(folder: pathlib.Path, run: Run, at: Standing, position: Mapping[str, int]) -> None:
-    """Writes a checkpoint and removes those that are no longer needed."""
+    """Writes a checkpoint and removes old checkpoints."""
     notes = {"best": list(at.best), "journal": dict(position), "account": dict(at.account)}
-    # Leaf by leaf: on a mesh each is whole on every device for a moment.
+    # Fetch leaf by leaf, not the whole tree: on a mesh, fetching replicates a leaf on every device.
     tree = jax.tree.map(hosts.fetch, _tree(run, at.server, at.clients, at.step))
     if hosts.first():
         checkpoint.save(folder, at.round, at.step, tree, notes)
@@ -71,7 +71,7 @@ def save(folder: pathlib.Path, run: Run, at: Standing, position: Mapping[str, in
 
 
 def resume(folder: pathlib.Path, run: Run, warn: Callable[[str], None]) -> tuple[Standing, dict[str, int]] | None:
-    """The newest sound checkpoint and the journal's position there; None where nothing was saved yet."""
+    """The state of the newest undamaged checkpoint and its journal position; None if there is no checkpoint."""
     found = checkpoint.newest(folder, warn) if hosts.first() else None
     if hosts.first() and found is None and checkpoint.listed(folder):
         raise ValueError(f"{folder}: no checkpoint in it is sound; name another --workdir, or move them away to begin anew")
@@ -79,20 +79,20 @@ def resume(folder: pathlib.Path, run: Run, warn: Callable[[str], None]) -> tuple
 
 
 def load(found: checkpoint.Checkpoint | None, run: Run) -> tuple[Standing, dict[str, int]] | None:
-    """What the first process found, on all of them."""
+    """Loads a checkpoint that the first process found onto all processes; None if it found none. Collective."""
     told = hosts.told(found and {"step": found.step} | checkpoint.notes(found))
     if told is None:
         return None
     first = beginning(run)
     template = _tree(run, first.server, first.clients, told["step"])
     tree = hosts.shared(found and checkpoint.load(found, template), template)
-    # On one device nothing is bound to it: programs compiled for unbound arrays would be compiled again.
+    # On one device, `place` keeps arrays uncommitted: committed arrays would make every program compile again.
     tree = jax.tree.map(lambda x, like: run.place(x, like.sharding), tree, template)
     return Standing(tree["server"], tree["clients"], told["step"], Best(*told["best"]), told["account"]), told["journal"]
 
 
 def load_best(folder: pathlib.Path, at: Standing, run: Run) -> Standing:
-    """The standing at the end of the best round, `at` itself where that is the last one."""
+    """The state at the end of the best round; `at` itself if the last round is the best."""
     if at.best.round == at.round:
         return at
     return load(_best(folder, at) if hosts.first() else None, run)[0]
@@ -107,17 +107,17 @@ def _best(folder: pathlib.Path, at: Standing) -> checkpoint.Checkpoint:
 
 
 def _tree(run: Run, server: ServerState, clients: ClientState, step: int) -> dict:
-    """Moments that the next round will not use are not written."""
+    """The arrays of a checkpoint. Leaves out moments that the next round will not use."""
     needed = step or carries_moments(run.config)
     return {"server": server, "clients": clients if needed else clients.replace(opt_state=())}
 
 
-# --- on which terms -----------------------------------------------------------------------------------------------------
+# --- when a run may be resumed ------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def alone(workdir: pathlib.Path) -> Iterator[None]:
-    """Nobody else may write to the folder meanwhile: the system lets go of the lock with the process, whatever ends it."""
+    """Locks the folder against other writers. The system releases the `flock` when the process ends, even if killed."""
     if not hosts.first():
         yield
         return
@@ -132,7 +132,7 @@ def alone(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def agree(workdir: pathlib.Path, run: Run, fork: bool) -> dict:
-    """What the run is made of; raises where the folder holds a run made of something else, unless `fork`."""
+    """The run's manifest. Raises if the folder holds a run with another manifest, unless `fork`."""
     ours = describe(run)
     hosts.agree({"base model (digest)": ours["base_sha256"], "split of the questions": ours["split"], "JAX": jax.__version__})
     path = workdir / RUN
@@ -160,7 +160,7 @@ def agree(workdir: pathlib.Path, run: Run, fork: bool) -> dict:
 
 
 def record(workdir: pathlib.Path, described: Mapping) -> None:
-    """Writes what `agree` gave, once the run is there to go on."""
+    """Writes the manifest that `agree` returned to run.json, atomically."""
     if hosts.first():
         staging = (workdir / RUN).with_suffix(".tmp")
         staging.write_text(json.dumps(described))
@@ -168,7 +168,7 @@ def record(workdir: pathlib.Path, described: Mapping) -> None:
 
 
 def describe(run: Run) -> dict:
-    """What the report and a later start need to know of a run, as JSON."""
+    """The run's manifest as JSON, for the report and for a later start."""
     topics, held = counts(run.split, run.train.problems)
     return {
         "config": json.loads(json.dumps(settings.flatten(run.config))),
@@ -191,7 +191,7 @@ def describe(run: Run) -> dict:
         "modules": drift.modules(run.server.lora),
         "notes": run.notes,
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "versions": {"python": platform.python_version(), "pubswap_jax": __version__}  # the source tree needs no install
+        "versions": {"python": platform.python_version(), "pubswap_jax": __version__}  # its metadata may be missing
         | {name: importlib.metadata.version(name) for name in PACKAGES},
     }
 
@@ -202,6 +202,6 @@ def _digest(*parts) -> str:
 
 
 def _binding(config: Mapping) -> dict:
-    """The fields that must agree. A field that is newer than the run has its default, which is what the run did."""
+    """The fields that must match. A field newer than the run gets its default, which is what the run did."""
     complete = settings.flatten(default_config()) | dict(config)
     return {name: value for name, value in complete.items() if not name.startswith(FREE)}

@@ -1,6 +1,6 @@
-"""Rows of stacked pytrees, leaves [C, ...]: slices, joins, and the clients that take part among all of them.
+"""Rows of stacked pytrees, leaves [C, ...]: slices, concatenation, gather and scatter.
 
-Every function is compiled: an eager slice would send its offset from the host.
+Every function is jitted: an eager slice would send its offset from the host to the device.
 """
 
 from functools import partial
@@ -41,7 +41,7 @@ def put_back(stacked: PyTree, some: PyTree, who: Array) -> PyTree:
 
 
 def joined(parts: list[PyTree]) -> PyTree:
-    """The parts' rows, one part after the other."""
+    """Concatenates the parts' rows."""
     return parts[0] if len(parts) == 1 else _joined(parts)
 
 
