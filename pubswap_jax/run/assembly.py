@@ -67,7 +67,7 @@ class Run(NamedTuple):
     params: PyTree
     server: ServerState  # before the first round
     algorithm: Algorithm
-    measure: Callable  # M·β of a public step; see distortion.py
+    measure: Callable  # M·β of a public step; see algorithm/distortion.py
     judge: Callable
     schedule: Schedule
     train: Questions
@@ -81,15 +81,15 @@ class Run(NamedTuple):
     sampler: Callable
     greedy: Callable
     grade: Callable
-    place: Callable[..., PyTree]  # (tree, sharding=everywhere) -> arrays on the run's devices
-    place_questions: Callable[[PyTree, int], PyTree]  # (tree [B, ...], models)
+    place: Callable[..., PyTree]  # (tree, sharding=replicated) -> arrays on the run's devices
+    place_questions: Callable[[PyTree, int], PyTree]  # (tree [B, ...], number of models) -> sharded arrays
     key: Array
     evaluation_key: Array
     notes: list[str]  # questions and settings without effect, and why; one line each
 
 
 def assemble(config) -> Run:
-    """Loads the model and the questions and builds the run. A mistake in the config raises a ValueError of one line."""
+    """Loads the model and the questions and builds the run. A mistake in the config raises an error of one line."""
     if config.verifier.workers:
         pool.set_workers(config.verifier.workers)
     keep_programs(config.compilation_cache)
@@ -102,7 +102,7 @@ def assemble(config) -> Run:
     model_config = adapt(config, loaded, tokenizer)
     model = Transformer(model_config)
     key = jax.random.key(config.seed)
-    shapes = jax.eval_shape(lambda: params)  # to jit `init_lora` on arrays: eager, it would compile one program per leaf
+    shapes = jax.eval_shape(lambda: params)  # `init_lora` is jitted: eager, it would compile one program per leaf
     lora = jax.jit(lambda key: init_lora(key, model, shapes))(jax.random.fold_in(key, LORA_STREAM))
     place = make_place(devices)
     asked = load_questions(config, tokenizer)

@@ -75,5 +75,5 @@ def agree(config: ConfigDict, base_sha256: str, workdir: pathlib.Path, mode: str
         )
 
 
-# Fields that may differ from the run's config in every mode: its number of rounds, and how often and how long it saves.
+# Fields that may differ from the run's config in every mode: the number of rounds and the checkpoint settings.
 FREE = ("federation.rounds", "checkpoint.")

@@ -44,7 +44,7 @@ def pass_at_k_each(correct: np.ndarray, k: int) -> np.ndarray:
     if not 1 <= k <= samples:
         raise ValueError(f"k: between 1 and the {samples} samples of each question expected, got {k}")
     wrong = samples - correct.sum(axis=1)
-    # C(w, k) / C(n, k) as a product of k factors: binomials would overflow. The product is 0 if fewer than k are wrong.
+    # C(w, k) / C(n, k) as a product of k factors: binomials could overflow. The product is 0 if fewer than k are wrong.
     factors = np.clip(wrong[:, None] - np.arange(k), 0, None) / (samples - np.arange(k))
     return 1.0 - factors.prod(axis=1)
 

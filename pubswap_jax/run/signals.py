@@ -1,4 +1,4 @@
-"""Stops a run on a signal within seconds, and saves its last completed step."""
+"""Stops a run within seconds of a signal, and saves its last completed step."""
 
 import contextlib
 import os

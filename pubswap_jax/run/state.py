@@ -79,7 +79,7 @@ def resume(folder: pathlib.Path, run: Run, warn: Callable[[str], None]) -> tuple
 
 
 def load(found: checkpoint.Checkpoint | None, run: Run) -> tuple[Standing, dict[str, int]] | None:
-    """Loads a checkpoint that the first process found onto all processes; None if it found none. Collective."""
+    """Loads the checkpoint that the first process found, on all processes; None if it found none. Collective."""
     told = hosts.told(found and {"step": found.step} | checkpoint.notes(found))
     if told is None:
         return None
