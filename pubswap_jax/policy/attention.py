@@ -1,10 +1,10 @@
-"""Who attends to whom: functions (q, k, v, cache) -> (out, cache) that the blocks of the model are handed.
+"""Attention patterns: functions (q, k, v, cache) -> (out, cache) that are passed to the model's blocks.
 
-A prompt is encoded once per group: response g attends to the prompt and, causally, to itself. Keys and values are not repeated,
-neither over the query heads that share them nor over the G responses that share a prompt (but by cuDNN, see `kernel_check.py`).
+A prompt is encoded once per group: response g attends to the prompt and, causally, to itself. Keys and values are repeated
+neither over the query heads that share them nor over the G responses that share a prompt. Only the cuDNN form repeats them.
 
 Axes: B prompts, T queries, S keys, G samples per prompt, P prompt length, R response length, k key-value heads, q queries per
-key-value head, h head size. An `Attend` is a `jax.tree_util.Partial`, so that its masks pass through remat and scan as arrays.
+key-value head, h head size. An `Attend` is a `jax.tree_util.Partial`: its masks pass through remat and scan as arrays.
 """
 
 import functools
@@ -21,12 +21,13 @@ from pubswap_jax.types import Array, PyTree
 # q [B, T, heads, h], k and v [B, T, kv heads, h], this layer's cache -> out [B, T, heads, h], the cache to keep (or None)
 Attend = Callable[[Array, Array, Array, PyTree], tuple[Array, PyTree]]
 
-# Scores alive at once, per client: beyond 2^24 (64 MB in f32) queries go by blocks, which are recomputed backwards.
+# Attention scores in memory at once, per client. Above 2^24 (64 MB in f32) queries are processed in blocks, and the backward
+# pass recomputes each block.
 SCORES_AT_ONCE = 2**24
 
 
 def positions(mask: Array) -> Array:
-    """Counts real tokens from 0, so that padding on the left shifts nothing."""
+    """Positions that count real tokens from 0, so left padding does not shift them."""
     return jnp.maximum(jnp.cumsum(mask, axis=-1) - 1, 0)
 
 
@@ -36,37 +37,37 @@ def causal(mask: Array) -> Attend:
 
 
 def packed(prompt_mask: Array, group: int, kernel: str = "xla") -> Attend:
-    """The sequence [prompt | response 1 | … | response G], [B, P + G·R], in which responses do not see each other."""
+    """Attention over [prompt | response 1 | … | response G], [B, P + G·R]. Responses do not attend to each other."""
     return Partial(functools.partial(_packed, group=group, kernel=kernel), prompt_mask)
 
 
 def prefill(mask: Array, group: int, length: int) -> Attend:
-    """Causal attention over the prompts, which leaves their keys and values in the cache, and room for G responses."""
+    """Causal attention over the prompts. The returned cache holds their keys and values and zeros for G responses."""
     return Partial(functools.partial(_prefill, group=group, length=length), mask)
 
 
 def decode(prompt_mask: Array, step: Array, kernel: str = "xla") -> Attend:
-    """Token `step` of each of the G responses, [B, G]: attends to the prompt and to its own cache, which it extends."""
+    """Attention of token `step` of each response, [B, G], to the prompt and its own cache, which is extended by this token."""
     return Partial(functools.partial(_decode, kernel=kernel), prompt_mask, step)
 
 
 def _product(equation: str, x: Array, y: Array) -> Array:
-    """An einsum that accumulates in f32 or wider, and stays there."""
+    """An einsum that accumulates in, and returns, f32 or wider."""
     wide = jnp.promote_types(x.dtype, jnp.float32)
     if jax.default_backend() == "cpu":
-        x, y = x.astype(wide), y.astype(wide)  # XLA's CPU backend lacks some batched products of halves into f32
+        x, y = x.astype(wide), y.astype(wide)  # XLA's CPU backend lacks some batched half-precision products with f32 output
     return jnp.einsum(equation, x, y, preferred_element_type=wide)
 
 
 def _scores(equation: str, q: Array, k: Array, mask: Array) -> Array:
     wide = jnp.promote_types(q.dtype, jnp.float32)
     scores = _product(equation, q, k) * q.shape[-1] ** -0.5
-    # A finite floor: a row of padding sees nothing, and its softmax must not be 0 / 0.
+    # A finite floor, not −inf: a padding row attends to nothing, and −inf would make its softmax 0 / 0.
     return jnp.where(jnp.broadcast_to(mask, scores.shape), scores, jnp.finfo(wide).min)
 
 
 def _two_part(q, own_k, own_v, own_mask, prefix_k, prefix_v, prefix_mask):
-    """One softmax over the shared prompt and a response's own tokens.
+    """Attention with one softmax over the shared prompt and the response's own tokens.
 
     q [B, G, T, k, q, h], own [B, G, S, k, h], prefix [B, P, k, h] -> [B, G, T, k, q, h]; masks bool[T, S] and bool[B, P].
     """
@@ -85,10 +86,10 @@ def _one_part(q, k, v, causal_mask, mask):
 
 
 def equal_parts(length: int, fewest: int) -> tuple[int, int]:
-    """(number, size) of the equal parts that cover `length`: `fewest` of them, or one more where only that divides `length`.
+    """(number, size) of equal parts that cover `length`: `fewest` parts, or `fewest + 1` if only that divides `length`.
 
-    Where neither divides it, number · size exceeds `length` by less than `number`, and the last part is padded. A divisor alone
-    would not do: the only ones of a prime are 1 and itself.
+    If neither divides `length`, number · size exceeds `length` by less than `number`, and the last part is padded. Requiring a
+    divisor of `length` would fail for primes, whose only divisors are 1 and the prime.
     """
     for number in (fewest, fewest + 1):
         if length % number == 0:
@@ -98,18 +99,18 @@ def equal_parts(length: int, fewest: int) -> tuple[int, int]:
 
 
 def _blocks(length: int, scores: int) -> tuple[int, int]:
-    """(number, size) of the blocks of queries: as few as keep the scores of a block within SCORES_AT_ONCE."""
+    """(number, size) of query blocks, as few as keep the scores of one block within SCORES_AT_ONCE."""
     largest = min(max(1, length * SCORES_AT_ONCE // scores), length)
     return equal_parts(length, -(-length // largest))
 
 
 def _by_blocks(attend, q: Array, causal_mask: Array, axis: int, keys: int) -> Array:
-    """attend(q, causal_mask), the queries on `axis` in as many blocks as keep the scores within SCORES_AT_ONCE."""
+    """attend(q, causal_mask), with the queries on `axis` in blocks whose scores stay within SCORES_AT_ONCE."""
     length = q.shape[axis]
     number, size = _blocks(length, q.size // q.shape[-1] * keys)
     if number == 1:
         return attend(q, causal_mask)
-    # Padded queries see no key, get finite values nevertheless (see `_scores`), and are cut off at the end.
+    # Padded queries attend to no key, still get finite values (see `_scores`), and are sliced off at the end.
     padding = number * size - length
     q = jnp.pad(q, [(0, padding if i == axis else 0) for i in range(q.ndim)])
     causal_mask = jnp.pad(causal_mask, ((0, padding), (0, 0)))
@@ -148,7 +149,7 @@ def _packed(prompt_mask, q, k, v, cache, *, group, kernel):
 
 
 def _repeated(own_q, own_k, own_v, prefix_k, prefix_v, prompt_mask, kernel):
-    """The same by `jax.nn.dot_product_attention`: fused kernels want the prompt's keys repeated for each response."""
+    """Responses' attention by `jax.nn.dot_product_attention`, whose kernels need the prompt's keys repeated per response."""
     batch, group, length = own_q.shape[:3]
 
     def rows(x):
@@ -161,7 +162,7 @@ def _repeated(own_q, own_k, own_v, prefix_k, prefix_v, prompt_mask, kernel):
     prompt = jnp.broadcast_to(prompt_mask[:, None, None], (batch, group, length, prompt_mask.shape[-1]))
     own = jnp.broadcast_to(_tril(length)[None, None], (batch, group, length, length))
     mask = rows(jnp.concatenate([prompt, own], axis=-1))
-    # One mask for every head: JAX's rule for a batch of cuDNN's kernel takes no other.
+    # Repeat the mask for every head: JAX's batching rule for the cuDNN kernel does not broadcast a mask of one head.
     mask = jnp.broadcast_to(mask[:, None], (batch * group, own_q.shape[3], *mask.shape[1:]))
     keys, values = whole(prefix_k, own_k), whole(prefix_v, own_v)
     out = jax.nn.dot_product_attention(rows(own_q), keys, values, mask=mask, implementation=kernel)
@@ -169,7 +170,7 @@ def _repeated(own_q, own_k, own_v, prefix_k, prefix_v, prompt_mask, kernel):
 
 
 def _prefill(mask, q, k, v, cache, *, group, length):
-    # Heads before positions in the caches: each step then multiplies them as they lie.
+    # Caches put heads before positions, unlike k and v: decode steps then multiply them without a transpose.
     out, _ = _causal(mask, q, k, v, None)
     room = (k.shape[0], group, k.shape[2], length, k.shape[3])
     prefix_k, prefix_v = (jnp.swapaxes(x, 1, 2) for x in (k, v))
@@ -177,13 +178,13 @@ def _prefill(mask, q, k, v, cache, *, group, length):
 
 
 def _one_write(cache, row, step):
-    """cache [..., R, h] with `row` [..., 1, h] at `step`: in place, if no axis of size one stands in between."""
+    """cache [..., R, h] with `row` [..., 1, h] at `step`. Axes of size one would keep XLA from writing in place."""
     axes = [n for n in cache.shape[:-2] if n > 1]
     cache_, row_ = (x.reshape(*axes, *x.shape[-2:]) for x in (cache, row))
     return jax.lax.dynamic_update_slice_in_dim(cache_, row_, step, axis=-2).reshape(cache.shape)
 
 
-# JAX's own rule for a batch would be a scatter, before which XLA copies the whole cache.
+# JAX's default batching rule would make a scatter, before which XLA copies the whole cache.
 _write = custom_vmap(_one_write)
 
 
@@ -196,7 +197,7 @@ def _write_all(_, batched, cache, row, step):
 
 
 def _decode(prompt_mask, step, q, k, v, cache, *, kernel):
-    """`_two_part` of one query: prefix [B, k, P, h], own [B, G, k, R, h]. A softmax in two halves: nothing is joined."""
+    """`_two_part` of one query: prefix [B, k, P, h], own [B, G, k, R, h]. The softmax's halves are not concatenated."""
     own_k, own_v = (_write(cache[name], row[..., None, :], step) for name, row in (("k", k), ("v", v)))
     grouped = _grouped(q, k.shape[-2])
     prefix = _scores("bgkqh,bkph->bkgqp", grouped, cache["prefix_k"], prompt_mask[:, None, None, None])
@@ -219,7 +220,7 @@ def _halves(grouped, prefix, prefix_v, own_k, own_v, step):
 
 def _halves_by_triton(grouped, prefix, prefix_v, own_k, own_v, step):
     own, own_total, own_top = own_attention(grouped, own_k, own_v, step)
-    prefix = jnp.moveaxis(prefix, 2, 1)  # [B, G, k, q, P], as the other half
+    prefix = jnp.moveaxis(prefix, 2, 1)  # [B, G, k, q, P], the layout of `own`
     top = jnp.maximum(jnp.max(prefix, axis=-1), own_top)
     prefix, fade = jnp.exp(prefix - top[..., None]), jnp.exp(own_top - top)
     out = _product("bgkqp,bkph->bgkqh", prefix.astype(own_v.dtype), prefix_v)

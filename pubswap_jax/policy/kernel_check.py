@@ -1,6 +1,6 @@
-"""Which fused attention a process may trust: each form is built once, on a small case, and held against plain products.
+"""Chooses the attention kernel. Each fused kernel is tested once per process, on a small case, against plain products.
 
-A form that cannot be built here, or disagrees, is named on stderr and replaced by plain products ('xla').
+A kernel that fails to compile or disagrees is reported on stderr and replaced by plain products ('xla').
 """
 
 import functools
@@ -17,18 +17,18 @@ from pubswap_jax.types import Array, ModelConfig
 
 
 def training_kernel(dtype, *lengths: int) -> str:
-    """'cudnn' for half precision on a GPU, and even lengths (it takes no others); else 'xla'.
+    """'cudnn' for half precision and even lengths on a GPU (cuDNN rejects odd lengths); else 'xla'.
 
-    cuDNN's kernel has no second derivative: hypergradients belong in float32 or wider, which always take 'xla'.
+    cuDNN's kernel has no second derivative. Compute hypergradients in float32 or wider, which always use 'xla'.
     """
     half = jnp.dtype(dtype).itemsize == 2
     return "cudnn" if half and all(n % 2 == 0 for n in lengths) and _cudnn_agrees() else "xla"
 
 
 def decode_kernel(dtype, config: ModelConfig) -> str:
-    """'triton' for half precision on one GPU, and heads of 2ⁿ entries; else 'xla'.
+    """'triton' for half precision on one GPU and a head size that is a power of two; else 'xla'.
 
-    On several devices XLA would gather the caches around a kernel that it cannot divide.
+    On several devices XLA cannot partition the kernel and would gather the caches instead.
     """
     size = config.head_dim
     fits = jnp.dtype(dtype).itemsize == 2 and size >= FEWEST and size & (size - 1) == 0 and jax.device_count() == 1
@@ -36,7 +36,7 @@ def decode_kernel(dtype, config: ModelConfig) -> str:
 
 
 def _probed(name: str, largest_error: Callable[[], Array]) -> bool:
-    """Whether a form agrees. In a thread of its own, where nothing is being traced: the caller may stand inside of a jit."""
+    """Whether a kernel agrees with plain products. Runs in a separate thread, because the caller may be inside a jit trace."""
     if jax.default_backend() != "gpu":
         return False
 
@@ -47,10 +47,10 @@ def _probed(name: str, largest_error: Callable[[], Array]) -> bool:
     try:
         with ThreadPoolExecutor(1) as thread:
             found = thread.submit(error).result()
-    except Exception as fault:  # no cuDNN, one that is too old, a compiler that gives up: whatever it is, plain products work
+    except Exception as fault:  # missing or old cuDNN, or a compiler failure: plain products work in every case
         print(f"{name} is not used: {(str(fault).splitlines() or [repr(fault)])[0]}", file=sys.stderr)
         return False
-    if not found < 0.05:  # bfloat16 has 8 bits; also False for NaN
+    if not found < 0.05:  # bfloat16 has 8 significant bits; not `>=`, which is False for NaN
         print(f"{name} is not used: it differs from plain products by {found:.2g}", file=sys.stderr)
     return found < 0.05
 
@@ -66,7 +66,7 @@ def _triton_agrees(queries: int, size: int) -> bool:
 
 
 def packed_error(form: str) -> Array:
-    """Over two clients as training has them: values and slopes of packed attention by `form` and by plain products."""
+    """Largest difference, in values and gradients, of packed attention by `form` and by plain products, for two clients."""
     clients, prompts, group, length, heads, shared, size = 2, 2, 2, 8, 4, 2, 64
     total = length * (1 + group)
     keys = jax.random.split(jax.random.key(0), 3)
@@ -87,7 +87,10 @@ def packed_error(form: str) -> Array:
 
 
 def decode_error(form: str, queries: int, size: int) -> Array:
-    """Over two clients, in a loop that writes its caches in place as the sampler's does: a few tokens by both forms."""
+    """Largest difference between a few decode steps by `form` and by plain products.
+
+    Two vmapped clients in a loop that updates its caches in place, like the sampler's loop.
+    """
     clients, prompts, group, shared, prompt, length, first, steps = 2, 2, 2, 2, 8, 80, 62, 4
     keys = iter(jax.random.split(jax.random.key(0), 7))
 

@@ -1,4 +1,4 @@
-"""Log-probs of given responses: one packed forward pass, and the vocabulary a few tokens at a time."""
+"""Log-probs of given responses: one packed forward pass, then logits for a chunk of tokens at a time."""
 
 import functools
 
@@ -10,12 +10,12 @@ from flax.traverse_util import flatten_dict
 from pubswap_jax.policy import attention, kernel_check
 from pubswap_jax.types import Array, ModelConfig, Prompts, PyTree
 
-# Logits alive at once, per client: 2^25 of them are 128 MB in f32.
+# Logits in memory at once, per client: 2^25 logits are 128 MB in f32.
 LOGITS_AT_ONCE = 2**25
 
 
 def variables(params: PyTree, lora: PyTree | None) -> dict:
-    """The collections of the adapted model, or of the bare base; an adapter of layers that the base lacks raises."""
+    """Flax collections of the adapted model, or of the base alone. Raises if the adapter has a layer that the base lacks."""
     if lora is None:
         return {"params": params}
     layers = {path[:-1] for path in flatten_dict(params) if path[-1] == "kernel"}
@@ -25,7 +25,7 @@ def variables(params: PyTree, lora: PyTree | None) -> dict:
 
 
 def check_temperature(temperature) -> None:
-    """Raises where a known temperature is not positive."""
+    """Raises if the temperature is not positive. A traced temperature is not checked."""
     if not isinstance(temperature, jax.core.Tracer) and not np.all(np.asarray(temperature) > 0):
         raise ValueError(
             f"temperature: more than 0 expected, got {temperature}; `sample(..., greedy=True)` takes the likeliest"
@@ -33,9 +33,9 @@ def check_temperature(temperature) -> None:
 
 
 def check_positions(config: ModelConfig, prompt: tuple[str, int], response: tuple[str, int]) -> None:
-    """Raises where a prompt and its response, each a pair (name, tokens), need more positions than the base was made for.
+    """Raises if a prompt and its response, each a pair (name, tokens), need more positions than the base supports.
 
-    The limit is Hugging Face's `max_position_embeddings`, which counts the stretched length where llama3's scaling is set.
+    The limit is Hugging Face's `max_position_embeddings`, which is the extended length where Llama 3's RoPE scaling is set.
     """
     total = prompt[1] + response[1]
     if total > config.max_positions:
@@ -48,9 +48,10 @@ def check_positions(config: ModelConfig, prompt: tuple[str, int], response: tupl
 def response_logps(
     model, params: PyTree, lora: PyTree | None, prompts: Prompts, tokens: Array, *, temperature=1.0, entropy: bool = False
 ) -> Array | tuple[Array, Array]:
-    """log π(tokens[t] | prompt, tokens[:t]) at `temperature`, f32[B, G, R]; with `entropy` the pair with that of each position.
+    """log π(tokens[t] | prompt, tokens[:t]) at `temperature`, f32[B, G, R]; with `entropy`, (logps, entropies).
 
-    The prompt is encoded once for its G responses, whose positions restart at its real length. `lora=None` is the base.
+    The prompt is encoded once for its G responses. The positions of each response start at the prompt's real length.
+    `lora=None` is the base.
     """
     check_temperature(temperature)
     batch, group, length = tokens.shape
@@ -63,7 +64,7 @@ def response_logps(
     dtype = model.config.dtype or params["embed_tokens"]["embedding"].dtype
     attend = attention.packed(prompts.mask, group, kernel_check.training_kernel(dtype, width, length))
     hidden = model.apply(variables(params, lora), sequence, positions, attend, method="hidden")
-    # The shift by one: the prompt's last state predicts the first token of all its responses.
+    # The shift by one: the prompt's last state predicts the first token of each of its responses.
     first = jnp.broadcast_to(hidden[:, None, width - 1 : width], (batch, group, 1, hidden.shape[-1]))
     own = hidden[:, width:].reshape(batch, group, length, -1)
     states = jnp.concatenate([first, own[:, :, :-1]], axis=2)
@@ -74,7 +75,7 @@ def response_logps(
 
 
 def token_logps(unembed, states: Array, tokens: Array, temperature, *, entropy: bool) -> tuple[Array, Array | None]:
-    """log softmax(z / temperature)[token], and the entropy −Σ p log p, from states [..., D] and all their logits z."""
+    """log softmax(z / temperature)[token], and the entropy −Σ p log p, from states [..., D] with logits z."""
     logits = unembed(states)
     logits = logits / jnp.asarray(temperature, logits.dtype)
     total = jax.nn.logsumexp(logits, axis=-1)
@@ -85,7 +86,7 @@ def token_logps(unembed, states: Array, tokens: Array, temperature, *, entropy: 
 
 
 def chunked_logps(unembed, states, tokens, temperature, *, chunk: int, entropy: bool):
-    """`token_logps` of [B, G, R], `chunk` of the R at a time and recomputed backwards, so that [B, G, R, V] never exists."""
+    """`token_logps` of [B, G, R], `chunk` positions at a time, recomputed in the backward pass: [B, G, R, V] never exists."""
     length = tokens.shape[-1]
     padding = -length % chunk
     states = jnp.pad(states, ((0, 0), (0, 0), (0, padding), (0, 0)))

@@ -1,7 +1,7 @@
-"""Products with the base's matrices: by W, or by copies that lie better, which are made once a rollout.
+"""Products with the base's matrices, by W itself or by copies in a faster layout, which are made once per rollout.
 
-A few rows are multiplied fastest by Wᵀ on a CPU. On a GPU XLA joins matrices of the same input to one product, but does so
-again at every token: a third of a step at 1.5B.
+On a CPU a few rows multiply fastest with a stored Wᵀ. On a GPU XLA concatenates matrices that share an input, but again at
+every token, which takes a third of a decode step at 1.5B.
 """
 
 import flax.linen as nn
@@ -11,10 +11,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from pubswap_jax.types import Array, PyTree
 
-# Two to so many rows at once a CPU multiplies fastest by Wᵀ; one row by W.
+# A CPU multiplies 2 to FEW_ROWS rows fastest with Wᵀ, and a single row with W.
 FEW_ROWS = 16
 
-# Layers that read the same input: in a rollout one product serves them all.
+# Layers that share an input. A rollout computes them in one product.
 JOINED = {"self_attn": ("q_proj", "k_proj", "v_proj"), "mlp": ("gate_proj", "up_proj")}
 
 
@@ -22,30 +22,30 @@ def matmul(x: Array, kernel: Array, preferred=None) -> Array:
     """x W in the dtype of x."""
     kernel = kernel.astype(x.dtype)
     if x.size == x.shape[-1] and x.dtype.itemsize == 2:
-        # XLA's CPU backend has no matrix-vector product in half precision: it would widen the whole matrix at every call.
+        # Two rows, not one: XLA's CPU backend has no half-precision matrix-vector product and would convert the whole matrix.
         twice = jnp.concatenate([x, x], axis=-2)
         return jnp.matmul(twice, kernel, preferred_element_type=preferred)[..., :1, :]
     return jnp.matmul(x, kernel, preferred_element_type=preferred)
 
 
 def prefers_transposed(rows: int) -> bool:
-    """Whether so few rows had better be multiplied by `few_rows`: measured on a CPU."""
+    """Whether `few_rows` is faster than `matmul` for this number of rows, as measured on a CPU."""
     return 1 < rows <= FEW_ROWS and jax.default_backend() == "cpu"
 
 
 def few_rows(x: Array, transposed: Array, preferred=None) -> Array:
-    """x W of a few rows, from Wᵀ [out, in], whose rows are read once and as they lie: what a CPU's bandwidth is for."""
+    """x W of a few rows, from Wᵀ [out, in]. Each row of Wᵀ is read once and in memory order, which suits a CPU's bandwidth."""
     wide = jnp.promote_types(x.dtype, jnp.float32)
     y = jnp.tensordot(transposed.astype(x.dtype), x, (1, x.ndim - 1), preferred_element_type=wide)
-    # The barrier keeps XLA from turning the product around.
+    # Without the barrier XLA would swap the operands back.
     return jnp.moveaxis(jax.lax.optimization_barrier(y), 0, -1).astype(preferred or x.dtype)
 
 
 def copies(params: PyTree, rows: int, dtype=None) -> dict[str, PyTree]:
-    """The collections beside `params` by which so many rows are multiplied fastest, token after token, on this machine.
+    """Extra collections beside `params` that make decoding `rows` rows fastest on this machine.
 
-    On several devices there is none: joining matrices that are divided among them would move them. Joined ones are of
-    `dtype`, by default the parameters'.
+    Empty on several devices, because joining sharded matrices would move them between devices. Joined matrices have `dtype`,
+    by default the parameters' dtype.
     """
     if prefers_transposed(rows):
         return {"transposed": transposed_kernels(params)}
@@ -53,7 +53,7 @@ def copies(params: PyTree, rows: int, dtype=None) -> dict[str, PyTree]:
 
 
 def transposed_kernels(params: PyTree) -> PyTree:
-    """The collection `transposed`, for `few_rows`: Wᵀ of every linear layer, and one for those with the same input."""
+    """The collection `transposed`, for `few_rows`: Wᵀ of each linear layer. Layers that share an input have one joined Wᵀ."""
     turned = {path: jnp.swapaxes(x, -1, -2) for path, x in _kernels(params).items()}
     for parent, parts in _parts(turned).items():
         turned[*parent, "joined"] = jnp.concatenate([turned.pop(path) for path in parts], axis=-2)
@@ -61,7 +61,7 @@ def transposed_kernels(params: PyTree) -> PyTree:
 
 
 def joined_kernels(params: PyTree, dtype=None) -> PyTree:
-    """The collection `joined`: one W for all layers with the same input."""
+    """The collection `joined`: one W for layers that share an input."""
     kernels = _kernels(params)
     joined = {
         (*parent, "joined"): jnp.concatenate([kernels[path] for path in parts], axis=-1).astype(
@@ -77,13 +77,13 @@ def _kernels(params: PyTree) -> dict[tuple, Array]:
 
 
 def _parts(kernels: dict[tuple, Array]) -> dict[tuple, list[tuple]]:
-    """{module: the paths of its kernels that read the same input}."""
+    """{module: paths of its kernels that share an input}."""
     parents = sorted({path[:-2] for path in kernels if len(path) > 2 and path[-3] in JOINED})
     return {parent: [(*parent, name, "kernel") for name in JOINED[parent[-1]]] for parent in parents}
 
 
 def products(module: nn.Module, x: Array, sizes: tuple[int, ...]) -> list[Array | None]:
-    """x Wᵢ of the module's joined layers, of so many features each; Nones where a layer multiplies by its own kernel."""
+    """x Wᵢ of the module's joined layers, with `sizes` features. All None without joined copies: each layer uses its own W."""
     turned, joined = (module.get_variable(collection, "joined") for collection in ("transposed", "joined"))
     if turned is None and joined is None:
         return [None] * len(sizes)

@@ -1,8 +1,8 @@
 """A decoder-only transformer (Llama, Qwen2, Qwen3) with LoRA, and the log-probs of responses under it.
 
-Parameters bear Hugging Face's names; kernels are [in, out]. Three collections for three lifetimes: `params` (the frozen base),
-`lora` (one per client; without it the model is the base), `cache` (one per sequence). How tokens attend to each other is a
-function passed in, see `attention.py`: everything else here works token by token.
+Parameters have Hugging Face's names; kernels are [in, out]. Three collections have different lifetimes: `params` (the frozen
+base), `lora` (one per client; without `lora` the model is the base) and `cache` (one per sequence). Attention is a function
+passed in, see `attention.py`. All other operations here work token by token.
 """
 
 import math
@@ -21,7 +21,7 @@ _init = nn.initializers.normal(0.02)
 
 
 def rope_angles(config: ModelConfig, positions: Array) -> Array:
-    """Angles position · θ^(−2i/d), [..., 1, head_dim / 2] (Su et al. 2021), with Llama 3's stretching of long wavelengths."""
+    """Angles position · θ^(−2i/d), [..., 1, head_dim / 2] (Su et al. 2021), with Llama 3's scaling of long wavelengths."""
     exponents = jnp.arange(0, config.head_dim, 2, dtype=float) / config.head_dim
     frequencies = 1.0 / config.rope_theta**exponents
     if config.rope_scaling is not None:
@@ -34,7 +34,7 @@ def rope_angles(config: ModelConfig, positions: Array) -> Array:
 
 
 def rotate(x: Array, angles: Array) -> Array:
-    """Turns each pair (xᵢ, xᵢ₊d/₂) by its angle."""
+    """Rotates each pair (xᵢ, xᵢ₊d/₂) by its angle."""
     first, second = jnp.split(at_least_f32(x), 2, axis=-1)
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
@@ -49,15 +49,15 @@ class RMSNorm(nn.Module):
     def __call__(self, x: Array) -> Array:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         wide = at_least_f32(x)
-        # No keepdims before the root: XLA would move that axis differently in a plain and in a differentiated forward pass, and
-        # then not see that the pass for the old log-probs is the same as the loss's.
+        # No keepdims in the mean: XLA would place that axis differently in a plain and in a differentiated forward pass. It
+        # would then not recognise the forward pass of the old log-probs and that of the loss as the same computation.
         inverse = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1) + self.eps)
         normed = wide * inverse[..., None]
         return normed.astype(x.dtype) * scale.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 class Dense(nn.Module):
-    """x W + bias + (α/r) x A B (Hu et al. 2021); the last term where this layer has an adapter."""
+    """x W + bias + (α/r) x A B (Hu et al. 2021). The last term is absent if this layer has no adapter."""
 
     config: ModelConfig
     features: int
@@ -65,7 +65,7 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, product: Array | None = None) -> Array:
-        """`product` is x W where the caller has it already, see `products`."""
+        """`product` is x W if the caller has already computed it, see `products`."""
         kernel = self.param("kernel", _init, (x.shape[-1], self.features))
         turned = self.get_variable("transposed", "kernel")
         y = product if product is not None else matmul(x, kernel) if turned is None else few_rows(x, turned)
@@ -78,7 +78,7 @@ class Dense(nn.Module):
             if (a.shape, b.shape) != ((x.shape[-1], rank), (rank, self.features)):
                 shapes = f"a {list(a.shape)} and b {list(b.shape)}"
                 raise ValueError(f"lora: {self.name} has {shapes}; one client's adapter of rank {rank} expected")
-            y = y + (x @ a) @ ((self.config.lora_alpha / self.config.lora_rank) * b)  # the scale where it costs least
+            y = y + (x @ a) @ ((self.config.lora_alpha / self.config.lora_rank) * b)  # scales b, not the larger product
         return y
 
 
@@ -122,7 +122,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm residual block. Returns a pair, as `nn.scan` wants it."""
+    """Pre-norm residual block. Returns (x, None), the pair that `nn.scan` requires."""
 
     config: ModelConfig
 
@@ -136,7 +136,7 @@ class Block(nn.Module):
 
 
 class Kernel(nn.Module):
-    """A bare matrix and, where it is there, its transpose: the caller says how it multiplies."""
+    """A matrix and its stored transpose (None if there is none). The caller multiplies."""
 
     shape: tuple[int, int]
 
@@ -167,7 +167,7 @@ class Transformer(nn.Module):
             self.lm_head = Kernel((c.hidden_size, c.vocab_size))
 
     def __call__(self, tokens: Array, mask: Array | None = None) -> Array:
-        """Logits of plain causal attention, f32[B, T, V]; `mask` bool[B, T] is False on padding, wherever it stands."""
+        """Logits of plain causal attention, f32[B, T, V]; `mask` bool[B, T] is False on padding, left or right."""
         mask = jnp.ones(tokens.shape, bool) if mask is None else mask
         return self.unembed(self.hidden(tokens, attention.positions(mask), attention.causal(mask)))
 
@@ -195,7 +195,7 @@ class Transformer(nn.Module):
 
 
 def init_lora(key: Array, model: Transformer, params: PyTree) -> PyTree:
-    """A ~ U(−1/√in, 1/√in) as PEFT draws it, B = 0: the adapted model starts as the base. `params` may be shapes alone."""
+    """A ~ U(−1/√in, 1/√in), as in PEFT, and B = 0: the adapted model starts as the base. `params` may be ShapeDtypeStructs."""
     config = model.config
     if unknown := set(config.lora_targets) - set(LINEAR_LAYERS):
         raise ValueError(f"config.lora_targets: {sorted(unknown)[0]!r} is none of {', '.join(LINEAR_LAYERS)}")

@@ -1,8 +1,8 @@
-"""Rollouts: each prompt is encoded once, then one loop writes G responses to it, all clients in one batch.
+"""Rollouts: each prompt is encoded once, then one loop samples G responses per prompt, with all clients in one batch.
 
-One compiled program per shape: prefill, then a `while_loop` whose carry, with the keys and values of every layer, is updated in
-place. Clients are vmapped inside of the loop, where only the adapters differ and the base matrices see one batch; a vmapped
-loop would scatter into its caches and select over all that it carries.
+There is one compiled program per shape: prefill, then a `while_loop`. The loop updates its carry, which includes the keys and
+values of every layer, in place. Clients are vmapped inside the loop: only the adapters differ, and the base matrices multiply
+one batch. Vmapping the loop itself would scatter into the caches and select over the whole carry.
 """
 
 import functools
@@ -17,12 +17,12 @@ from pubswap_jax.policy.logps import check_positions, check_temperature, variabl
 from pubswap_jax.policy.matmul import copies
 from pubswap_jax.types import Array, Prompts, PyTree, Rollout
 
-# Tokens between two tests of whether all responses have ended: on an accelerator each test waits for the device.
+# Tokens between two checks whether all responses have ended. A check after every token is slow: it waits for the device.
 TOKENS_PER_TEST = 8
 
 
 class How(NamedTuple):
-    """The static part of a call: what keys the compiled program beside the shapes."""
+    """Static arguments of a call. With the shapes they are the key of the compiled program."""
 
     group: int
     length: int
@@ -39,13 +39,13 @@ class SamplingState:
     """The carry of the decode loop."""
 
     step: Array  # int32[], tokens written so far
-    states: Array  # [C, B, G, D], the last layer's, which predict the next token
+    states: Array  # [C, B, G, D], last hidden states, which predict the next token
     done: Array  # bool[C, B, G], the response has ended
     tokens: Array  # int32[C, B, G, R]
     mask: Array  # bool[C, B, G, R]
     logps: Array  # f32[C, B, G, R]
-    cache: PyTree  # by layer: keys and values of the prompts [C, B, k, P, h] and of the responses [C, B, G, k, R, h], without
-    # their axes of size one, around which XLA would copy them
+    cache: PyTree  # by layer: keys and values of the prompts [C, B, k, P, h] and of the responses [C, B, G, k, R, h];
+    # axes of size one are squeezed, since XLA would copy arrays that have them
 
 
 def sample(
@@ -65,11 +65,11 @@ def sample(
     min_p: float = 0.0,
     greedy: bool = False,
 ) -> Rollout:
-    """G responses of each client's policy to each of its prompts: loras [C, ...], prompts [C, B, P] -> rollout [C, B, G, R].
+    """G responses of each client's policy to each of its prompts. loras [C, ...], prompts [C, B, P] -> rollout [C, B, G, R].
 
     `key` is one key, one per client [C] or one per response [C, B, G]; a response depends on its own policy, prompt and key.
-    The log-probs are the tempered policy's, also where top-k, top-p or min-p cut what is drawn from it, or `greedy` takes the
-    likeliest token. `loras=None` samples the base; eos_ids and pad_id default to the model's.
+    Log-probs are those of the policy at `temperature`, before truncation by top-k, top-p or min-p. `greedy` takes the likeliest
+    token and returns the same log-probs. `loras=None` samples the base. `eos_ids` and `pad_id` default to the model's.
     """
     if prompts.tokens.ndim != 3:
         raise ValueError(f"prompts.tokens has shape {prompts.tokens.shape}; sample wants [C, B, P], with C = 1 for one client")
@@ -81,7 +81,7 @@ def sample(
     eos_ids = tuple(int(i) for i in (config.eos_ids if eos_ids is None else eos_ids))
     pad_id = config.pad_id if pad_id is None else int(pad_id)
     how = How(group, max_new_tokens, eos_ids, pad_id, top_k, top_p, min_p, greedy)
-    # Reverse mode cannot pass the loop, and has nothing to look for there: tokens have no gradient.
+    # A while_loop has no reverse mode, and none is needed: tokens have no gradient.
     params, loras, temperature = jax.lax.stop_gradient((params, loras, jnp.asarray(temperature, float)))
     return _sample(model, params, loras, prompts, key, temperature, how)
 
@@ -91,7 +91,7 @@ def _sample(model, params, loras, prompts: Prompts, key: Array, temperature: Arr
     clients, batch, _ = prompts.tokens.shape
     length = how.length
     tests, stride = attention.equal_parts(length, -(-length // TOKENS_PER_TEST))
-    how = how._replace(length=tests * stride)  # a few tokens more where no stride divides the length; they are cut off
+    how = how._replace(length=tests * stride)  # rounded up to whole strides; the extra tokens are cut off
     uniforms = _uniforms(row_keys(key, clients, batch, how.group), how.length)
     start = _start(model, params, loras, prompts, how)
     if model.config.scan_layers:
@@ -132,7 +132,7 @@ def _sample(model, params, loras, prompts: Prompts, key: Array, temperature: Arr
 
 
 def _start(model, params, loras, prompts: Prompts, how: How) -> SamplingState:
-    """Prefill: the prompts' keys and values, and the states which predict the first tokens."""
+    """Prefill: the initial loop state, with the prompts' keys and values and the states that predict the first tokens."""
 
     def prefill(lora, tokens, mask):
         attend = attention.prefill(mask, how.group, how.length)
@@ -154,9 +154,9 @@ def _start(model, params, loras, prompts: Prompts, how: How) -> SamplingState:
 
 
 def _unrolled(model, params: PyTree, loras: PyTree | None, cache: PyTree) -> tuple:
-    """A scanned model and what belongs to it with a module a layer, cut out of the stacks once a rollout.
+    """A scanned model, its params, adapters and cache with one module per layer, sliced from the stacks once per rollout.
 
-    A scan in the loop would copy every layer's matrices and caches out of their stacks and back, token after token.
+    A scan inside the loop would copy every layer's matrices and caches out of the stacks and back at each token.
     """
     config = model.config
 
@@ -173,7 +173,7 @@ def _unrolled(model, params: PyTree, loras: PyTree | None, cache: PyTree) -> tup
 
 
 def _decode(model, base: PyTree, loras, cache: PyTree, tokens: Array, prompt_mask: Array, step: Array) -> tuple[Array, PyTree]:
-    """The states after one more token of each response, and the caches with it."""
+    """One decode step: the states after `tokens`, one per response, and the caches with these tokens added."""
     cache_dtype = jax.tree.leaves(cache)[0].dtype
 
     def decode(lora, cache, tokens, mask):
@@ -187,7 +187,7 @@ def _decode(model, base: PyTree, loras, cache: PyTree, tokens: Array, prompt_mas
 
 
 def row_keys(key: Array, clients: int, prompts: int, group: int) -> Array:
-    """keys [C, B, G] from one key, from one per client [C], or as they are: folded with the indices of the axes they lack."""
+    """keys [C, B, G] from one key, keys [C] or keys [C, B, G]: missing axes are added by `fold_in` of their indices."""
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
     shape = (clients, prompts, group)
@@ -202,7 +202,7 @@ def row_keys(key: Array, clients: int, prompts: int, group: int) -> Array:
 
 
 def _uniforms(keys: Array, length: int) -> Array:
-    """[R, ..., 2]: two for every token of every row, each a function of the row's key and of the token's place alone."""
+    """[R, ..., 2]: two uniforms per token of each row, which depend only on the row's key and the token's position."""
 
     def two(key, step):
         return jax.random.uniform(jax.random.fold_in(key, step), (2,))

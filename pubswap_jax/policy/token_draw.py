@@ -1,7 +1,7 @@
-"""Drawing tokens from logits: exact, without sorting and without a random number per entry.
+"""Exact sampling of tokens from logits, without sorting and without a random number per logit.
 
-`jax.random.categorical` draws as many numbers as there are logits; here two uniforms a row walk the inverse of the cumulative
-distribution, first over chunks of the vocabulary and then inside of one.
+`jax.random.categorical` draws one random number per logit. Here two uniforms per row invert the cumulative distribution, first
+over chunks of the vocabulary, then inside the chosen chunk.
 """
 
 import jax
@@ -15,15 +15,15 @@ CHUNK = 512
 def draw(
     logits: Array, uniforms: Array, top_k: int, top_p: float, min_p: float, greedy: bool, temperature=1.0
 ) -> tuple[Array, Array]:
-    """A token ~ truncated softmax(logits / temperature), and its log-prob, not truncated.
+    """A token ~ truncated softmax(logits / temperature), and its log-prob before truncation.
 
-    [..., V], [..., 2] -> int32[...], f32[...]. A GPU reads all of the logits twice, for their largest and for the masses of
-    their chunks, and writes nothing of their size: hence the temperature here, in the second of these passes.
+    [..., V], [..., 2] -> int32[...], f32[...]. A GPU reads the logits twice, for the maximum and for the chunk masses, and
+    writes no array of their size. Dividing by `temperature` before the call would write one; the second pass divides instead.
     """
     top = jnp.max(logits, axis=-1)
     shifted = (logits - top[..., None]) / jnp.asarray(temperature, logits.dtype)
     chunks = _chunks(shifted)
-    # Behind the barrier XLA does not see that the sum of the sums is one sum: of all logits, a third time.
+    # Without the barrier XLA would turn the sum over chunk masses into one sum over all logits, a third read of them.
     mass = jax.lax.optimization_barrier(jnp.sum(jnp.exp(chunks), axis=-1))
     if greedy:
         token = jnp.argmax(logits, axis=-1)
@@ -37,9 +37,9 @@ def draw(
 
 
 def inverse_cdf(chunks: Array, mass: Array, uniforms: Array) -> Array:
-    """token ∝ exp(logits), from logits [..., n, CHUNK], the masses Σ exp [..., n] of their chunks, and two uniforms a row.
+    """token ∝ exp(logits), from logits [..., n, CHUNK], their chunk masses Σ exp [..., n], and two uniforms per row.
 
-    Two, since the 23 bits of one are too coarse for the rare tokens of a large vocabulary.
+    One uniform is not enough: its 23 bits are too coarse for the rare tokens of a large vocabulary.
     """
     chunk = _invert(mass, uniforms[..., 0])
     inside = jnp.take_along_axis(chunks, chunk[..., None, None], axis=-2)[..., 0, :]
@@ -47,9 +47,9 @@ def inverse_cdf(chunks: Array, mass: Array, uniforms: Array) -> Array:
 
 
 def truncate(logits: Array, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> Array:
-    """−inf outside of the k likeliest, then of the nucleus of mass p (Holtzman et al. 2020), then where p < min_p · max p.
+    """−inf outside the top k, then outside the nucleus of mass p (Holtzman et al. 2020), then where p < min_p · max p.
 
-    In this order and with transformers' rules for ties and edges, so that its users find what they know.
+    The order, and the rules for ties and edge cases, are those of Hugging Face's transformers.
     """
     if top_k:
         kth = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))[0][..., -1:]
@@ -72,7 +72,7 @@ def _chunks(logits: Array) -> Array:
 
 
 def _invert(weights: Array, uniform: Array) -> Array:
-    """The first i with w₀ + … + wᵢ > u Σw, among positive weights: rounding never selects an impossible entry."""
+    """The first i with w₀ + … + wᵢ > u Σw, with wᵢ > 0, so that rounding never selects an impossible entry."""
     cumulative = jnp.cumsum(weights, axis=-1)
     possible = weights > 0
     total = jnp.max(jnp.where(possible, cumulative, 0), axis=-1)

@@ -1,7 +1,7 @@
-"""The tiny world of the tests and of Colab: a two-layer policy, 17 tokens, and questions that jax.numpy can judge.
+"""Toy model and task for tests and Colab: a two-layer policy, 17 tokens, and questions that jax.numpy can judge.
 
-A question is `a + b =` or `a =` in digits; an answer is right where its tokens (end token left out, at least one) add up to
-the same parity. A random policy is right about half of the time, so groups differ and swaps happen.
+A question is `a + b =` or `a =` in digits. An answer is right if it has a token besides the end token and the sum of these
+tokens has the parity of the question's sum. A random policy is right about half of the time, so groups differ and swaps happen.
 """
 
 import jax
@@ -11,7 +11,7 @@ import numpy as np
 from pubswap_jax.policy.model import Transformer, init_lora
 from pubswap_jax.types import Array, Batch, ModelConfig, Prompts, PyTree, Rollout, Verdict
 
-PLUS, EQUALS, PAD, EOS = 10, 11, 15, 16  # 0 … 9 are the digits, 12 … 14 mean nothing
+PLUS, EQUALS, PAD, EOS = 10, 11, 15, 16  # 0 … 9 are the digits, 12 … 14 are unused
 PROMPT_LENGTH = 4
 
 TOY_CONFIG = ModelConfig(
@@ -35,13 +35,13 @@ def toy(key: Array, config: ModelConfig = TOY_CONFIG) -> tuple[Transformer, PyTr
     model = Transformer(config)
     params_key, lora_key = jax.random.split(key)
     params = model.init(params_key, jnp.zeros((1, 1), jnp.int32))["params"]
-    # The usual scale of 0.02 says nearly the same to every prompt at this width: ten times that makes opinions.
+    # At this width the usual scale of 0.02 gives nearly the same logits for every prompt, so use ten times that.
     params = jax.tree.map(lambda x: x * 10 if x.ndim > 1 else x, params)
     return model, params, init_lora(lora_key, model, params)
 
 
 def toy_batches(key: Array, num_clients: int, num_prompts: int = 4) -> list[Batch]:
-    """Two private steps and a public one: what `round_step` takes."""
+    """Two private batches and a public batch, as `round_step` takes them."""
 
     def questions(key, clients):
         a, b = jax.random.randint(key, (2, clients, num_prompts), 0, 10)
@@ -54,14 +54,14 @@ def toy_batches(key: Array, num_clients: int, num_prompts: int = 4) -> list[Batc
 
 
 def parity_judge(rollouts: Rollout, batch: Batch) -> Verdict:
-    """Right where the sum of the answer's tokens has the parity asked for. [C, B, G] from tokens [C, B, G, R]."""
+    """Right if the sum of the response's tokens has the parity `batch.answers`. [C, B, G] from tokens [C, B, G, R]."""
     said = rollouts.mask & (rollouts.tokens != EOS)
     total = jnp.sum(rollouts.tokens, axis=-1, where=said)
     return Verdict.from_correct(said.any(-1) & (total % 2 == batch.answers[..., None]))
 
 
 def _question(a: Array, b: Array) -> tuple[Prompts, Array]:
-    """`a + b =`, or the shorter `a =` where b is 0."""
+    """The prompt `a + b =`, or `a =` where b is 0, and the parity of a + b."""
     long, short = jnp.stack([a, PLUS, b, EQUALS]), jnp.stack([PAD, PAD, a, EQUALS])
     tokens = jnp.where(b > 0, long, short).astype(jnp.int32)
     return Prompts(tokens, tokens != PAD), (a + b) % 2
@@ -74,5 +74,5 @@ def _targets() -> tuple[Prompts, np.ndarray]:
     return Prompts(tokens, np.ones_like(tokens, bool)), right
 
 
-# Held-out questions and right answers to them: (Prompts [B, P], int32[B, G, R]), what `response_logps` takes.
+# Held-out questions and right answers to them: (Prompts [B, P], int32[B, G, R]), arguments of `response_logps`.
 toy_targets = _targets()

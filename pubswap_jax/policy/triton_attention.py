@@ -1,6 +1,6 @@
-"""One token's attention to its own response on a GPU, as one Triton kernel.
+"""Decode attention of one token to its own response on a GPU, as one Triton kernel written in Pallas.
 
-By Pallas, whose Triton backend is there in both supported versions of JAX; 0.11 announces its end in a later one.
+Both supported versions of JAX have Pallas' Triton backend. JAX 0.11 announces its removal in a later version.
 """
 
 import functools
@@ -12,16 +12,16 @@ from jax.experimental.pallas import triton
 
 from pubswap_jax.types import Array
 
-KEYS = 64  # at a time
-FEWEST = 16  # rows of a tensor core's product: so many query heads at least, padded
+KEYS = 64  # keys per block
+FEWEST = 16  # least rows of a tensor core's product; fewer query heads are padded
 
 
 def own_attention(q: Array, k: Array, v: Array, step: Array, *, interpret: bool = False) -> tuple[Array, Array, Array]:
-    """Queries [..., q, h] over the keys 0 … step of k and v [..., R, h], and no other key is read.
+    """Attention of queries [..., q, h] to keys 0 … step of k and v [..., R, h]. Later keys are not read.
 
-    As plain products every step would read the whole static cache, written or not, for very few rows. The result is in f32
-    and not yet normalised, so that it can be joined with attention to the prompt: Σ exp(s − m) v [..., q, h],
-    Σ exp(s − m) and m = max s, [..., q] both.
+    Plain products would read the whole static cache at every step, also its unwritten part. The result is in f32 and not
+    normalised, so that the caller can merge it with attention to the prompt: Σ exp(s − m) v [..., q, h], and
+    Σ exp(s − m) and m = max s, both [..., q].
     """
     *lead, heads, size = q.shape
     tile = max(FEWEST, pl.next_power_of_2(heads))
@@ -44,7 +44,7 @@ def own_attention(q: Array, k: Array, v: Array, step: Array, *, interpret: bool 
 
 
 def _attend(step_ref, q_ref, k_ref, v_ref, out_ref, total_ref, top_ref, *, heads: int, scale: float):
-    """One response, one key-value head: a running softmax over blocks of keys (Milakov & Gimelshein 2018)."""
+    """Kernel for one response and one key-value head: an online softmax over blocks of keys (Milakov & Gimelshein 2018)."""
     tile, size = q_ref.shape
     real = jnp.arange(tile) < heads
     q = triton.load(q_ref, mask=real[:, None], other=0.0)
