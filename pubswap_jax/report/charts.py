@@ -1,6 +1,7 @@
-"""Charts as inline SVG: lines with bands, heat maps, bubbles, stacked bars. Colours are the page's, so dark mode is one rule.
+"""Charts as inline SVG: lines with bands, heat maps, bubbles, stacked bars.
 
-Every mark carries a <title>, which browsers show on hover and screen readers read.
+Colours are the page's CSS classes, so one CSS rule switches to dark mode. Every mark has a <title>, which browsers show on
+hover and screen readers read.
 """
 
 import html
@@ -13,7 +14,7 @@ COLOURS = 9
 
 
 class Line(NamedTuple):
-    """A curve; `low` and `high` make a band around it. A y of None is a gap."""
+    """A curve. `low` and `high` are the edges of a band around the curve. A y of None is a gap."""
 
     name: str
     x: Sequence[float]
@@ -25,14 +26,14 @@ class Line(NamedTuple):
 def lines(
     curves: Sequence[Line], x_label: str, y_label: str, y_range: tuple[float, float] | None = None, *, decades: bool = False
 ) -> str:
-    """Curves over a common axis, with their legend. With `decades` the axis is logarithmic, and all values are positive."""
+    """Curves over a common x-axis, with a legend. With `decades` the y-axis is logarithmic, and all values must be positive."""
     curves = [curve for curve in curves if any(y is not None for y in curve.y)]
     if not curves:
         return note("nothing to draw yet")
     shown = [y for c in curves for y in [*c.y, *c.low, *c.high] if y is not None]
     low, high = y_range or (_whole_decades if decades else _padded)(min(shown), max(shown))
     first, last = min(x for c in curves for x in c.x), max(x for c in curves for x in c.x)
-    alone = first == last  # one point stands in the middle of its axis
+    alone = first == last  # a single point is drawn in the middle of the axis
     first, last = (first - 1, last + 1) if alone else (first, last)
 
     def at(x: float, y: float) -> tuple[float, float]:
@@ -58,7 +59,7 @@ def lines(
 
 
 def heat_map(rows: Sequence[str], columns: Sequence[str], values, *, digits: int = 2, largest: float | None = None) -> str:
-    """A matrix: the deeper the colour the larger; what is negative has the other hue."""
+    """A matrix. Deeper colours are larger absolute values; negative values have a second hue."""
     cell_width, cell_height, left = _cell(columns), 24, _label_space(rows)
     width, height = left + cell_width * len(columns), 22 + cell_height * len(rows) + 4
     top = largest or max((abs(v) for row in values for v in row if v is not None), default=0) or 1.0
@@ -83,7 +84,7 @@ def heat_map(rows: Sequence[str], columns: Sequence[str], values, *, digits: int
 
 
 def bubbles(rows: Sequence[str], columns: Sequence[str], counts) -> str:
-    """Counts as areas."""
+    """A matrix of counts, drawn as circles whose areas are proportional to the counts."""
     left, cell = _label_space(rows), 46
     width, height = left + cell * len(columns), 24 + cell * len(rows)
     top = max((value for row in counts for value in row), default=0) or 1
@@ -108,7 +109,7 @@ def bubbles(rows: Sequence[str], columns: Sequence[str], counts) -> str:
 
 
 def stacked_bars(labels: Sequence[str], parts_of: Mapping[str, Sequence[float]], y_label: str) -> str:
-    """One bar a label, cut into named parts."""
+    """One bar per label, divided into named parts."""
     totals = [sum(values[i] for values in parts_of.values()) for i in range(len(labels))]
     if not labels or max(totals) <= 0:
         return note("nothing to draw yet")

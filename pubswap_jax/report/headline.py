@@ -1,4 +1,4 @@
-"""The report's first section: what a run came to on its test questions, or where it stands so far."""
+"""The report's first section: a run's test result, or its progress if it has not finished."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ def headline(run: Mapping, evaluations: Sequence[Mapping]) -> str:
         return section("Result", charts.note("The base model has not been evaluated yet."))
     chosen = best_round(evaluations)
     best = [row for row in tested if row["round"] == chosen]
-    topics = run.get("topics_of", {}).get("test") or [None] * len(base[0]["correct"])  # a run of an earlier version: all
+    topics = run.get("topics_of", {}).get("test") or [None] * len(base[0]["correct"])  # an earlier version recorded no topics
     shape = (run["config"][f"federation.{name}"] for name in ("num_clients", "rounds", "steps", "swap", "swap_period"))
     told = "{} clients, {} rounds of {} steps, swap {}, period {}. ".format(*shape)
     if best:
@@ -38,7 +38,7 @@ def headline(run: Mapping, evaluations: Sequence[Mapping]) -> str:
 
 
 def best_round(evaluations: Sequence[Mapping]) -> int:
-    """The best so far by the validation questions, the earlier one where two are equal."""
+    """The round with the highest validation pass@1 so far; the earlier round of a tie."""
     scores: dict[int, list[list[float]]] = {}
     for row in evaluations:
         if row["split"] == "validation":
@@ -48,12 +48,12 @@ def best_round(evaluations: Sequence[Mapping]) -> int:
 
 
 def _line(topic: str, count: int, before: float, after: float, low: float, high: float) -> list:
-    """A line as the terminal's table has it."""
+    """A table row, formatted as in the terminal."""
     return [topic, count, f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f} [{low:+.3f}, {high:+.3f}]"]
 
 
 def _read(row: Mapping, topics: Sequence[str | None]) -> Evaluation:
-    """What the file has of an evaluation: the bits, and the topics of its questions."""
+    """An Evaluation from a row of the evaluations file, which has only correctness bits, and the topics of its questions."""
     correct = np.array([[bit == "1" for bit in bits] for bits in row["correct"]], bool)
     problems = [Problem("", "", "", topic or "") for topic in topics]
     return Evaluation(problems, correct, np.full(correct.shape, "", object), np.zeros(correct.shape, int))

@@ -1,4 +1,4 @@
-"""The report's page: its style, light and dark, wide and narrow, and the few pieces of HTML."""
+"""The report's HTML template, with its styles (light and dark, wide and narrow), and helpers for sections and tables."""
 
 import html
 from collections.abc import Sequence
@@ -69,7 +69,7 @@ def section(title: str, body: str) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Cells are text; whatever a model wrote stays text."""
+    """An HTML table. Cells are escaped, so a model's response cannot insert HTML."""
     top = "".join(f"<th>{html.escape(str(name))}</th>" for name in head)
     lines = ("".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) for row in rows)
     return f'<div class="scroll"><table><tr>{top}</tr>{"".join(f"<tr>{line}</tr>" for line in lines)}</table></div>'

@@ -1,4 +1,4 @@
-"""One self-contained report.html of a run, from the files that it left: no server, no script, nothing fetched."""
+"""Writes one self-contained report.html from a run's files: no server, no script, no downloads."""
 
 import html
 import math
@@ -25,7 +25,7 @@ PHASES = ("rollout", "verify", "swap", "update", "distortion", "average", "evalu
 
 
 def write(workdir: str | os.PathLike) -> pathlib.Path:
-    """Writes `report.html` into a run's folder, finished or not, and returns its path."""
+    """Writes `report.html` into the folder of a finished or unfinished run and returns its path."""
     workdir = pathlib.Path(workdir)
     run = described(workdir)
     rows, evaluations, rollouts = (journal.read(workdir, name) for name in ("metrics", "evaluations", "rollouts"))
@@ -94,7 +94,7 @@ def swaps(steps) -> str:
 
 
 def theory(public) -> str:
-    """M·β beside the distance that it bounds, of the groups that were measured and had a replacement."""
+    """M·β and the distance that it bounds, for measured groups with at least one replacement."""
     measured = [row for row in public if "swap/bound" in row]
     if not measured:
         return charts.note("M·β was not measured (config.log.distortion).")
@@ -163,14 +163,14 @@ def drifts(run, rounds) -> str:
 
 
 def exclusions(rounds) -> list[str]:
-    """A line for each round that left a client out of its average."""
+    """A sentence for each round whose average excluded a client."""
     found = {row["round"]: [str(i) for i, out in enumerate(row.get("round/excluded", [])) if out] for row in rounds}
     told = "Round {}: client {} was left out of the average, since its adapter was not finite."
     return [told.format(round, ", ".join(names)) for round, names in found.items() if names]
 
 
 def traffic(run, rounds) -> str:
-    accounts = [  # an absent client, null in the file, sends nothing
+    accounts = [  # null in the file marks an absent client, which sends nothing
         {k.removeprefix("ledger/"): [n or 0 for n in v] for k, v in row.items() if k.startswith("ledger/")} for row in rounds
     ]
     total = ledger.totals(accounts, run["base_bytes"])
@@ -256,12 +256,12 @@ def _over_steps(steps, name: str, told: str) -> Line:
 
 
 def _cell(matrix, i: int, j: int) -> float | None:
-    """An entry of a matrix in which an absent client's row may be null."""
+    """matrix[i][j], or None if row i is null, as an absent client's row is."""
     return None if matrix[i] is None else matrix[i][j]
 
 
 def _total(values) -> float | None:
-    """Of what is there; None where nothing is."""
+    """The sum of the values that are not None; None if there are none."""
     found = [x for x in values if x is not None]
     return sum(found) if found else None
 
@@ -272,12 +272,12 @@ def _mean(values) -> float | None:
 
 
 def _drawable(x: float | None) -> bool:
-    """Whether a logarithmic axis has a place for it: absent clients, groups without a swap and NaN have none."""
+    """Whether a logarithmic axis can show x. Absent clients (None), groups without a swap (0) and NaN cannot be shown."""
     return x is not None and 0 < x < math.inf
 
 
 def _banded(found: Sequence[tuple[float, Sequence[float]]], told: str) -> Line:
-    """(x, a value a client): the mean in a band from the least to the most."""
+    """A Line of the mean over clients, with a band from the least to the most. `found` has pairs (x, one value per client)."""
     means, least, most = ([kind(values) for _, values in found] for kind in (mean, min, max))
     return Line(told, [x for x, _ in found], means, least, most)
 
