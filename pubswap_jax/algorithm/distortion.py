@@ -1,9 +1,9 @@
-"""The paper's theory made measurable: how far one replaced response, and a whole swap, move a group's gradient.
+"""Measures the quantities of the paper's bound: how far one replaced response, and a whole swap, move a group's gradient.
 
-A group is a pytree with leaves [G, ...] (tokens, mask, reward, or whatever `gradient` reads), a pool of donors one with leaves
-[N, ...]. `gradient(group) -> pytree` is G(θ; x, Y) of one group: a function passed in, so nothing here knows a model. With
-`gradient = jax.grad(loss of the group)` this is the thing itself; with per-response scores as leaves it costs a few
-multiplications and can watch a whole run: `make_measure` does.
+A group is a pytree with leaves [G, ...] (tokens, mask, reward, or other inputs of `gradient`). A pool of donors has leaves
+[N, ...]. `gradient(group) -> pytree` is G(θ; x, Y) of one group. It is passed in, so this file does not depend on a model. With
+`gradient = jax.grad(loss of the group)` every distance costs a backward pass. With per-response scores as leaves a distance
+costs a few multiplications. `make_measure` uses scores, to measure during training.
 """
 
 from collections.abc import Callable
@@ -18,10 +18,10 @@ from pubswap_jax.types import Array, Hparams, Prompts, PyTree, at_least_f32
 
 @flax.struct.dataclass
 class Distortion:
-    """The bound M·β beside the distance that it bounds. ‖G(Y^M) − G(Y⁰)‖ ≤ M·β by the triangle inequality along the path."""
+    """The bound M·β and the distance it bounds: ‖G(Y^M) − G(Y⁰)‖ ≤ M·β, by the triangle inequality."""
 
     distance: Array  # f32[]   ‖G(θ; x, Ỹ) − G(θ; x, Y)‖ of the whole swap
-    replacements: Array  # int32[]  M
+    replacements: Array  # int32[]  M, the number of swapped slots
     beta: Array  # f32[]   the largest single-replacement distance over every group on the path Y⁰ … Y^M
     bound: Array  # f32[]   M·β
 
@@ -34,16 +34,16 @@ def one_replacement_distortion(gradient: Callable[[PyTree], PyTree], group: PyTr
 def distortion_bound(
     gradient: Callable[[PyTree], PyTree], group: PyTree, donors: PyTree, source: Array, swapped: Array, legal: Array
 ) -> Distortion:
-    """M, β and the true distance of one group's swap, replacing slot after slot.
+    """M, β and the true distance of one group's swap. The path Y⁰ … Y^M replaces one swapped slot after another.
 
     Args:
       gradient: group -> pytree, the GRPO gradient of one group.
       group: leaves [G, ...], before the swap.
-      donors: leaves [N, ...], the responses that could have been given.
+      donors: leaves [N, ...], the responses that could replace a slot.
       source: int32[G], the donor that each swapped slot takes.
       swapped: bool[G].
-      legal: bool[G, N], the replacements that β ranges over (for Balanced: wrong slot, right donor). A slot that has been
-        replaced is legal no more. A swapped slot's own replacement has to be among them.
+      legal: bool[G, N], the replacements that β ranges over (for Balanced: wrong slot, right donor). A slot is no longer
+        legal once it is replaced. `legal` must include the actual replacement of every swapped slot.
     """
     start = gradient(group)
 
@@ -55,7 +55,7 @@ def distortion_bound(
         group = _select(taken, _replace(group, donors, slot, source[slot]), group)
         return (group, legal.at[slot].set(legal[slot] & ~taken), beta), None
 
-    # β must also see the group at the end of the path, where nothing more is replaced.
+    # The scan measures each group before a replacement, so β still lacks the group at the end of the path.
     zero = jnp.zeros((), jnp.result_type(float))
     (end, legal, beta), _ = jax.lax.scan(replace_next, (group, legal, zero), jnp.arange(swapped.shape[0]))
     final = gradient(end)
@@ -65,11 +65,11 @@ def distortion_bound(
 
 
 def make_measure(logps: Callable, advantages: Callable, normalise: Callable) -> Callable[..., Distortion]:
-    """M·β of a public step as it happened: (params, loras, prompts, record, hparams) -> Distortion, f32[C] each.
+    """Returns a measure of M·β on a public step: (params, loras, prompts, record, hparams) -> Distortion, fields [C].
 
-    It looks at one group of each client, that with the most replacements, by the adapters that answered. `logps` is
-    (params, lora, prompts, tokens, temperature=...) -> f32[B, G, R]; `advantages` and `normalise` are the update's. One
-    backward pass a response, one response at a time, so that activations never count; 2G gradients of an adapter do.
+    The measure takes one group per client, the group with the most replacements, and the adapters that sampled the responses.
+    `logps` is (params, lora, prompts, tokens, temperature=...) -> f32[B, G, R]; `advantages` and `normalise` are those of the
+    update. Each response has its own backward pass, one after another: memory is 2G adapter gradients, not 2G activations.
     """
 
     @jax.jit
@@ -103,14 +103,14 @@ def make_measure(logps: Callable, advantages: Callable, normalise: Callable) -> 
 def swap_distortion(score: Callable, weigh: Callable, before: PyTree, after: PyTree, swapped: Array) -> Distortion:
     """`distortion_bound` of one group, on policy: its gradient is −Σ wᵢ sᵢ with the scores sᵢ = ∇ log π(yᵢ).
 
-    β ranges over the responses that the group received, in every wrong slot. `score` is (tokens [R], mask [R]) -> pytree,
-    `weigh` group -> f32[G]; a group has tokens, mask, reward and correct.
+    β ranges over every received response in every wrong slot. `score` is (tokens [R], mask [R]) -> pytree, `weigh` is
+    group -> f32[G]. A group has tokens, mask, reward and correct.
     """
     group = swapped.shape[0]
     pool = jax.tree.map(lambda *both: jnp.concatenate(both), before, after)
     scores = jax.lax.map(lambda response: score(*response), (pool["tokens"], pool["mask"]))
     flat = [at_least_f32(leaf).reshape(2 * group, -1) for leaf in jax.tree.leaves(scores)]
-    # Distances ask only for inner products: these points of 2G dimensions lie as the scores do.
+    # Distances depend only on inner products, so points in 2G dimensions with the same Gram matrix replace the scores.
     values, vectors = jnp.linalg.eigh(sum(jnp.matmul(x, x.T, precision="highest") for x in flat))
     pool["score"] = vectors * safe_sqrt(values)[None]
     pool["received"] = jnp.arange(2 * group) >= group

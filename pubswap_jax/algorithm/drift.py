@@ -1,4 +1,4 @@
-"""How far the clients have gone, seen from the round's start: norms by layer, angles between them, the averaging's error."""
+"""Client drift since the start of the round: norms, also by module, cosines between clients, and the averaging error."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from pubswap_jax.types import Array, PyTree
 
 @jax.jit
 def drift(loras: PyTree, anchor: PyTree, weights: Array | None = None) -> dict[str, Array]:
-    """d_i = lora_i − anchor: norms [C], cosines [C, C], by module [C, L]; and the averaging's relative error."""
+    """d_i = lora_i − anchor: norms [C], cosines [C, C], norms by module [C, L]; and the relative error of averaging."""
     num_clients = jax.tree.leaves(loras)[0].shape[0]
     gram, squares = jnp.zeros((num_clients, num_clients)), {}
     anchors = flatten_dict(anchor)
@@ -32,12 +32,12 @@ def drift(loras: PyTree, anchor: PyTree, weights: Array | None = None) -> dict[s
 
 
 def modules(lora: PyTree) -> list[str]:
-    """The names of `drift_by_module`'s columns: 'layers_003/q_proj'."""
+    """The names of the columns of `drift_by_module`, such as 'layers_003/q_proj'."""
     return sorted({name for path, leaf in flatten_dict(lora).items() for name in _modules(path, leaf)})
 
 
 def _modules(path: tuple[str, ...], leaf: Array) -> list[str]:
-    """The modules that a leaf speaks of: one, or one a layer where layers are stacked along its first axis."""
+    """The modules that a leaf belongs to: one module, or one per layer if layers are stacked along the leaf's first axis."""
     stack, _, number = path[0].partition("_")
     layers = [int(number)] if number.isdigit() else range(leaf.shape[0])
     return [f"{stack}_{layer:03d}/{path[-2]}" for layer in layers]

@@ -1,8 +1,8 @@
-"""The swap: who receives whose response on a public step. The only file that reads across clients.
+"""The swap of responses between clients on a public step. Only this file and `aggregation.py` mix clients.
 
-A planner decides from correctness bits alone: (key, correct bool[C, B, G], present bool[C]) -> SwapPlan. `apply_swap` then
-moves data by one gather. Donors are always other clients; an absent client neither gives nor receives. Slots and donors are
-drawn uniformly without replacement, independently for every receiver.
+A planner uses correctness bits alone: (key, correct bool[C, B, G], present bool[C]) -> SwapPlan. `apply_swap` then moves data
+by one gather. Donors are always other clients. An absent client neither gives nor receives. Slots and donors are drawn
+uniformly without replacement, independently for every receiver.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from pubswap_jax.types import Array, PyTree, SwapPlan, Verdict
 
 
 def check_present(present: Array | None, num_clients: int) -> Array:
-    """bool[C], all True where None; of sizes or weights those that are not 0."""
+    """`present` as bool[C]: all True for None; for sizes or weights, True where they are not 0."""
     present = jnp.ones(num_clients, bool) if present is None else jnp.asarray(present).astype(bool)
     if present.shape != (num_clients,):
         raise ValueError(f"present: bool[{num_clients}] expected, one a client, got shape {present.shape}")
@@ -23,9 +23,9 @@ def check_present(present: Array | None, num_clients: int) -> Array:
 
 
 def balanced(key: Array, correct: Array, present: Array | None = None) -> SwapPlan:
-    """Raises a group's right answers to half of it: wrong slots take other clients' right responses (PubSwap).
+    """Fills each group up to ⌊G/2⌋ right responses: wrong slots take other clients' right responses (PubSwap).
 
-    need = min(max(⌊G/2⌋ − c, 0), |D|, G − c), with c the group's right answers and D the other clients'.
+    need = min(max(⌊G/2⌋ − c, 0), |D|, G − c), where c counts the group's right responses and D holds other clients' right ones.
     """
 
     def draw(key, own, pool, foreign):
@@ -36,7 +36,7 @@ def balanced(key: Array, correct: Array, present: Array | None = None) -> SwapPl
 
 
 def random_swap(key: Array, correct: Array, present: Array | None = None) -> SwapPlan:
-    """The control: as many swaps a group as `balanced` would make, but any slot takes any foreign response."""
+    """Control for `balanced`: the same number of swaps per group, but any slot takes any response of other clients."""
 
     def draw(key, own, pool, foreign):
         anything = jnp.broadcast_to(foreign, pool.shape)
@@ -46,7 +46,7 @@ def random_swap(key: Array, correct: Array, present: Array | None = None) -> Swa
 
 
 def rescue(key: Array, correct: Array, present: Array | None = None) -> SwapPlan:
-    """One right response for a group that has none."""
+    """A group without a right response takes one from another client."""
 
     def draw(key, own, pool, foreign):
         donors = pool & foreign
@@ -56,7 +56,7 @@ def rescue(key: Array, correct: Array, present: Array | None = None) -> SwapPlan
 
 
 def swap_all(key: Array, correct: Array, present: Array | None = None) -> SwapPlan:
-    """Every wrong slot takes a right response, while donors last."""
+    """Every wrong slot takes another client's right response, as long as there are donors."""
 
     def draw(key, own, pool, foreign):
         donors = pool & foreign
@@ -66,14 +66,15 @@ def swap_all(key: Array, correct: Array, present: Array | None = None) -> SwapPl
 
 
 def max_variance(key: Array, correct: Array, present: Array | None = None) -> SwapPlan:
-    """The fewest swaps that bring the reward's variance p(1 − p) to the largest that the whole pool allows.
+    """The fewest swaps that maximise a group's reward variance p(1 − p), as far as the pool allows.
 
-    Too few right: as `balanced`. Too many: right slots take other clients' wrong responses, down to ⌈G/2⌉ right ones.
+    A group with fewer than ⌊G/2⌋ right responses is treated as in `balanced`. In a group with more than ⌈G/2⌉, right slots take
+    other clients' wrong responses until ⌈G/2⌉ right responses remain.
     """
 
     def draw(key, own, pool, foreign):
         few = own.sum(-1, keepdims=True) < own.shape[-1] // 2
-        donors = (pool == few) & foreign  # right ones where there are too few, else wrong ones
+        donors = (pool == few) & foreign  # right responses where the group has too few, else wrong responses
         excess = jnp.maximum(own.sum(-1) - (own.shape[-1] + 1) // 2, 0)
         need = jnp.where(few[..., 0], _balanced_need(own, donors), jnp.minimum(excess, donors.sum(-1)))
         return _draw(key, jnp.where(few, ~own, own), donors, need)
@@ -82,7 +83,7 @@ def max_variance(key: Array, correct: Array, present: Array | None = None) -> Sw
 
 
 def no_swap(key: Array, correct: Array, present: Array | None = None) -> SwapPlan:
-    """Everybody keeps its own: a private step, or the control of a public one."""
+    """Every client keeps its own responses: for private steps, or as the control of a public step."""
     correct, _ = _checked(correct, present)
     clients, _, group = correct.shape
     source = jnp.arange(clients * group, dtype=jnp.int32).reshape(clients, 1, group)
@@ -108,7 +109,8 @@ def apply_swap(plan: SwapPlan, tree: PyTree) -> PyTree:
 def _plan(draw: Callable, key: Array, correct: Array, present: Array | None) -> SwapPlan:
     """Runs `draw(key, own bool[B, G], pool bool[B, C·G], foreign bool[1, C·G])` for every client.
 
-    `foreign` marks what this client may receive at all: responses of others that are present.
+    `foreign` marks the responses that this client may receive: those of other, present clients. It is all False if this client
+    is absent.
     """
     correct, present = _checked(correct, present)
     clients, prompts, group = correct.shape
@@ -132,12 +134,12 @@ def _checked(correct: Array, present: Array | None) -> tuple[Array, Array]:
 
 
 def _draw(key: Array, slots: Array, donors: Array, need: Array) -> tuple[Array, Array]:
-    """Pairs `need` of the slots with `need` of the donors. bool[B, G], bool[B, N], int[B] -> bool[B, G], int32[B, G]."""
+    """Pairs `need` random slots with `need` random donors. bool[B, G], bool[B, N], int[B] -> bool[B, G], int32[B, G]."""
     slot_key, donor_key = jax.random.split(key)
     rank = jnp.argsort(_shuffled(slot_key, slots), axis=-1)
     donor = _shuffled(donor_key, donors)
     chosen = rank < need[:, None]
-    last = donors.shape[-1] - 1  # a rank that is not chosen may lie beyond the donors
+    last = donors.shape[-1] - 1  # the rank of a slot that is not chosen may exceed the number of donors
     return chosen, jnp.take_along_axis(donor, jnp.minimum(rank, last), axis=-1).astype(jnp.int32)
 
 
@@ -152,14 +154,14 @@ def _balanced_need(own: Array, donors: Array) -> Array:
     return jnp.minimum(wanted, donors.sum(-1))
 
 
-# --- what a swap did --------------------------------------------------------------------------------------------------
+# --- metrics ---------------------------------------------------------------------------------------------------------
 
 
 def swap_metrics(plan: SwapPlan, before: Verdict, after: Verdict, mask: Array) -> dict[str, Array]:
-    """Per client: shares of slots and of tokens swapped, of groups rescued, and of flat groups before and after. f32[C] each.
+    """Swap metrics per client, f32[C] each: shares of swapped slots and tokens, of rescued groups and of zero-variance groups.
 
-    `mask` is that of the rollouts after the swap. A rescued group had no right answer and has one now. Beside the flat groups
-    stands a group's mean variance of rewards, which is p(1 − p) where a share p is right.
+    `mask` is the mask of the rollouts after the swap. A rescued group had no right response before the swap and has one after
+    it. `variance` is the reward variance of a group, averaged over groups: p(1 − p) if a share p of the group is right.
     """
     rescued = ~before.correct.any(-1) & after.correct.any(-1)
     return {
@@ -175,7 +177,7 @@ def swap_metrics(plan: SwapPlan, before: Verdict, after: Verdict, mask: Array) -
 
 @jax.jit
 def donor_matrix(plan: SwapPlan) -> Array:
-    """How many responses each receiver (row) took from each donor (column). int32[C, C]."""
+    """The number of responses that each receiver (row) took from each donor (column). int32[C, C]."""
     clients, _, group = plan.source.shape
     donor = jax.nn.one_hot(plan.source // group, clients, dtype=jnp.int32)
     return jnp.sum(donor, axis=(1, 2), where=plan.swapped[..., None])
