@@ -1,6 +1,6 @@
-"""Federated RLVR in JAX: private questions, LoRA adapters trained by GRPO and averaged, and public steps that swap answers.
+"""Federated RLVR in JAX: clients train LoRA adapters by GRPO on private questions, average them, and swap public answers.
 
-The public names are resolved when first asked for: `import pubswap_jax` loads neither JAX nor a verifier.
+The public names are imported on first use: `import pubswap_jax` loads neither JAX nor a verifier.
 """
 
 import importlib

@@ -1,12 +1,13 @@
-"""Settings that can have no effect, names from other tools, missing packages: checked before anything is loaded."""
+"""Checks before a model or data is loaded: settings without effect, field names of other tools, missing packages."""
 
 import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
-LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # types.LINEAR_LAYERS, without JAX
+# Equals types.LINEAR_LAYERS, whose import would load JAX.
+LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
-# What other tools call a field.
+# {field: the names that other tools use for it}
 ALIASES = {
     "seed": "random_seed rng_seed manual_seed",
     "model.path": "model model_name model_id model_path model_name_or_path base_model pretrained_model_name_or_path",
@@ -48,12 +49,12 @@ FIELD_OF = {alias: field for field, aliases in ALIASES.items() for alias in alia
 
 
 def field_of(name: str) -> str:
-    """The field that another tool calls `name`, with or without a section before it; empty where there is none."""
+    """The field that another tool calls `name`, given with or without a section; else empty."""
     return FIELD_OF.get(name.split(".")[-1].lower().replace("-", "_"), "")
 
 
 def without_effect(flat: Mapping[str, Any]) -> str:
-    """One line that names the first setting that changes nothing, and the fix; empty where each one has its effect."""
+    """One line with the first setting that has no effect, and the fix; empty if every setting has an effect."""
     estimator, weight = flat["training.kl"], flat["training.kl_coef"]
     if estimator == "none" and weight:
         return f"training.kl_coef={weight}: no effect without an estimator; set training.kl=k3 (or k1, k2), or kl_coef=0"
@@ -85,7 +86,7 @@ def without_effect(flat: Mapping[str, Any]) -> str:
     return ""
 
 
-# Without averaging these values are never looked at: (field, the value, the value to set).
+# Values that have no effect without averaging: (field, value without effect, value to set instead).
 _ALONE = (
     ("federation.weights", "size", "uniform"),
     ("federation.moments", "average", "reset"),
@@ -94,14 +95,14 @@ _ALONE = (
 
 
 def targets(text: str) -> str:
-    """One line about a wrong `model.lora_targets`; empty where its layers exist."""
+    """One line about the first unknown layer in `model.lora_targets`; empty if all layers exist."""
     names = [] if text in ("all", "attention") else [name.strip() for name in text.split(",")]
     wrong = next((name for name in names if name not in LAYERS), None)
     return "" if wrong is None else f"model.lora_targets: {wrong!r} is none of all, attention, {', '.join(LAYERS)}"
 
 
 def missing_package(flat: Mapping[str, Any]) -> str:
-    """One line about a package that training would need and that is not installed; empty where all are."""
+    """One line about the first package that training needs and that is not installed; empty if all are installed."""
     wanted = {"wandb": ("log.wandb", bool(flat["log.wandb"]), "wandb")}
     wanted["tensorboardX"] = ("log.tensorboard", flat["log.tensorboard"] == "on", "tensorboard")
     for package, (field, asked, extra) in wanted.items():

@@ -1,4 +1,4 @@
-"""Small helpers for files that every folder may import."""
+"""Small file helpers that every folder may import."""
 
 import os
 import pathlib
@@ -14,7 +14,7 @@ def bytes_text(count: float) -> str:
 
 
 def sync_path(path: pathlib.Path) -> None:
-    """Hands a file, or the names in a folder, to the disk."""
+    """Calls fsync on a file, or on a folder to make its new names durable."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

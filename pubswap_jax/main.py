@@ -1,13 +1,13 @@
-"""Flags -> what to do. `python -m pubswap_jax.main --config=configs/math.py` trains; --mode names the other things.
+"""The command line. `python -m pubswap_jax.main --config=configs/math.py` trains; --mode selects another task.
 
---config=FILE[:PRESET]      configs/math.py:qwen3-1.7b; any field by --config.federation.swap_period=4
+--config=FILE[:PRESET]      e.g. configs/math.py:qwen3-1.7b; set any field with a flag like --config.federation.swap_period=4
 --mode=train                train|eval|export|plan|report
---workdir=FOLDER            by default a dated folder under runs/; the same command goes on where it stopped, on a later day too
-                            eval, export and report need no --config beside it: the folder's run.json has the run's config
---adapter=FOLDER            eval: a PEFT adapter; by default the run's best round
---fork                      train: go on although the config has changed
---help[=SECTION]            this text and the fields: all, or those of model, data, federation, training, evaluation,
-                            checkpoint, log, verifier or mesh
+--workdir=FOLDER            by default a dated folder under runs/; the same command resumes an interrupted run, even days later;
+                            with --workdir, eval, export and report read the config from run.json and need no --config
+--adapter=FOLDER            eval: a PEFT adapter to evaluate; by default the adapter of the run's best round
+--fork                      train: resume although the config has changed
+--help[=SECTION]            print this text and all fields, or the fields of a section: model, data, federation, training,
+                            evaluation, checkpoint, log, verifier or mesh
 """
 
 import argparse
@@ -37,14 +37,14 @@ class Flags(NamedTuple):
 
 
 class Parser(argparse.ArgumentParser):
-    """One that raises instead of printing its usage."""
+    """An ArgumentParser that raises ValueError instead of printing its usage and exiting."""
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}; see --help")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The exit status; a mistake is told in one line."""
+    """Runs the command and returns its exit status. A user's mistake is printed in one line, without a traceback."""
     try:
         asked = next((word for word in arguments if word in ("-h", "--help") or word.startswith("--help=")), None)
         if asked:
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def helped(section: str) -> str:
-    """What --help prints: the flags, and the fields with their defaults."""
+    """The text of --help: the flags, and the fields with their defaults."""
     found = fields.text(section)
     if not found:
         sections = dict.fromkeys(field.name.rpartition(".")[0] for field in fields.FIELDS)
@@ -79,7 +79,7 @@ def helped(section: str) -> str:
 
 
 def parse(arguments: Sequence[str]) -> Flags:
-    """The flags, checked as far as they can be without loading anything."""
+    """Parses the flags and checks what can be checked without loading a model or data."""
     parser = Parser(add_help=False, allow_abbrev=False)
     for name in ("config", "workdir", "mode", "adapter"):
         parser.add_argument(f"--{name}", default="train" if name == "mode" else "")
@@ -107,13 +107,13 @@ def parse(arguments: Sequence[str]) -> Flags:
 
 
 def _of_run(workdir: pathlib.Path, mode: str, overrides: Sequence[tuple[str, str]]) -> Any:
-    """The config of the run in `workdir`, with flags that leave the run what it is."""
+    """The config of the run in `workdir`, with the overrides that `mode` allows for a trained run."""
     if mode == "report":
         if overrides:
             raise ValueError(f"--config.{overrides[0][0]}: a report shows the run as it was; leave it out")
         return None
     config, note = earlier.config_of(workdir)
-    changed = _overridden(config, overrides, trained=True)  # a misspelt field is named as one
+    changed = _overridden(config, overrides, trained=True)  # before `allow`, so that a misspelt field is reported as misspelt
     for name, _ in overrides:
         earlier.allow(mode, name, workdir)
     if note:
@@ -129,7 +129,7 @@ def _overridden(config: Any, overrides: Sequence[tuple[str, str]], trained: bool
 
 
 def _field(flag: str) -> tuple[str, str]:
-    """'--config.training.lr=1e-4' -> its name and value."""
+    """'--config.training.lr=1e-4' -> ('training.lr', '1e-4')."""
     name, equals, value = flag.partition("=")
     if not name.startswith("--config."):
         flags = ["--config", "--workdir", "--mode", "--adapter", "--fork", "--help"]
@@ -144,9 +144,10 @@ def _field(flag: str) -> tuple[str, str]:
 
 
 def _dated(config: str, overrides: Sequence[str], rounds: int | None) -> pathlib.Path:
-    """runs/2026-05-01-math-tiny, with a digest of what flags change: the same command has the same folder.
+    """runs/2026-05-01-math-tiny, plus a digest of the overrides, so that the same command has the same folder.
 
-    One of an earlier day is taken where its run has not come to the end of `rounds`; None: wherever there is one.
+    Without a folder of today, the latest earlier folder is taken if its run has checkpoints but has not finished `rounds`. With
+    `rounds=None` the latest earlier folder is always taken.
     """
     path, _, preset = config.partition(":")
     changed = hashlib.sha256(" ".join(sorted(overrides)).encode()).hexdigest()[:6]
@@ -199,7 +200,7 @@ def _train(flags: Flags) -> int:
             say(farewell if stop.offered else NOTHING)
             if not hosts.several():
                 sys.stdout.flush()
-                os._exit(stop.status)  # all is saved; what another thread may be compiling still is not waited for
+                os._exit(stop.status)  # not sys.exit, which would wait for a compilation in another thread; the run is saved
             return stop.status
     return 0
 

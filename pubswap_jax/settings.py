@@ -1,4 +1,4 @@
-"""Configs: read from a file, changed by flags, checked before anything is loaded, compared with those of earlier starts."""
+"""Configs: loading from a file, overriding by flags, checking before a model or data is loaded, comparing two configs."""
 
 import ast
 import difflib
@@ -34,14 +34,14 @@ def load(spec: str) -> ConfigDict:
                 f"get_config must return a ConfigDict, as pubswap_jax.fields.default_config() does, not {type(config).__name__}"
             )
         return config
-    except Exception as error:  # a config is a program: whatever it raises is a mistake in it
+    except Exception as error:  # a config file is a program, so any exception is a mistake in the file
         place = f":{error.lineno}" if isinstance(error, SyntaxError) else ""
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise ValueError(f"--config={spec}: {file}{place}: {kind}{getattr(error, 'msg', None) or error}") from error
 
 
 def _no_file(file: pathlib.Path) -> str:
-    """Why there is no config in `file`, and which ones there are."""
+    """Says why `file` is not a config file, and lists or suggests config files."""
     if file.is_dir():
         siblings = sorted(str(other) for other in file.glob("*.py"))
         return f"a folder; name a config file{'' if not siblings else ': ' + ', '.join(siblings[:12])}"
@@ -55,7 +55,7 @@ def _no_file(file: pathlib.Path) -> str:
 
 
 def override(config: ConfigDict, name: str, text: str) -> None:
-    """Sets the field `name` (dotted) from a flag's text; a ValueError names the nearest field, or the type expected."""
+    """Sets the field `name` (dotted) from a flag's text. A ValueError names the nearest field or the expected type."""
     known = [field.name for field in FIELDS]
     if name.startswith("data.fields."):
         config.data.fields[name.removeprefix("data.fields.")] = _literal(text)
@@ -85,9 +85,10 @@ def _literal(text: str):
 
 
 def check(config: ConfigDict, trained: bool = False) -> None:
-    """Raises a ValueError that names the first field whose value cannot be, and what could.
+    """Raises a ValueError that names the first invalid field and the expected values.
 
-    A run that is trained already may have settings without effect: earlier versions let them pass.
+    With `trained`, settings without effect are accepted: configs of existing runs may have them, since earlier versions did not
+    check.
     """
     flat = flatten(config)
     unknown = sorted(set(flat) - {field.name for field in FIELDS})
@@ -134,7 +135,7 @@ def check(config: ConfigDict, trained: bool = False) -> None:
 
 
 def check_packages(config: ConfigDict) -> None:
-    """Raises a ValueError where training would need a package that is not installed."""
+    """Raises a ValueError if training needs a package that is not installed."""
     trouble = checks.missing_package(flatten(config))
     if trouble:
         raise ValueError(f"config.{trouble}")
@@ -178,7 +179,7 @@ _WITHIN = (
 
 
 def flatten(config: ConfigDict) -> dict[str, Any]:
-    """Dotted names to values; `data.fields` is one of them."""
+    """{dotted name: value}. `data.fields` stays one value, a dict."""
     flat = {}
     for name, value in config.items():
         if isinstance(value, ConfigDict) and name != "fields":
@@ -189,26 +190,26 @@ def flatten(config: ConfigDict) -> dict[str, Any]:
 
 
 def differences(ours: dict, theirs: dict) -> list[str]:
-    """The fields whose values differ, a line each."""
+    """One line for each field whose values differ. `theirs` is the earlier config."""
     names = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
     return [f"{name}: {theirs.get(name)!r} before, {ours.get(name)!r} now" for name in names]
 
 
 def nearest_field(name: str) -> str:
-    """As `nearest`, among the fields and what other tools call them."""
+    """Like `nearest`, among the fields and the names that other tools use for them."""
     meant = field_called(name)
     return f"; did you mean {meant}?" if meant else nearest(name, [field.name for field in FIELDS])
 
 
 def field_called(name: str) -> str:
-    """The field that other tools call `name`, or the only one with this last part; empty where there is none."""
+    """The field that other tools call `name`, or the only field with the same last part; else empty."""
     named = [field.name for field in FIELDS if field.name.split(".")[-1] == name.split(".")[-1]]
     return checks.field_of(name) or (named[0] if len(named) == 1 else "")
 
 
 def nearest(name: str, known: Iterable[str], lead: str = "; ") -> str:
     known = list(known)
-    # A dotted name is often right but for its section, so its last part is looked up too.
+    # Comparing whole names is not enough: often only the section of a dotted name is wrong, so compare its last part too.
     close = difflib.get_close_matches(name, known, n=1) or [k for k in known if k.split(".")[-1] == name.split(".")[-1]]
     close = close or [k for k in known if difflib.get_close_matches(name.split(".")[-1], [k.split(".")[-1]])]
     return f"{lead}did you mean {close[0]}?" if close else f"{lead}there are {', '.join(known[:12])}"

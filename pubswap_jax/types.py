@@ -1,12 +1,12 @@
-"""The nouns of the project: every array that passes between files is a field of a type in this file.
+"""The data types of the project. Every array that passes between files is a field of a type in this file.
 
 Axes: C clients, B prompts, G samples per prompt (the paper's K), P prompt length, R response length, V vocabulary, r rank.
 Shapes are written for one client; the stacked form has a leading C and a plural name (`client` / `clients`).
 
-Index law: `tokens`, `mask` and `logps` of a rollout are aligned, entry t speaks of `tokens[t]`. The shift by one (the first
-response token is predicted by the last prompt token) lives in `response_logps` and nowhere else.
+Index law: `tokens`, `mask` and `logps` of a rollout are aligned: entry t of each belongs to `tokens[t]`. Only `response_logps`
+does the shift by one (the last prompt token predicts the first response token).
 
-"f32" means at least float32: nothing casts down, so that the same code runs in float64.
+"f32" means at least float32. No code casts down to float32, so the same code runs in float64.
 """
 
 import dataclasses
@@ -20,11 +20,11 @@ import jax.numpy as jnp
 Array = jax.Array
 PyTree = Any
 
-# What a verifier can say of an answer: the values of `Verdict.status`.
+# Outcomes of verifying an answer. `Verdict.status` holds indices into STATUSES.
 STATUSES = ("wrong", "correct", "unparsed", "refused", "timeout")
 WRONG, CORRECT, UNPARSED, REFUSED, TIMEOUT = range(len(STATUSES))
 
-# The linear layers of a block, by their Hugging Face names: what LoRA may adapt.
+# The linear layers of a block that LoRA can adapt, by Hugging Face's names.
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -42,12 +42,12 @@ class Rollout:
 
     tokens: Array  # int32[B, G, R]
     mask: Array  # bool[B, G, R]   True up to and including the end token
-    logps: Array  # f32[B, G, R]    log pi(token) of the sampler, 0 off the mask
+    logps: Array  # f32[B, G, R]    log π(token) of the sampler, 0 where the mask is False
 
 
 @flax.struct.dataclass
 class Verdict:
-    """What the judge says of each response. The swap reads `correct`, never `reward`."""
+    """The judge's result for each response. The swap reads `correct`, never `reward`."""
 
     reward: Array  # f32[B, G]
     correct: Array  # bool[B, G]
@@ -61,7 +61,7 @@ class Verdict:
 
 @flax.struct.dataclass
 class SwapPlan:
-    """Where each slot's response comes from (stacked: it speaks of all clients)."""
+    """Source of each slot's response, for all clients (stacked)."""
 
     source: Array  # int32[C, B, G]   client * G + g over all clients; a slot's own index where nothing is swapped
     swapped: Array  # bool[C, B, G]
@@ -72,13 +72,13 @@ class Batch:
     """One step's questions (stacked). A public batch repeats its rows for every client."""
 
     prompts: Prompts  # [C, B, P]
-    answers: Any  # what the judge reads: an array for a jnp judge, problems [C][B] for the host's
+    answers: Any  # the judge's input: an array for a jnp judge, problems [C][B] for a judge on the host
     public: bool = flax.struct.field(pytree_node=False, default=False)
 
 
 @flax.struct.dataclass
 class ClientState:
-    """What a client keeps. Keys are folded with `id`, so a client samples the same alone and stacked."""
+    """State of one client. Keys are folded with `id`, so a client samples the same alone and stacked."""
 
     id: Array  # int32[]
     lora: PyTree
@@ -87,7 +87,7 @@ class ClientState:
 
 @flax.struct.dataclass
 class ServerState:
-    """What the server keeps: the global adapter, the round, and the averaged moments where they are averaged."""
+    """State of the server: the global adapter, the round, and the averaged optimizer moments, or () without them."""
 
     lora: PyTree
     round: Array  # int32[]
@@ -101,15 +101,15 @@ class ServerState:
 
 @flax.struct.dataclass
 class Hparams:
-    """The knobs that are numbers: traced scalars, so that one program serves a grid, and a gradient goes through them."""
+    """Numeric hyperparameters as traced scalars: one compiled program serves a whole grid, and gradients flow through."""
 
     lr: Array
     clip_low: Array
     clip_high: Array
-    dual_clip: Array  # counts only where the loss is built with dual_clip=True
-    kl_coef: Array  # of the KL in the loss or in the reward; counts only where there is an estimator
+    dual_clip: Array  # used only if the loss is built with dual_clip=True
+    kl_coef: Array  # weight of the KL in the loss or in the reward; used only with a KL estimator
     prox_coef: Array
-    swap_weight: Array  # scales the swapped responses' terms of the loss; 1 is the swap, 0 leaves those slots out
+    swap_weight: Array  # weight of swapped responses in the loss; 1 is the plain swap, 0 omits swapped slots
     temperature: Array
 
     @classmethod
@@ -122,7 +122,7 @@ class Hparams:
 
 @dataclasses.dataclass(frozen=True)
 class Llama3Rope:
-    """Llama 3's frequency scaling, as in the `rope_scaling` of its config.json."""
+    """Llama 3's RoPE frequency scaling: the fields of `rope_scaling` in config.json."""
 
     factor: float
     low_freq_factor: float
@@ -132,7 +132,7 @@ class Llama3Rope:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The static facts of a decoder-only transformer: hashable, so that it can key a compiled program."""
+    """Static configuration of a decoder-only transformer. Hashable, so that it can be a static argument of `jit`."""
 
     vocab_size: int
     hidden_size: int
@@ -149,16 +149,16 @@ class ModelConfig:
     tie_embeddings: bool = True
     model_type: str = "llama"  # Hugging Face's name of the family
     max_positions: int = 4096
-    dtype: str | None = None  # compute dtype by name; None computes in that of the parameters
-    remat: str = "none"  # none | block: what the backward pass recomputes
-    scan_layers: bool = False  # one compiled block for all layers, its parameters stacked
+    dtype: str | None = None  # name of the compute dtype; None is the parameters' dtype
+    remat: str = "none"  # none | block: the backward pass recomputes nothing, or each block
+    scan_layers: bool = False  # compile one block for all layers, with stacked parameters
     eos_ids: tuple[int, ...] = ()  # all stop tokens
     pad_id: int = 0
-    max_new_tokens: int = 256  # response length R where the caller names none
+    max_new_tokens: int = 256  # default response length R
     lora_rank: int = 32
     lora_alpha: float = 64.0
     lora_targets: tuple[str, ...] = LINEAR_LAYERS
-    # The base's folder, empty where it was not read from one: adapters are compared with it. It keys no program.
+    # The base's folder, or empty. Adapters are checked against it. compare=False: the folder must not cause a recompilation.
     folder: str = dataclasses.field(default="", compare=False)
 
     def replace(self, **changes) -> "ModelConfig":
@@ -179,5 +179,5 @@ class Aggregator(NamedTuple):
 
 
 def at_least_f32(x: Array) -> Array:
-    """Casts up to float32 and never down."""
+    """Casts narrower dtypes up to float32; float64 stays float64."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
