@@ -1,4 +1,4 @@
-"""The toy world: what its judge calls right, and the snippet of the README as users paste it."""
+"""The toy world: what its judge calls right, and the snippet of docs/gradients.md as users paste it."""
 
 import pathlib
 import re
@@ -10,7 +10,7 @@ import numpy as np
 import pubswap_jax as ps
 from pubswap_jax.policy import toyworld
 
-README = pathlib.Path(__file__).parents[2] / "README.md"
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "gradients.md"
 
 
 def test_the_judge_asks_for_parity_and_for_at_least_one_token(getkey):
@@ -55,8 +55,8 @@ def test_a_random_policy_is_right_about_half_of_the_time(getkey):
     assert toyworld.TOY_CONFIG.vocab_size == 17
 
 
-def test_the_snippet_of_the_readme_runs(tmp_path, capsys):
-    (snippet,) = [code for code in re.findall(r"```python\n(.*?)```", README.read_text(), re.S) if "ps.toy(" in code]
+def test_the_snippet_of_the_page_on_gradients_runs(tmp_path, capsys):
+    (snippet,) = [code for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S) if "ps.toy(" in code]
     (tmp_path / "snippet.py").write_text(snippet)
     runpy.run_path(str(tmp_path / "snippet.py"))
     printed = capsys.readouterr().out
