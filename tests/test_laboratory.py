@@ -25,6 +25,7 @@ def test_a_seed_beside_another_fares_as_in_the_product(tmp_path):
     product = config(2)
     settings.override(product, "log.distortion", "off")  # what is not compared need not be compiled
     settings.override(product, "evaluation.clients", "False")
+    settings.override(product, "log.transcripts", "0")  # no part of the method, and the laboratory writes none
     train_and_evaluate(product, tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     steps = {"private": rows[1], "public": rows[2]}

@@ -80,7 +80,7 @@ def pubswap(
     eos_ids: Sequence[int] | None = None,
     pad_id: int | None = None,
 ) -> Algorithm:
-    """PubSwap (arXiv 2604.12160) as reconstructed from its public descriptions; see the README for the readings.
+    """PubSwap (arXiv 2604.12160) as reconstructed from its public descriptions; docs/readings.md has the readings.
 
     Args:
       model: a Linen module with collections `params` and `lora`, and a `config`.

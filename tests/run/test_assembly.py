@@ -119,7 +119,7 @@ def test_a_run_may_say_how_cut_off_responses_and_negative_advantages_count():
             settings.override(config, f"training.{field}", str(value))
         algorithm = assembly.make_algorithm(config, Transformer(run.model_config))
         hparams, batch = assembly.make_hparams(config, run.schedule)(0, 0), run.batch(0, 0)
-        clients = run.algorithm.init_clients(run.server)
+        clients = algorithm.init_clients(run.server)
         rollouts = run.algorithm.rollout(run.params, clients, batch.prompts, run.key, hparams)
         cut = rollouts.replace(mask=jnp.ones_like(rollouts.mask), tokens=jnp.full_like(rollouts.tokens, 3))  # no end token
         verdicts = Verdict.from_correct(jnp.arange(cut.mask[..., 0].size).reshape(cut.mask.shape[:-1]) % 2 == 0)

@@ -39,7 +39,7 @@ def test_a_fault_on_one_answer_ends_no_run(monkeypatch, kind, broken):
             raise IndexError("of ours")
         return whole(*arguments)
 
-    monkeypatch.setattr(f"pubswap_jax.{broken}" if kind == "choice" else f"pubswap_jax.verifier.score.{broken}", judge)
+    monkeypatch.setattr(f"pubswap_jax.verifier.{broken}" if kind == "choice" else f"pubswap_jax.verifier.score.{broken}", judge)
     with pytest.warns(UserWarning, match="the verifier failed on .*odd.* counts as not right: IndexError"):
         found = verify([r"\boxed{B odd}", r"\boxed{B}"], ["B", "B"], kind=kind)
     assert found.correct.tolist() == [False, True]
