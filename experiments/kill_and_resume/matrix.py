@@ -75,45 +75,46 @@ def counted(place: str, at: Callable[[int], None]) -> Callable[[], None]:
     return lambda: setattr(owner, name, real)
 
 
-def end(config, workdir: pathlib.Path) -> dict[str, str]:
-    """Trains to the end, exports and evaluates; all that must be equal. A run at its end is only read."""
+def end(run, workdir: pathlib.Path) -> dict[str, str]:
+    """Trains to the end, exports and evaluates as the commands do; all that must be equal. A run at its end is only read."""
     from pubswap_jax import loop
     from pubswap_jax.run import export
 
     workdir.mkdir(parents=True, exist_ok=True)
-    loop.train_and_evaluate(config, workdir)
-    export.export(config, workdir)
-    return outcome(workdir) | {"evaluated": export.evaluate_adapter(config, workdir, "")}
+    loop.train(run, workdir)
+    export.export_run(run, workdir)
+    return outcome(workdir) | {"evaluated": export.evaluate_run(run, workdir)}
 
 
 def begin(number: int, combination: Combination, folder: pathlib.Path) -> None:
     """The undisturbed run, and then the one that is killed: this does not return."""
     from pubswap_jax import loop
+    from pubswap_jax.run.assembly import assemble
 
     shutil.rmtree(folder, ignore_errors=True)
-    config, chance = changed(base_config(), combination), random.Random(number)
+    run, chance = assemble(changed(base_config(), combination)), random.Random(number)
     place, times = chance.choice(PLACES), []
     undo = counted(place, times.append)
-    (folder / "whole").mkdir(parents=True)
-    loop.train_and_evaluate(config, folder / "whole")
+    for name in ("whole", "killed"):
+        (folder / name).mkdir(parents=True)
+    loop.train(run, folder / "whole")
     undo()
-    expected = end(config, folder / "whole")
-    fatal = chance.randint(1, len(times))
+    expected, fatal = end(run, folder / "whole"), chance.randint(1, len(times))
     folder.joinpath("expected.json").write_text(json.dumps({"outcome": expected, "place": place, "call": fatal}))
     counted(place, lambda call: os.kill(os.getpid(), signal.SIGKILL) if call == fatal else None)
-    (folder / "killed").mkdir()
-    loop.train_and_evaluate(config, folder / "killed")
+    loop.train(run, folder / "killed")
     raise SystemExit(f"combination {number}: call {fatal} of {place} never came")
 
 
 def resume(number: int, combination: Combination, folder: pathlib.Path) -> dict:
     """The killed run's end, held against the undisturbed run's."""
     from pubswap_jax.run import checkpoint
+    from pubswap_jax.run.assembly import assemble
 
     told = json.loads((folder / "expected.json").read_text())
     newest = checkpoint.newest(folder / "killed" / "checkpoints", print)
     saved = [newest.round, newest.step] if newest else None
-    found = end(changed(base_config(), combination), folder / "killed")
+    found = end(assemble(changed(base_config(), combination)), folder / "killed")
     differing = [name for name in told["outcome"] if found[name] != told["outcome"][name]]
     result = {"number": number, "combination": combination, "killed_at": [told["place"], told["call"]], "resumed_from": saved}
     return result | {"best": told["outcome"]["best"], "equal": not differing, "differing": differing}
@@ -127,7 +128,7 @@ def child(out: pathlib.Path) -> None:
         if number in done:
             continue
         folder = out / f"run-{number}"
-        if not (folder / "killed").exists():
+        if not (folder / "expected.json").exists():
             begin(number, combination, folder)
         result = resume(number, combination, folder)
         with path.open("a") as file:
