@@ -1,10 +1,11 @@
 """Every allowed combination of the settings that change a checkpoint's content: killed with -9, resumed, evaluated, exported.
 
-    python -m experiments.kill_and_resume.matrix --out FOLDER [--seconds 280]
+    python -m experiments.kill_and_resume.matrix --out FOLDER [--seconds 280] [--part 0 --of 2]
 
 Each combination runs undisturbed, then until a SIGKILL at a drawn call of a drawn place, and is then resumed by a new
 process. The end, `--mode=eval` and `--mode=export` of the resumed run must equal those of the undisturbed one to the bit.
-FOLDER/results.jsonl grows by a line a combination; the same command goes on where an earlier one stopped.
+FOLDER/results.jsonl grows by a line a combination; the same command goes on where an earlier one stopped. With `--part` and `--of`
+several commands share one FOLDER, a core each.
 """
 
 import argparse
@@ -120,12 +121,12 @@ def resume(number: int, combination: Combination, folder: pathlib.Path) -> dict:
     return result | {"best": told["outcome"]["best"], "equal": not differing, "differing": differing}
 
 
-def child(out: pathlib.Path) -> None:
+def child(out: pathlib.Path, part: int, of: int) -> None:
     """Goes on with the next combination that has no result; a kill ends this process, and the parent starts another."""
     path = out / "results.jsonl"
     done = {json.loads(line)["number"] for line in path.read_text().splitlines()} if path.exists() else set()
     for number, combination in enumerate(allowed(base_config())):
-        if number in done:
+        if number in done or number % of != part:
             continue
         folder = out / f"run-{number}"
         if not (folder / "expected.json").exists():
@@ -138,7 +139,7 @@ def child(out: pathlib.Path) -> None:
             shutil.rmtree(folder)
 
 
-def study(out: pathlib.Path, seconds: float) -> int:
+def study(out: pathlib.Path, seconds: float, part: int, of: int) -> int:
     out.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
@@ -147,6 +148,7 @@ def study(out: pathlib.Path, seconds: float) -> int:
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
     command = [sys.executable, "-m", "experiments.kill_and_resume.matrix", "--out", str(out), "--child"]
+    command += ["--part", str(part), "--of", str(of)]
     ends, code = time.perf_counter() + seconds, -signal.SIGKILL
     while code == -signal.SIGKILL and time.perf_counter() < ends:
         code = subprocess.run(command, env=environment, cwd=ROOT, check=False).returncode
@@ -165,9 +167,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no new process after so many seconds")
+    parser.add_argument("--part", type=int, default=0, help="with --of: which share of the combinations to run")
+    parser.add_argument("--of", type=int, default=1, help="how many shares there are")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.child:
-        child(flags.out.resolve())
+        child(flags.out.resolve(), flags.part, flags.of)
     else:
-        sys.exit(study(flags.out.resolve(), flags.seconds))
+        sys.exit(study(flags.out.resolve(), flags.seconds, flags.part, flags.of))
