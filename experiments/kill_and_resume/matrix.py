@@ -4,8 +4,8 @@
 
 Each combination runs undisturbed, then until a SIGKILL at a drawn call of a drawn place, and is then resumed by a new
 process. The end, `--mode=eval` and `--mode=export` of the resumed run must equal those of the undisturbed one to the bit.
-FOLDER/results.jsonl grows by a line a combination; the same command goes on where an earlier one stopped. With `--part` and `--of`
-several commands share one FOLDER, a core each.
+FOLDER/results.jsonl grows by a line a combination; the same command goes on where an earlier one stopped. With `--part` and
+`--of` several commands share one FOLDER, a core each.
 """
 
 import argparse
