@@ -71,7 +71,7 @@ def test_a_split_uses_every_question_once(sizes, seed, public, name):
 
 
 GOLDEN = """\
-from pubswap_jax.data import Problem
+from pubswap_jax.questions.problem import Problem
 from pubswap_jax.questions.partition import by_name, split
 problems = [Problem(str(i), f"{i * 7919}?", str(i), "abc"[i % 3]) for i in range(18)]
 got = split(problems, 3, by_name("dirichlet", 0.3), seed=7, public=0.2)

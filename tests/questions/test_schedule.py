@@ -67,7 +67,7 @@ def test_schedule_refuses_nonsense():
 
 def test_permutation_is_the_same_everywhere():
     assert permutation(8, 3, 1).tolist() == GOLDEN_PERMUTATION
-    code = "from pubswap_jax.data import permutation; print(permutation(8, 3, 1).tolist())"
+    code = "from pubswap_jax.questions.schedule import permutation; print(permutation(8, 3, 1).tolist())"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.strip() == str(GOLDEN_PERMUTATION)
 
