@@ -103,8 +103,9 @@ def port():
 
 @pytest.mark.slow
 def test_two_processes_of_four_devices_give_what_one_of_eight_gives(folder, port, tmp_path):
-    both = [launch(number, port, flags(folder, tmp_path / f"process_{number}")) for number in range(2)]
-    assert main.main(flags(folder, tmp_path / "alone")) == 0
+    shown = "--config.log.transcripts=1"  # several processes write none by default
+    both = [launch(number, port, flags(folder, tmp_path / f"process_{number}", shown)) for number in range(2)]
+    assert main.main(flags(folder, tmp_path / "alone", shown)) == 0
     outputs = [process.communicate(timeout=300)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     assert "round 1 of 1 saved" in outputs[0] and "round" not in outputs[1].replace("[Gloo]", "")

@@ -203,7 +203,7 @@ def test_compiled_programs_are_found_again_by_a_later_start(tmp_path):
     """Two starts with the same folder: the second reads what the first wrote, and writes nothing new."""
     code = """
 import sys, jax
-from pubswap_jax import assembly
+from pubswap_jax.run import assembly
 jax.jit(lambda x: x + 1)(1.0)  # a process that has compiled before
 hits = []
 jax.monitoring.register_event_listener(lambda event, **_: hits.append(event))

@@ -156,7 +156,7 @@ def test_prune_keeps_the_newest_and_the_best(tmp_path):
 FULL = """
 import sys
 import numpy as np
-from pubswap_jax import checkpoint
+from pubswap_jax.run import checkpoint
 if sys.argv[2] == "unforeseen":
     checkpoint._check_space = lambda *_: None
 large = {f"x{i}": np.random.default_rng(i).normal(size=1 << 16) for i in range(20)}
