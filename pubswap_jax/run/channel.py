@@ -77,8 +77,8 @@ def gated(
     def aggregate(server: ServerState, clients: ClientState, weights=None) -> ServerState:
         if sends(clients) is None:
             return algorithm.aggregate(server, clients, weights)
-        tree = gate.open(gate.admit(Adapters(sends(clients), "up"), present(int(server.round)))).tree
-        return algorithm.aggregate(server, clients.replace(**tree), weights)
+        sent = gate.open(gate.admit(Adapters(sends(clients), "up"), present(int(server.round)))).tree
+        return algorithm.aggregate(server, clients.replace(**sent), weights)
 
     return algorithm._replace(init_clients=init_clients, swap=swap, aggregate=aggregate), watched
 
