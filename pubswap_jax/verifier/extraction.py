@@ -79,7 +79,6 @@ _AMOUNT = r"[0-9]+(?:[, ][0-9]{3})*(?:\.[0-9]+)?|\.[0-9]+"
 _NUMBER = re.compile(
     rf"(?<![\w.^\\])[-+]?[$£€]?(?:{_AMOUNT})(?:\s[0-9]+/[0-9]+|\s?/\s?[0-9]+)?(?:\s*(?:%|\\%|per\s?cent\b))?(?![0-9])", re.ASCII
 )
-_ASCII_MATH = re.compile(r"[0-9a-zA-Z\\$({\[+\-|][^.\n]*")
 
 
 def extract(text: str) -> str:
