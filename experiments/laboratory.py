@@ -64,7 +64,7 @@ def train(
     hparams = _stack([run.hparams(0, run.schedule.length) for run in runs])
     step, examine = make_step(first), make_examine(first, tested)
     servers = _stack([run.server for run in runs])
-    history = [[{"round": 0, "global": score}] for score in examine(_alone(servers.lora), None)]
+    history = [[{"round": 0, "global": score}] for score in examine(_alone(servers.adapter), None)]
     say("base " + " ".join(f"{rows[0]['global']:.3f}" for rows in history))
     keeps = config.federation.moments == "keep" or not config.federation.average
     clients = jax.vmap(first.algorithm.init_clients)(servers)
@@ -83,9 +83,9 @@ def train(
         servers = jax.vmap(lambda server, trained: first.algorithm.aggregate(server, trained))(servers, clients)
         jax.block_until_ready(servers)
         seconds, worked = time.perf_counter() - begun, time.process_time() - worked
-        own = examine(clients.lora, max(1, len(first.test.problems) // config.federation.num_clients))
-        scores = examine(_alone(servers.lora), None) if config.federation.average else examine(clients.lora, None)
-        moved = jax.device_get(jax.vmap(drift)(clients.lora, start.lora))
+        own = examine(clients.adapter, max(1, len(first.test.problems) // config.federation.num_clients))
+        scores = examine(_alone(servers.adapter), None) if config.federation.average else examine(clients.adapter, None)
+        moved = jax.device_get(jax.vmap(drift)(clients.adapter, start.adapter))
         means = {name: np.mean([record[name] for record in records], axis=(0, 2)) for name in KEPT}
         averaged = _adapter_bytes(first, clients) if config.federation.average else 0
         for i, rows in enumerate(history):
@@ -162,7 +162,7 @@ def make_step(run: Run) -> Callable:
     @jax.jit
     def respond(clients: ClientState, prompts: Prompts, keys, temperature):
         keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)))(keys, clients.id)
-        stacked = _merged((clients.lora, prompts, keys))
+        stacked = _merged((clients.adapter, prompts, keys))
         length, group = config.training.max_new_tokens, config.training.group
         return sample(
             Transformer(run.model_config), run.params, *stacked, group=group, max_new_tokens=length, temperature=temperature
@@ -217,19 +217,19 @@ def _public_bytes(said: Rollout, verdicts: Verdict, plan, after: Rollout) -> int
 def _adapter_bytes(run: Run, clients: ClientState) -> int:
     """Up to be averaged and down again, of one seed's clients."""
     one = jax.tree.map(lambda x: x[0], clients)
-    tree = (one.lora, one.opt_state) if run.config.federation.moments == "average" else one.lora
+    tree = (one.adapter, one.opt_state) if run.config.federation.moments == "average" else one.adapter
     return 2 * int(ledger.Adapters(tree, "up").sizes().sum())
 
 
 def make_examine(run: Run, tables: Sequence[Table]) -> Callable:
-    """(loras [S, M, ...], how many questions or None) -> the mean accuracy of each seed's M models, one answer a question."""
+    """(adapters [S, M, ...], how many questions or None) -> the mean accuracy of each seed's M models, one sample each."""
     sampler = make_sampler(Transformer(run.model_config), samples=1, max_new_tokens=run.config.training.max_new_tokens)
     judge, key = make_judge(run), run.evaluation_key
 
-    def examine(loras, count: int | None) -> list[float]:
+    def examine(adapters, count: int | None) -> list[float]:
         scores = []
         for i, table in enumerate(tables):
-            mine = jax.tree.map(lambda x, i=i: x[i], loras)
+            mine = jax.tree.map(lambda x, i=i: x[i], adapters)
             models = jax.tree.leaves(mine)[0].shape[0]
             prompts, answers = jax.tree.map(lambda x: x[:count], table.prompts), table.answers[:count]
             said = sampler(run.params, mine, prompts, jnp.arange(len(answers)), key)
@@ -247,8 +247,8 @@ def _merged(tree):
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
 
 
-def _alone(loras):
-    return jax.tree.map(lambda x: x[:, None], loras)
+def _alone(adapters):
+    return jax.tree.map(lambda x: x[:, None], adapters)
 
 
 def _off_diagonal(cosines: np.ndarray) -> float:

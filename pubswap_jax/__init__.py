@@ -15,7 +15,7 @@ _HOMES = {
     "algorithm.swap": "balanced random_swap rescue swap_all max_variance no_swap apply_swap",
     "algorithm.aggregation": "broadcast fedavg mean alone proximal_penalty aggregation_residual",
     "algorithm.distortion": "one_replacement_distortion distortion_bound",
-    "policy.model": "Transformer init_lora response_logps",
+    "policy.model": "Transformer init_adapter response_logps",
     "policy.sampling": "sample",
     "algorithm.pubswap": "pubswap Algorithm StepRecord client_step round_step",
     "policy.toyworld": "toy toy_batches parity_judge toy_targets",

@@ -196,7 +196,7 @@ def train_round(run: Run, at: Standing, recorder: Recorder, examine, keep, check
             seconds = time.perf_counter() - started
             for one in transcripts(run, round, step, batch, record, shown):
                 recorder.transcript(gate.open(gate.admit(one)).row)
-            recorder.step(round, step, batch, record, seconds, at.clients.lora, hparams)
+            recorder.step(round, step, batch, record, seconds, at.clients.adapter, hparams)
             at = reached(at._replace(clients=clients, step=step + 1, account=dict(gate.bytes)))
             if config.checkpoint.steps and at.step % config.checkpoint.steps == 0 and at.step < length:
                 healthy(run, at)
@@ -212,7 +212,7 @@ def train_round(run: Run, at: Standing, recorder: Recorder, examine, keep, check
             keep(at)
         raise
     best = max(at.best, Best(round + 1, figures.get("eval/pass@1", -1.0)), key=lambda one: one.score)  # ties: the earlier round
-    moved = hosts.fetch(recorder.ahead.awaited(drift)(ended.clients.lora, at.server.lora, weights))
+    moved = hosts.fetch(recorder.ahead.awaited(drift)(ended.clients.adapter, at.server.adapter, weights))
     values = figures | {f"round/{name}": value for name, value in of_present(moved, run.present(round)).items()}
     values["round/excluded"] = [int(not sound) for sound in here]
     values |= {f"ledger/{name}": sizes for name, sizes in gate.close_round().items()}
@@ -225,7 +225,7 @@ def train_round(run: Run, at: Standing, recorder: Recorder, examine, keep, check
 
 def healthy(run: Run, at: Standing) -> np.ndarray:
     """bool[C]: the clients whose adapter and moments are finite. Raises if none of them takes part in this round."""
-    here = hosts.fetch(sound((at.clients.lora, at.clients.opt_state)))
+    here = hosts.fetch(sound((at.clients.adapter, at.clients.opt_state)))
     if not (here & run.present(at.round)).any():
         raise ValueError(
             f"round {at.round + 1}: no client's adapter is finite any more; lower --config.training.lr or "
@@ -271,7 +271,7 @@ def crossing(config, clients: ClientState) -> dict | None:
     if not config.federation.average:
         return None
     moments = {"opt_state": clients.opt_state} if config.federation.moments == "average" else {}
-    return {"lora": clients.lora} | moments
+    return {"adapter": clients.adapter} | moments
 
 
 def announcement(round: int, rounds: int, figures: dict, best: Best) -> str:

@@ -81,7 +81,7 @@ class ClientState:
     """State of one client. Keys are folded with `id`, so a client samples the same alone and stacked."""
 
     id: Array  # int32[]
-    lora: PyTree
+    adapter: PyTree
     opt_state: PyTree
 
 
@@ -89,14 +89,14 @@ class ClientState:
 class ServerState:
     """State of the server: the global adapter, the round, and the averaged optimizer moments, or () without them."""
 
-    lora: PyTree
+    adapter: PyTree
     round: Array  # int32[]
-    opt_state: PyTree
+    moments: PyTree
     memory: PyTree = ()  # its Aggregator's
 
     @classmethod
-    def create(cls, lora: PyTree) -> "ServerState":
-        return cls(lora=lora, round=jnp.zeros((), jnp.int32), opt_state=())
+    def create(cls, adapter: PyTree) -> "ServerState":
+        return cls(adapter=adapter, round=jnp.zeros((), jnp.int32), moments=())
 
 
 @flax.struct.dataclass

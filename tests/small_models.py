@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pubswap_jax import Prompts, Transformer, init_lora
+from pubswap_jax import Prompts, Transformer, init_adapter
 from pubswap_jax.types import Llama3Rope, ModelConfig
 
 TINY = ModelConfig(
@@ -25,7 +25,7 @@ def world(config, dtype=float):
     """A model whose biases, norms and adapters all matter."""
     model = Transformer(config)
     params = model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
-    leaves, tree = jax.tree.flatten((params, init_lora(jax.random.key(1), model, params)))
+    leaves, tree = jax.tree.flatten((params, init_adapter(jax.random.key(1), model, params)))
     noise = np.random.default_rng(0)
     leaves = [jnp.asarray(x + 0.2 * noise.standard_normal(x.shape), dtype) for x in leaves]
     return model, *jax.tree.unflatten(tree, leaves)

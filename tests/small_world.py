@@ -101,7 +101,7 @@ def federated_as(run, config):
         config=config,
         algorithm=run.algorithm._replace(init_clients=algorithm.init_clients, aggregate=algorithm.aggregate),
         schedule=schedule,
-        server=run.place(assembly.beginning(config, run.server.lora)),
+        server=run.place(assembly.beginning(config, run.server.adapter)),
         batch=assembly.make_batches(config, schedule, run.train, run.split, None),
         hparams=assembly.make_hparams(config, schedule, run.place),
         present=functools.partial(assembly.present, config),

@@ -33,7 +33,7 @@ def test_partial_participation_in_parts_with_averaged_moments(tmp_path):
     )
     server = train_and_evaluate(config, tmp_path / "run")
     rows = journal.read(tmp_path / "run", "metrics")
-    assert int(server.round) == 2 and jax.tree.leaves(server.opt_state)
+    assert int(server.round) == 2 and jax.tree.leaves(server.moments)
     steps = [row for row in rows if "step" in row]
     assert len(steps) == 2 * 3 and all(
         sum(x is None for x in row.get("private/reward", row.get("public/reward"))) == 1 for row in steps
@@ -43,8 +43,8 @@ def test_partial_participation_in_parts_with_averaged_moments(tmp_path):
     rounds = [row for row in rows if "step" not in row]
     assert [("eval/pass@1" in row) for row in rounds] == [True, False, True]
     assert all(sum(size == 0 for size in row["ledger/up/adapters"]) == 1 for row in rounds[1:])
-    alone = finished()[0].server.lora
-    moments = sum(leaf.nbytes for leaf in jax.tree.leaves(server.opt_state))
+    alone = finished()[0].server.adapter
+    moments = sum(leaf.nbytes for leaf in jax.tree.leaves(server.moments))
     assert max(rounds[1]["ledger/up/adapters"]) == sum(leaf.nbytes for leaf in jax.tree.leaves(alone)) + moments
 
 
@@ -57,9 +57,9 @@ def test_averaged_moments_are_read_back_where_the_best_round_is_neither_first_no
     (tmp_path / "run").mkdir()
     server = train(run, tmp_path / "run")
     best = state.load_best(tmp_path / "run" / "checkpoints", state.resume(tmp_path / "run" / "checkpoints", run, print)[0], run)
-    assert int(server.round) == 3 and best.round == 2 and jax.tree.leaves(best.server.opt_state)
+    assert int(server.round) == 3 and best.round == 2 and jax.tree.leaves(best.server.moments)
     rows = {row["round"]: row for row in journal.read(tmp_path / "run", "metrics") if "step" not in row}
-    adapter, moments = (sum(x.nbytes for x in jax.tree.leaves(tree)) for tree in (server.lora, server.opt_state))
+    adapter, moments = (sum(x.nbytes for x in jax.tree.leaves(tree)) for tree in (server.adapter, server.moments))
     assert max(rows[1]["ledger/down/adapters"]) == adapter, "the first round's moments are zeros, which nobody sends"
     assert max(rows[2]["ledger/down/adapters"]) == max(rows[1]["ledger/up/adapters"]) == adapter + moments
 
@@ -117,7 +117,7 @@ def poisoned(run, who, moments=False):
 
     def update(params, server, clients, *rest):
         clients, values = run.algorithm.update(params, server, clients, *rest)
-        field = "opt_state" if moments else "lora"
+        field = "opt_state" if moments else "adapter"
         leaves, tree = jax.tree.flatten(getattr(clients, field))
         leaves[-1] = spoil(leaves[-1], jax.device_put(np.isin(np.arange(3), who)))
         return clients.replace(**{field: jax.tree.unflatten(tree, leaves)}), values
@@ -130,7 +130,7 @@ def poisoned(run, who, moments=False):
 def test_a_client_whose_adapter_is_not_finite_is_left_out_and_named(tmp_path, capsys, moments):
     run, _ = finished()
     server = train(poisoned(run, [1], moments), tmp_path)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(server.lora))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(server.adapter))
     rounds = [row for row in journal.read(tmp_path, "metrics") if "step" not in row and row["round"]]
     assert [row["round/excluded"] for row in rounds] == [[0, 1, 0]] * 2
     assert all(row["round/drift"][1] == 0 < min(row["round/drift"][::2]) for row in rounds)
@@ -156,7 +156,7 @@ def test_a_run_stopped_after_an_exclusion_makes_it_again(tmp_path, monkeypatch):
     server = train(run, stopped)
     rounds = [row for row in journal.read(stopped, "metrics") if "step" not in row and row["round"]]
     assert [row["round/excluded"] for row in rounds] == [[0, 1, 0]] * 2
-    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, server.lora, expected.lora)))
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, server.adapter, expected.adapter)))
 
 
 def test_where_nobody_is_left_the_run_stops_with_the_fix(tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from pubswap_jax import Prompts, Transformer, export_adapter, init_lora, load_pretrained, sample
+from pubswap_jax import Prompts, Transformer, export_adapter, init_adapter, load_pretrained, sample
 from pubswap_jax.policy.model import rope_angles
 from pubswap_jax.weights.hf_config import read_config
 from pubswap_jax.weights.peft import load_adapter, merge_adapter
@@ -26,8 +26,8 @@ quiet = pytest.mark.filterwarnings("ignore")
 NEEDS = "needs torch, transformers and peft: pip install 'pubswap_jax[parity]'"
 
 
-def logits_of(config, params, tokens, mask, lora=None):
-    collections = {"params": params} | ({} if lora is None else {"lora": lora})
+def logits_of(config, params, tokens, mask, adapter=None):
+    collections = {"params": params} | ({} if adapter is None else {"lora": adapter})
     return jax.jit(Transformer(config).apply)(collections, jnp.asarray(tokens, jnp.int32), jnp.asarray(mask))
 
 
@@ -101,17 +101,17 @@ def test_64_greedy_tokens_are_those_of_generate(recorded):
 
 def test_an_adapter_of_peft_gives_pefts_logits(recorded):
     folder, config, params, expected = recorded
-    config, lora = load_adapter(folder / "adapter", config)
+    config, adapter = load_adapter(folder / "adapter", config)
     assert (config.lora_rank, config.lora_alpha) == (2, 3.0)
-    ours = logits_of(config, params, expected["tokens"], expected["mask"], lora)
+    ours = logits_of(config, params, expected["tokens"], expected["mask"], adapter)
     assert_close(ours, expected["adapted_logits"], expected["mask"], 2e-5)
     assert np.abs(expected["adapted_logits"] - expected["logits"]).max() > 0.1
 
 
 def test_an_adapter_of_peft_is_written_again_as_peft_wrote_it(recorded, tmp_path):
     folder, config, _, _ = recorded
-    config, lora = load_adapter(folder / "adapter", config)
-    export_adapter(tmp_path / "adapter", lora, config, "base")
+    config, adapter = load_adapter(folder / "adapter", config)
+    export_adapter(tmp_path / "adapter", adapter, config, "base")
     ours, theirs = (
         safetensors.numpy.load_file(f / "adapter_model.safetensors") for f in (tmp_path / "adapter", folder / "adapter")
     )
@@ -209,18 +209,18 @@ def test_our_adapter_in_peft_and_merged_in_transformers(theirs, pair, targets):
 
     model, folder, config, params = pair
     config = config.replace(lora_rank=4, lora_alpha=6.0, lora_targets=targets)
-    shapes = jax.eval_shape(lambda: init_lora(jax.random.key(0), Transformer(config), params))
+    shapes = jax.eval_shape(lambda: init_adapter(jax.random.key(0), Transformer(config), params))
     rng = np.random.default_rng(0)
-    lora = jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
+    adapter = jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
     tokens, mask = theirs.prompts(config.vocab_size)
-    ours = logits_of(config, params, tokens, mask, lora)
+    ours = logits_of(config, params, tokens, mask, adapter)
     assert np.abs(ours - logits_of(config, params, tokens, mask))[mask].max() > 0.1
 
-    merge_adapter(folder / "merged", folder / "base", lora, config)
+    merge_adapter(folder / "merged", folder / "base", adapter, config)
     merged = AutoModelForCausalLM.from_pretrained(folder / "merged").eval()
     assert_close(ours, theirs.run(merged, tokens, mask)["logits"], mask)
 
-    export_adapter(folder / "adapter", lora, config, str(folder / "base"))
+    export_adapter(folder / "adapter", adapter, config, str(folder / "base"))
     loaded = PeftModel.from_pretrained(model, folder / "adapter").eval()
     assert_close(ours, theirs.run(loaded.get_base_model(), tokens, mask)["logits"], mask)
 
@@ -243,8 +243,8 @@ def test_pefts_adapter_here(theirs, pair, option):
     peft_model.save_pretrained(folder / "adapter")
     tokens, mask = theirs.prompts(config.vocab_size)
     expected = theirs.run(peft_model.get_base_model(), tokens, mask)["logits"]
-    config, lora = load_adapter(folder / "adapter", config)
-    assert_close(logits_of(config, params, tokens, mask, lora), expected, mask)
+    config, adapter = load_adapter(folder / "adapter", config)
+    assert_close(logits_of(config, params, tokens, mask, adapter), expected, mask)
 
 
 @live

@@ -36,7 +36,7 @@ def reference(run, reference_folder):
 
 def outcome(server, workdir):
     """All that must be equal: the last adapter, the best round, and every row but the clocks."""
-    adapter = hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(server.lora))).hexdigest()
+    adapter = hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(server.adapter))).hexdigest()
     newest = checkpoint.newest(workdir / "checkpoints", pytest.fail)
     rows = {name: journal.read(workdir, name) for name in ("metrics", "evaluations", "rollouts")}
     rows["metrics"] = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows["metrics"]]
@@ -195,7 +195,7 @@ def test_a_start_that_fails_before_it_begins_leaves_the_files_as_they_were(run, 
     with pytest.raises(ValueError, match="holds other arrays than this config's"):
         loop.train(
             changed(run, federation__moments="keep", federation__rounds=3)._replace(
-                server=run.server.replace(lora=jax.tree.map(lambda x: x[..., :1], run.server.lora))
+                server=run.server.replace(adapter=jax.tree.map(lambda x: x[..., :1], run.server.adapter))
             ),
             done,
             fork=True,

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from pubswap_jax.policy import kernel_check
-from pubswap_jax.policy.model import Transformer, init_lora
+from pubswap_jax.policy.model import Transformer, init_adapter
 from pubswap_jax.policy.sampling import sample
 from pubswap_jax.types import Prompts
 from pubswap_jax.weights.hf_config import read_config
@@ -109,15 +109,16 @@ def ours(a, folder: pathlib.Path) -> dict:
     leaves, tree = jax.tree.flatten(shapes)
     draw = jax.jit(lambda key, shape: 0.02 * jax.random.normal(key, shape, a.dtype), static_argnums=1)
     params = jax.tree.unflatten(tree, [draw(jax.random.fold_in(jax.random.key(0), i), x.shape) for i, x in enumerate(leaves)])
-    loras = None
+    adapters = None
     if a.rank:
-        loras = jax.jit(jax.vmap(lambda key: init_lora(key, model, shapes)))(jax.random.split(jax.random.key(3), a.clients))
+        keys = jax.random.split(jax.random.key(3), a.clients)
+        adapters = jax.jit(jax.vmap(lambda key: init_adapter(key, model, shapes)))(keys)
     ids = jax.random.randint(jax.random.key(1), (a.clients, a.prompts // a.clients, a.prompt), 0, config.vocab_size)
     prompts = Prompts(tokens=ids, mask=jnp.ones(ids.shape, bool))
 
     def rollout():
         shape = {"group": a.group, "max_new_tokens": a.length, "eos_ids": ()}
-        return sample(model, params, loras, prompts, jax.random.key(2), **shape).tokens
+        return sample(model, params, adapters, prompts, jax.random.key(2), **shape).tokens
 
     first, seconds = timed(rollout, a.repeats)
     if a.kernels:

@@ -29,9 +29,9 @@ def timed(function, *args) -> float:
 def main() -> None:
     # No end token, so that every response has the full length.
     config = TOY_CONFIG.replace(max_new_tokens=LENGTH, eos_ids=())
-    model, params, lora = ps.toy(jax.random.key(0), config)
+    model, params, adapter = ps.toy(jax.random.key(0), config)
     algorithm = ps.pubswap(model, optax.scale_by_adam(), num_clients=CLIENTS, group=GROUP)
-    server, hparams, key = ps.ServerState.create(lora), ps.Hparams.create(), jax.random.key(2)
+    server, hparams, key = ps.ServerState.create(adapter), ps.Hparams.create(), jax.random.key(2)
     batch = ps.toy_batches(jax.random.key(1), CLIENTS, PROMPTS)[2]
     clients = algorithm.init_clients(server)
     rollouts = algorithm.rollout(params, clients, batch.prompts, key, hparams)

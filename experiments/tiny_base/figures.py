@@ -11,7 +11,7 @@ import pathlib
 import jax
 import numpy as np
 
-from pubswap_jax.policy.model import Transformer, init_lora
+from pubswap_jax.policy.model import Transformer, init_adapter
 from pubswap_jax.questions import embedded
 from pubswap_jax.questions.load import Questions
 from pubswap_jax.questions.problem import KINDS
@@ -31,7 +31,7 @@ def base_answers(folder: pathlib.Path, preset: str, kind: str, count: int, lengt
     asked = embedded.problems("test", seed=0, count=count, preset=preset, kind=kind)
     encoded = [tokenizer.encode(problem) for problem in asked]
     prompts = left_pad(encoded, np.arange(count), max(map(len, encoded)), config.pad_id)
-    lora = jax.tree.map(lambda x: x[None], init_lora(jax.random.key(0), model, params))  # B = 0: the base itself
+    adapter = jax.tree.map(lambda x: x[None], init_adapter(jax.random.key(0), model, params))  # B = 0: the base itself
     texts = []
 
     def graded(rollouts, problems):
@@ -40,7 +40,7 @@ def base_answers(folder: pathlib.Path, preset: str, kind: str, count: int, lengt
         return grades
 
     sampler = make_sampler(model, samples=SAMPLES, max_new_tokens=length)
-    found = evaluate(sampler, params, lora, Questions(asked, prompts), jax.random.key(1), graded, batch=64)
+    found = evaluate(sampler, params, adapter, Questions(asked, prompts), jax.random.key(1), graded, batch=64)
     return found[0], texts
 
 

@@ -45,7 +45,7 @@ def make_probe(run, prompts: int, batches: int):
     def gradient(state, server, asked, said, verdicts, plan):
         """The descent direction of the update without an optimizer, a mean over clients. f32[parameters]."""
         trained, _ = plain.update(run.params, server, state, asked, said, verdicts, plan, hparams)
-        return flat(jax.tree.map(lambda new, old: (old - new).mean(0), trained.lora, state.lora))
+        return flat(jax.tree.map(lambda new, old: (old - new).mean(0), trained.adapter, state.adapter))
 
     def probe(round: int, server, key) -> dict:
         state = plain.init_clients(server)
@@ -69,7 +69,7 @@ def make_probe(run, prompts: int, batches: int):
                 found[name].append([cosine(there, target), np.linalg.norm(there), *(float(moved[k].mean()) for k in SHARES)])
                 if name == "balanced" and i == 0:
                     record = StepRecord(said, verdicts, after, judged, plan, {})
-                    bound = jax.device_get(run.measure(run.params, state.lora, asked, record, Hparams.create()))
+                    bound = jax.device_get(run.measure(run.params, state.adapter, asked, record, Hparams.create()))
                     row["M beta"] = {
                         k: np.asarray(getattr(bound, k)).tolist() for k in ("replacements", "beta", "bound", "distance")
                     }

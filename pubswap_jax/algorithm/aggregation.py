@@ -82,19 +82,19 @@ def choose(which: Array, new: PyTree, old: PyTree) -> PyTree:
     return jax.tree.map(lambda x, y: jnp.where(which.reshape(-1, *[1] * (x.ndim - 1)), x, y), new, old)
 
 
-def proximal_penalty(lora: PyTree, anchor: PyTree) -> Array:
-    """½ ‖lora − anchor‖² over the whole tree (FedProx, arXiv 1812.06127)."""
-    squares = jax.tree.map(lambda x, y: jnp.sum(jnp.square(at_least_f32(x) - at_least_f32(y))), lora, anchor)
+def proximal_penalty(adapter: PyTree, anchor: PyTree) -> Array:
+    """½ ‖adapter − anchor‖² over the whole tree (FedProx, arXiv 1812.06127)."""
+    squares = jax.tree.map(lambda x, y: jnp.sum(jnp.square(at_least_f32(x) - at_least_f32(y))), adapter, anchor)
     return 0.5 * sum(jax.tree.leaves(squares))
 
 
-def aggregation_residual(loras: PyTree, weights: Array | None = None) -> Array:
+def aggregation_residual(adapters: PyTree, weights: Array | None = None) -> Array:
     """‖mean(BA) − mean(B)·mean(A)‖ / ‖mean(BA)‖ over the whole tree: the error of averaging A and B apart.
 
     The products [in, out] are never formed: with N clients of rank r they are P·Q with P = [A₁ … A_N] and Q stacked alike, and
     ‖P·Q‖² is the sum of (PᵀP)∘(QQᵀ), of size N·r. 0 where all B are 0.
     """
-    pairs = list(_pairs(loras))
+    pairs = list(_pairs(adapters))
     num_clients = pairs[0]["a"].shape[0]
     weights = check_weights(weights, num_clients)
     share = weights / jnp.where(weights.sum() == 0, 1.0, weights.sum())

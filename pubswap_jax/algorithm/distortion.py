@@ -65,17 +65,17 @@ def distortion_bound(
 
 
 def make_measure(logps: Callable, advantages: Callable, normalise: Callable) -> Callable[..., Distortion]:
-    """Returns a measure of M·β on a public step: (params, loras, prompts, record, hparams) -> Distortion, fields [C].
+    """Returns a measure of M·β on a public step: (params, adapters, prompts, record, hparams) -> Distortion, fields [C].
 
     The measure takes one group per client, the group with the most replacements, and the adapters that sampled the responses.
-    `logps` is (params, lora, prompts, tokens, temperature=...) -> f32[B, G, R]; `advantages` and `normalise` are those of the
-    update. Each response has its own backward pass, one after another: memory is 2G adapter gradients, not 2G activations.
+    `logps` is (params, adapter, prompts, tokens, temperature=...) -> f32[B, G, R]; `advantages` and `normalise` are those of
+    the update. Each response has its own backward pass, one after another: memory is 2G adapter gradients, not 2G activations.
     """
 
     @jax.jit
-    def measure(params: PyTree, loras: PyTree, prompts: Prompts, record, hparams: Hparams) -> Distortion:
+    def measure(params: PyTree, adapters: PyTree, prompts: Prompts, record, hparams: Hparams) -> Distortion:
         def of_client(client):
-            lora, *stacked = client
+            adapter, *stacked = client
             fullest = jnp.argmax(stacked[-1].sum(-1))
             prompt, before, after, swapped = jax.tree.map(lambda x: x[fullest], tuple(stacked))
 
@@ -85,7 +85,7 @@ def make_measure(logps: Callable, advantages: Callable, normalise: Callable) -> 
                     found = logps(params, adapter, one, tokens[None, None], temperature=hparams.temperature)
                     return jnp.sum(found[0, 0], where=mask)
 
-                return jax.grad(total)(lora)
+                return jax.grad(total)(adapter)
 
             def weigh(group):
                 weights = jnp.where(group["received"], hparams.swap_weight, 1.0) * normalise(group["mask"][None])[0, :, 0]
@@ -95,7 +95,7 @@ def make_measure(logps: Callable, advantages: Callable, normalise: Callable) -> 
 
         before = _responses(record.rollouts, record.verdicts)
         after = _responses(record.swapped_rollouts, record.swapped_verdicts)
-        return jax.lax.map(of_client, (loras, prompts, before, after, record.plan.swapped))
+        return jax.lax.map(of_client, (adapters, prompts, before, after, record.plan.swapped))
 
     return measure
 

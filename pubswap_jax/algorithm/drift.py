@@ -10,12 +10,12 @@ from pubswap_jax.types import Array, PyTree
 
 
 @jax.jit
-def drift(loras: PyTree, anchor: PyTree, weights: Array | None = None) -> dict[str, Array]:
-    """d_i = lora_i − anchor: norms [C], cosines [C, C], norms by module [C, L]; and the relative error of averaging."""
-    num_clients = jax.tree.leaves(loras)[0].shape[0]
+def drift(adapters: PyTree, anchor: PyTree, weights: Array | None = None) -> dict[str, Array]:
+    """d_i = adapter_i − anchor: norms [C], cosines [C, C], norms by module [C, L]; and the relative error of averaging."""
+    num_clients = jax.tree.leaves(adapters)[0].shape[0]
     gram, squares = jnp.zeros((num_clients, num_clients)), {}
     anchors = flatten_dict(anchor)
-    for path, stacked in sorted(flatten_dict(loras).items()):
+    for path, stacked in sorted(flatten_dict(adapters).items()):
         moved = (stacked - anchors[path][None]).reshape(num_clients, -1)
         gram += moved @ moved.T
         names = _modules(path, anchors[path])
@@ -27,13 +27,13 @@ def drift(loras: PyTree, anchor: PyTree, weights: Array | None = None) -> dict[s
         "drift": norms,
         "cosine": jnp.where(scale > 0, gram / jnp.where(scale > 0, scale, 1.0), 0.0),
         "drift_by_module": jnp.stack([safe_sqrt(squares[name]) for name in sorted(squares)], axis=1),
-        "residual": aggregation_residual(loras, weights),
+        "residual": aggregation_residual(adapters, weights),
     }
 
 
-def modules(lora: PyTree) -> list[str]:
+def modules(adapter: PyTree) -> list[str]:
     """The names of the columns of `drift_by_module`, such as 'layers_003/q_proj'."""
-    return sorted({name for path, leaf in flatten_dict(lora).items() for name in _modules(path, leaf)})
+    return sorted({name for path, leaf in flatten_dict(adapter).items() for name in _modules(path, leaf)})
 
 
 def _modules(path: tuple[str, ...], leaf: Array) -> list[str]:

@@ -84,7 +84,7 @@ def pubswap(
 
     Args:
       model: a Linen module with collections `params` and `lora`, and a `config`.
-      tx: an optax transformation *without* a learning rate: lora ← lora − hparams.lr · direction.
+      tx: an optax transformation *without* a learning rate: adapter ← adapter − hparams.lr · direction.
       num_clients: C. States with another number of clients run too (a client's own process has C = 1).
       group: G, responses a prompt (the paper's K).
       swap: the planner of a public step; `no_swap` is the control.
@@ -125,11 +125,11 @@ def pubswap(
     def init_clients(server: ServerState, clients: ClientState | None = None) -> ClientState:
         if clients is not None and not aggregator.shares:
             return clients
-        lora = broadcast(server.lora, num_clients if clients is None else clients.id.shape[0])
+        adapter = broadcast(server.adapter, num_clients if clients is None else clients.id.shape[0])
         if clients is not None:
-            return clients.replace(lora=lora)
-        moments = server.opt_state if average_moments and jax.tree.leaves(server.opt_state) else tx.init(server.lora)
-        return ClientState(jnp.arange(num_clients, dtype=jnp.int32), lora, broadcast(moments, num_clients))
+            return clients.replace(adapter=adapter)
+        moments = server.moments if average_moments and jax.tree.leaves(server.moments) else tx.init(server.adapter)
+        return ClientState(jnp.arange(num_clients, dtype=jnp.int32), adapter, broadcast(moments, num_clients))
 
     @jax.jit
     def rollout(params: PyTree, clients: ClientState, prompts: Prompts, key: Array, hparams: Hparams) -> Rollout:
@@ -137,7 +137,7 @@ def pubswap(
         return sample(
             model,
             params,
-            clients.lora,
+            clients.adapter,
             prompts,
             keys,
             group=group,
@@ -175,7 +175,7 @@ def pubswap(
     @jax.jit
     def update(params, server, clients, prompts, rollouts, verdicts, plan, hparams):
         check_shapes(prompts, rollouts, verdicts, plan)
-        one = partial(update_client, params, server.lora, hparams=hparams)
+        one = partial(update_client, params, server.adapter, hparams=hparams)
         stacked = (clients, prompts, rollouts, verdicts, plan.swapped)
         if clients_at_once is None:
             return jax.vmap(one, spmd_axis_name="client")(*stacked)
@@ -183,7 +183,7 @@ def pubswap(
 
     def aggregate(server: ServerState, clients: ClientState, weights: Array | None = None) -> ServerState:
         # Checked before jit, inside which no weight is known.
-        return average_clients(server, clients, check_weights(weights, jax.tree.leaves(clients.lora)[0].shape[0]))
+        return average_clients(server, clients, check_weights(weights, jax.tree.leaves(clients.adapter)[0].shape[0]))
 
     @jax.jit
     def average_clients(server, clients, weights):
@@ -191,17 +191,17 @@ def pubswap(
         if not aggregator.shares:
             return following
         moments_too = average_moments and jax.tree.leaves(clients.opt_state)
-        weights = jnp.where(sound((clients.lora, clients.opt_state) if moments_too else clients.lora), weights, 0)
+        weights = jnp.where(sound((clients.adapter, clients.opt_state) if moments_too else clients.adapter), weights, 0)
         somebody = weights.sum() > 0  # else the adapter stays what it was
         keep = partial(jax.tree.map, lambda new, old: jnp.where(somebody, new, old))
-        memory = server.memory if jax.tree.leaves(server.memory) else aggregator.init(server.lora)
+        memory = server.memory if jax.tree.leaves(server.memory) else aggregator.init(server.adapter)
         fresh = jnp.zeros(weights.shape, jnp.int32)
-        lora, remembered = aggregator.apply(memory, server.lora, clients.lora, weights, fresh)
-        following = following.replace(lora=keep(lora, server.lora), memory=keep(remembered, memory))
+        adapter, remembered = aggregator.apply(memory, server.adapter, clients.adapter, weights, fresh)
+        following = following.replace(adapter=keep(adapter, server.adapter), memory=keep(remembered, memory))
         if not moments_too:
             return following
-        moments = server.opt_state if jax.tree.leaves(server.opt_state) else tx.init(server.lora)
-        return following.replace(opt_state=keep(fedavg(clients.opt_state, weights), moments))
+        moments = server.moments if jax.tree.leaves(server.moments) else tx.init(server.adapter)
+        return following.replace(moments=keep(fedavg(clients.opt_state, weights), moments))
 
     return Algorithm(init_clients, rollout, exchange, update, aggregate)
 

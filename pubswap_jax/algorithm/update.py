@@ -64,12 +64,12 @@ def make_update(
             metrics = metrics | more
         return total(term, scores.token_weights, material.token_norm, mask), metrics
 
-    def differentiate(params, hparams, lora, material: Material, old_logps: Array | None) -> tuple[PyTree, Scores]:
+    def differentiate(params, hparams, adapter, material: Material, old_logps: Array | None) -> tuple[PyTree, Scores]:
         score = partial(response_logps, model, params, temperature=hparams.temperature)
         prompts, tokens = material.prompts, material.rollout.tokens
         # vjp rather than grad: the forward pass of the gradient also gives the old log-probs, which enter the loss as an
         # argument. A `stop_gradient` inside the loss would make every gradient through two or more steps wrong.
-        logps, pull_back, entropy = jax.vjp(lambda adapter: score(adapter, prompts, tokens, entropy=True), lora, has_aux=True)
+        logps, pull_back, entropy = jax.vjp(lambda x: score(x, prompts, tokens, entropy=True), adapter, has_aux=True)
         old_logps = logps if old_logps is None else old_logps
         ref_logps = None if kl_in_loss is None else score(None, prompts, tokens)
         token_weights = jnp.broadcast_to(material.slot_weights[..., None], logps.shape)
@@ -80,27 +80,27 @@ def make_update(
         cotangent = jax.grad(lambda x: objective(x, scores, material, hparams)[0])(logps)
         return pull_back(cotangent)[0], scores
 
-    def accumulate(params, hparams, lora, material: Material, old_logps: Array | None) -> tuple[PyTree, Scores]:
+    def accumulate(params, hparams, adapter, material: Material, old_logps: Array | None) -> tuple[PyTree, Scores]:
         num_prompts = material.advantages.shape[0]
         check_microbatch(microbatch, num_prompts)
         size = num_prompts if microbatch is None else microbatch
         if size == num_prompts:
-            return differentiate(params, hparams, lora, material, old_logps)
+            return differentiate(params, hparams, adapter, material, old_logps)
 
         def add(so_far, part):
-            gradient, scores = differentiate(params, hparams, lora, *part)
+            gradient, scores = differentiate(params, hparams, adapter, *part)
             return jax.tree.map(jnp.add, so_far, gradient), scores
 
         parts = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), (material, old_logps))
-        gradient, scores = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, lora), parts)
+        gradient, scores = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, adapter), parts)
         return gradient, jax.tree.map(lambda x: x.reshape(num_prompts, *x.shape[2:]), scores)
 
-    def kl_before(params, hparams, lora, prompts: Prompts, rollout: Rollout) -> Array:
+    def kl_before(params, hparams, adapter, prompts: Prompts, rollout: Rollout) -> Array:
         """The KL of every token under the policy before the first epoch, f32[B, G, R]: a forward pass of policy and base."""
         score = partial(response_logps, model, params, temperature=hparams.temperature)
 
         def of_part(part):
-            logps, ref_logps = (score(adapter, part[0], part[1].tokens) for adapter in (lora, None))
+            logps, ref_logps = (score(whose, part[0], part[1].tokens) for whose in (adapter, None))
             return kl_of_tokens(kl_of_reward, logps, ref_logps, part[1].mask)
 
         num_prompts = rollout.tokens.shape[0]
@@ -129,24 +129,24 @@ def make_update(
             # Reading: a swapped response is foreign, and its KL is under the receiver's own policy, as its ratio is.
             # The loss takes it as a constant, since `objective` is differentiated by `logps` alone. No `stop_gradient` here: a
             # gradient through several steps depends on the earlier ones by this path too.
-            difference = kl_before(params, hparams, client.lora, prompts, rollout)
+            difference = kl_before(params, hparams, client.adapter, prompts, rollout)
             reward = reward_less_kl(reward, difference, rollout.mask, hparams.kl_coef)
             kl_metrics = {"kl": masked_mean(difference, rollout.mask)}
         material = Material(prompts, rollout, advantages(reward), slot_weights, swapped, normalise(rollout.mask))
 
-        lora, opt_state, scores = client.lora, client.opt_state, None
+        adapter, opt_state, scores = client.adapter, client.opt_state, None
         for _ in range(inner_epochs):
             old_logps = None if scores is None else scores.old_logps
-            gradient, scores = accumulate(params, hparams, lora, material, old_logps)
+            gradient, scores = accumulate(params, hparams, adapter, material, old_logps)
             final = (objective(scores.logps, scores, material, hparams), _norm(gradient))
-            gradient = jax.tree.map(lambda g, x, x0: g + hparams.prox_coef * (x - x0), gradient, lora, anchor)
-            direction, opt_state = tx.update(gradient, opt_state, lora)
-            lora = jax.tree.map(lambda x, d: x - hparams.lr * d, lora, direction)
+            gradient = jax.tree.map(lambda g, x, x0: g + hparams.prox_coef * (x - x0), gradient, adapter, anchor)
+            direction, opt_state = tx.update(gradient, opt_state, adapter)
+            adapter = jax.tree.map(lambda x, d: x - hparams.lr * d, adapter, direction)
 
         (value, loss_metrics), gradient_norm = final
         metrics = loss_metrics | kl_metrics | _response_metrics(rollout, verdict, truncated, swapped, scores)
-        metrics |= {"loss": value, "grad_norm": gradient_norm, "drift": safe_sqrt(2 * proximal_penalty(lora, anchor))}
-        return client.replace(lora=lora, opt_state=opt_state), metrics
+        metrics |= {"loss": value, "grad_norm": gradient_norm, "drift": safe_sqrt(2 * proximal_penalty(adapter, anchor))}
+        return client.replace(adapter=adapter, opt_state=opt_state), metrics
 
     return update_client
 

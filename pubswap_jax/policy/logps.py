@@ -14,14 +14,14 @@ from pubswap_jax.types import Array, ModelConfig, Prompts, PyTree
 LOGITS_AT_ONCE = 2**25
 
 
-def variables(params: PyTree, lora: PyTree | None) -> dict:
+def variables(params: PyTree, adapter: PyTree | None) -> dict:
     """Flax collections of the adapted model, or of the base alone. Raises if the adapter has a layer that the base lacks."""
-    if lora is None:
+    if adapter is None:
         return {"params": params}
     layers = {path[:-1] for path in flatten_dict(params) if path[-1] == "kernel"}
-    for path in sorted({path[:-1] for path in flatten_dict(lora)} - layers):
-        raise ValueError(f"lora: params have no layer {'/'.join(path)!r}, so that its adapter would be ignored")
-    return {"params": params, "lora": lora}
+    for path in sorted({path[:-1] for path in flatten_dict(adapter)} - layers):
+        raise ValueError(f"adapter: params have no layer {'/'.join(path)!r}, so that its adapter would be ignored")
+    return {"params": params, "lora": adapter}
 
 
 def check_temperature(temperature) -> None:
@@ -46,12 +46,12 @@ def check_positions(config: ModelConfig, prompt: tuple[str, int], response: tupl
 
 
 def response_logps(
-    model, params: PyTree, lora: PyTree | None, prompts: Prompts, tokens: Array, *, temperature=1.0, entropy: bool = False
+    model, params: PyTree, adapter: PyTree | None, prompts: Prompts, tokens: Array, *, temperature=1.0, entropy: bool = False
 ) -> Array | tuple[Array, Array]:
     """log π(tokens[t] | prompt, tokens[:t]) at `temperature`, f32[B, G, R]; with `entropy`, (logps, entropies).
 
     The prompt is encoded once for its G responses. The positions of each response start at the prompt's real length.
-    `lora=None` is the base.
+    `adapter=None` is the base.
     """
     check_temperature(temperature)
     batch, group, length = tokens.shape
@@ -63,7 +63,7 @@ def response_logps(
     positions = jnp.concatenate([attention.positions(prompts.mask), after], axis=1)
     dtype = model.config.dtype or params["embed_tokens"]["embedding"].dtype
     attend = attention.packed(prompts.mask, group, kernel_check.training_kernel(dtype, width, length))
-    hidden = model.apply(variables(params, lora), sequence, positions, attend, method="hidden")
+    hidden = model.apply(variables(params, adapter), sequence, positions, attend, method="hidden")
     # The shift by one: the prompt's last state predicts the first token of each of its responses.
     first = jnp.broadcast_to(hidden[:, None, width - 1 : width], (batch, group, 1, hidden.shape[-1]))
     own = hidden[:, width:].reshape(batch, group, length, -1)

@@ -77,7 +77,7 @@ class Dense(nn.Module):
             rank = self.config.lora_rank
             if (a.shape, b.shape) != ((x.shape[-1], rank), (rank, self.features)):
                 shapes = f"a {list(a.shape)} and b {list(b.shape)}"
-                raise ValueError(f"lora: {self.name} has {shapes}; one client's adapter of rank {rank} expected")
+                raise ValueError(f"adapter: {self.name} has {shapes}; one client's adapter of rank {rank} expected")
             y = y + (x @ a) @ ((self.config.lora_alpha / self.config.lora_rank) * b)  # scales b, not the larger product
         return y
 
@@ -194,23 +194,23 @@ class Transformer(nn.Module):
         return matmul(x, kernel, wide) if turned is None else few_rows(x, turned, wide)
 
 
-def init_lora(key: Array, model: Transformer, params: PyTree) -> PyTree:
+def init_adapter(key: Array, model: Transformer, params: PyTree) -> PyTree:
     """A ~ U(−1/√in, 1/√in), as in PEFT, and B = 0: the adapted model starts as the base. `params` may be ShapeDtypeStructs."""
     config = model.config
     if unknown := set(config.lora_targets) - set(LINEAR_LAYERS):
         raise ValueError(f"config.lora_targets: {sorted(unknown)[0]!r} is none of {', '.join(LINEAR_LAYERS)}")
-    lora = {}
+    adapter = {}
     for path, kernel in sorted(flatten_dict(params).items()):
         if path[-1] != "kernel" or path[-2] not in config.lora_targets:
             continue
         *stack, wide, out = kernel.shape
         dtype = jnp.promote_types(kernel.dtype, jnp.float32)
         shape = (*stack, wide, config.lora_rank)
-        leaf_key = jax.random.fold_in(key, len(lora))
-        lora[(*path[:-1], "a")] = jax.random.uniform(leaf_key, shape, dtype, -(wide**-0.5), wide**-0.5)
-        lora[(*path[:-1], "b")] = jnp.zeros((*stack, config.lora_rank, out), dtype)
-    if not lora:
+        leaf_key = jax.random.fold_in(key, len(adapter))
+        adapter[(*path[:-1], "a")] = jax.random.uniform(leaf_key, shape, dtype, -(wide**-0.5), wide**-0.5)
+        adapter[(*path[:-1], "b")] = jnp.zeros((*stack, config.lora_rank, out), dtype)
+    if not adapter:
         raise ValueError(
             f"config.lora_targets {config.lora_targets} names no linear layer of the model; choose from LINEAR_LAYERS"
         )
-    return unflatten_dict(lora)
+    return unflatten_dict(adapter)

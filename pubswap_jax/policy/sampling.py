@@ -51,7 +51,7 @@ class SamplingState:
 def sample(
     model,
     params: PyTree,
-    loras: PyTree | None,
+    adapters: PyTree | None,
     prompts: Prompts,
     key: Array,
     *,
@@ -65,11 +65,11 @@ def sample(
     min_p: float = 0.0,
     greedy: bool = False,
 ) -> Rollout:
-    """G responses of each client's policy to each of its prompts. loras [C, ...], prompts [C, B, P] -> rollout [C, B, G, R].
+    """G responses of each client's policy to each of its prompts. adapters [C, ...], prompts [C, B, P] -> rollout [C, B, G, R].
 
     `key` is one key, one per client [C] or one per response [C, B, G]; a response depends on its own policy, prompt and key.
     Log-probs are those of the policy at `temperature`, before truncation by top-k, top-p or min-p. `greedy` takes the likeliest
-    token and returns the same log-probs. `loras=None` samples the base. `eos_ids` and `pad_id` default to the model's.
+    token and returns the same log-probs. `adapters=None` samples the base. `eos_ids` and `pad_id` default to the model's.
     """
     if prompts.tokens.ndim != 3:
         raise ValueError(f"prompts.tokens has shape {prompts.tokens.shape}; sample wants [C, B, P], with C = 1 for one client")
@@ -82,20 +82,20 @@ def sample(
     pad_id = config.pad_id if pad_id is None else int(pad_id)
     how = How(group, max_new_tokens, eos_ids, pad_id, top_k, top_p, min_p, greedy)
     # A while_loop has no reverse mode, and none is needed: tokens have no gradient.
-    params, loras, temperature = jax.lax.stop_gradient((params, loras, jnp.asarray(temperature, float)))
-    return _sample(model, params, loras, prompts, key, temperature, how)
+    params, adapters, temperature = jax.lax.stop_gradient((params, adapters, jnp.asarray(temperature, float)))
+    return _sample(model, params, adapters, prompts, key, temperature, how)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "how"))
-def _sample(model, params, loras, prompts: Prompts, key: Array, temperature: Array, how: How) -> Rollout:
+def _sample(model, params, adapters, prompts: Prompts, key: Array, temperature: Array, how: How) -> Rollout:
     clients, batch, _ = prompts.tokens.shape
     length = how.length
     tests, stride = attention.equal_parts(length, -(-length // TOKENS_PER_TEST))
     how = how._replace(length=tests * stride)  # rounded up to whole strides; the extra tokens are cut off
     uniforms = _uniforms(row_keys(key, clients, batch, how.group), how.length)
-    start = _start(model, params, loras, prompts, how)
+    start = _start(model, params, adapters, prompts, how)
     if model.config.scan_layers:
-        model, params, loras, cache = _unrolled(model, params, loras, start.cache)
+        model, params, adapters, cache = _unrolled(model, params, adapters, start.cache)
         start = start.replace(cache=cache)
     base = {"params": params} | copies(params, clients * batch * how.group, model.config.dtype)
     unembed = functools.partial(model.apply, base, method="unembed")
@@ -106,7 +106,7 @@ def _sample(model, params, loras, prompts: Prompts, key: Array, temperature: Arr
         token = jnp.where(state.done, how.pad_id, token)
         ends = functools.reduce(jnp.logical_or, [token == i for i in how.eos_ids], state.done)
         cache = jax.tree.map(lambda x, whole: x.reshape(whole.shape), state.cache, whole)
-        states, cache = _decode(model, base, loras, cache, token, prompts.mask, state.step)
+        states, cache = _decode(model, base, adapters, cache, token, prompts.mask, state.step)
 
         def write(array, value):
             return jax.lax.dynamic_update_index_in_dim(array, value.astype(array.dtype), state.step, axis=-1)
@@ -131,16 +131,16 @@ def _sample(model, params, loras, prompts: Prompts, key: Array, temperature: Arr
     return Rollout(tokens=state.tokens[..., :length], mask=state.mask[..., :length], logps=state.logps[..., :length])
 
 
-def _start(model, params, loras, prompts: Prompts, how: How) -> SamplingState:
+def _start(model, params, adapters, prompts: Prompts, how: How) -> SamplingState:
     """Prefill: the initial loop state, with the prompts' keys and values and the states that predict the first tokens."""
 
-    def prefill(lora, tokens, mask):
+    def prefill(adapter, tokens, mask):
         attend = attention.prefill(mask, how.group, how.length)
         places = attention.positions(mask)
-        states, new = model.apply(variables(params, lora), tokens, places, attend, method="hidden", mutable=["cache"])
+        states, new = model.apply(variables(params, adapter), tokens, places, attend, method="hidden", mutable=["cache"])
         return states[:, -1], new["cache"]
 
-    states, cache = jax.vmap(prefill, (None if loras is None else 0, 0, 0))(loras, prompts.tokens, prompts.mask)
+    states, cache = jax.vmap(prefill, (None if adapters is None else 0, 0, 0))(adapters, prompts.tokens, prompts.mask)
     rows = (*prompts.tokens.shape[:2], how.group)
     return SamplingState(
         step=jnp.zeros((), jnp.int32),
@@ -153,7 +153,7 @@ def _start(model, params, loras, prompts: Prompts, how: How) -> SamplingState:
     )
 
 
-def _unrolled(model, params: PyTree, loras: PyTree | None, cache: PyTree) -> tuple:
+def _unrolled(model, params: PyTree, adapters: PyTree | None, cache: PyTree) -> tuple:
     """A scanned model, its params, adapters and cache with one module per layer, sliced from the stacks once per rollout.
 
     A scan inside the loop would copy every layer's matrices and caches out of the stacks and back at each token.
@@ -169,21 +169,23 @@ def _unrolled(model, params: PyTree, loras: PyTree | None, cache: PyTree) -> tup
         }
         return {name: x for name, x in tree.items() if name != "layers"} | jax.lax.optimization_barrier(layers)
 
-    return type(model)(config.replace(scan_layers=False)), cut(params, 0), cut(loras, 1), cut(cache, 1)
+    return type(model)(config.replace(scan_layers=False)), cut(params, 0), cut(adapters, 1), cut(cache, 1)
 
 
-def _decode(model, base: PyTree, loras, cache: PyTree, tokens: Array, prompt_mask: Array, step: Array) -> tuple[Array, PyTree]:
+def _decode(
+    model, base: PyTree, adapters, cache: PyTree, tokens: Array, prompt_mask: Array, step: Array
+) -> tuple[Array, PyTree]:
     """One decode step: the states after `tokens`, one per response, and the caches with these tokens added."""
     cache_dtype = jax.tree.leaves(cache)[0].dtype
 
-    def decode(lora, cache, tokens, mask):
+    def decode(adapter, cache, tokens, mask):
         places = jnp.broadcast_to(jnp.sum(mask, axis=-1)[:, None] + step, tokens.shape)
-        collections = base | ({} if lora is None else {"lora": lora}) | {"cache": cache}
+        collections = base | ({} if adapter is None else {"lora": adapter}) | {"cache": cache}
         attend = attention.decode(mask, step, kernel_check.decode_kernel(cache_dtype, model.config))
         states, new = model.apply(collections, tokens, places, attend, method="hidden", mutable=["cache"])
         return states, new["cache"]
 
-    return jax.vmap(decode, (None if loras is None else 0, 0, 0, 0))(loras, cache, tokens, prompt_mask)
+    return jax.vmap(decode, (None if adapters is None else 0, 0, 0, 0))(adapters, cache, tokens, prompt_mask)
 
 
 def row_keys(key: Array, clients: int, prompts: int, group: int) -> Array:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pubswap_jax.policy.model import Transformer, init_lora
+from pubswap_jax.policy.model import Transformer, init_adapter
 from pubswap_jax.types import Array, Batch, ModelConfig, Prompts, PyTree, Rollout, Verdict
 
 PLUS, EQUALS, PAD, EOS = 10, 11, 15, 16  # 0 … 9 are the digits, 12 … 14 are unused
@@ -31,13 +31,13 @@ TOY_CONFIG = ModelConfig(
 
 
 def toy(key: Array, config: ModelConfig = TOY_CONFIG) -> tuple[Transformer, PyTree, PyTree]:
-    """A random policy: model, params, lora."""
+    """A random policy: model, params, adapter."""
     model = Transformer(config)
     params_key, lora_key = jax.random.split(key)
     params = model.init(params_key, jnp.zeros((1, 1), jnp.int32))["params"]
     # At this width the usual scale of 0.02 gives nearly the same logits for every prompt, so use ten times that.
     params = jax.tree.map(lambda x: x * 10 if x.ndim > 1 else x, params)
-    return model, params, init_lora(lora_key, model, params)
+    return model, params, init_adapter(lora_key, model, params)
 
 
 def toy_batches(key: Array, num_clients: int, num_prompts: int = 4) -> list[Batch]:

@@ -17,7 +17,7 @@ from pubswap_jax.algorithm.distortion import make_measure
 from pubswap_jax.algorithm.pubswap import Algorithm, pubswap
 from pubswap_jax.devices import mesh
 from pubswap_jax.policy.logps import check_positions, response_logps
-from pubswap_jax.policy.model import Transformer, init_lora
+from pubswap_jax.policy.model import Transformer, init_adapter
 from pubswap_jax.questions import embedded
 from pubswap_jax.questions.load import HOMEWORK, Questions, load_questions
 from pubswap_jax.questions.partition import Split
@@ -102,8 +102,8 @@ def assemble(config) -> Run:
     model_config = adapt(config, loaded, tokenizer)
     model = Transformer(model_config)
     key = jax.random.key(config.seed)
-    shapes = jax.eval_shape(lambda: params)  # `init_lora` is jitted: eager, it would compile one program per leaf
-    lora = jax.jit(lambda key: init_lora(key, model, shapes))(jax.random.fold_in(key, LORA_STREAM))
+    shapes = jax.eval_shape(lambda: params)  # `init_adapter` is jitted: eager, it would compile one program per leaf
+    adapter = jax.jit(lambda key: init_adapter(key, model, shapes))(jax.random.fold_in(key, LORA_STREAM))
     place = make_place(devices)
     asked = load_questions(config, tokenizer)
     schedule = make_schedule(config)
@@ -117,7 +117,7 @@ def assemble(config) -> Run:
         tokenizer=tokenizer,
         model_config=model_config,
         params=params,
-        server=place(beginning(config, lora)),
+        server=place(beginning(config, adapter)),
         algorithm=placed(make_algorithm(config, model), devices, config.federation.num_clients),
         measure=make_measure(partial(response_logps, model), *_weighing(config)),
         judge=make_judge(tokenizer, config.verifier.timeout),
@@ -141,11 +141,11 @@ def assemble(config) -> Run:
     )
 
 
-def beginning(config, lora: PyTree) -> ServerState:
+def beginning(config, adapter: PyTree) -> ServerState:
     """The server before the first round. It holds averaged moments from the start, so that its pytree never changes."""
-    server = ServerState.create(lora).replace(memory=make_aggregator(config).init(lora))
+    server = ServerState.create(adapter).replace(memory=make_aggregator(config).init(adapter))
     averaged = config.federation.average and config.federation.moments == "average"
-    return server.replace(opt_state=jax.jit(make_optimizer(config).init)(lora)) if averaged else server
+    return server.replace(moments=jax.jit(make_optimizer(config).init)(adapter)) if averaged else server
 
 
 def keep_programs(folder: str) -> None:

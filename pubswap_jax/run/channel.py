@@ -70,7 +70,7 @@ def gated(
         crossing = sends(clients)
         if crossing is not None:
             # The first round's moments are zeros: each client creates them itself, so they need not be sent.
-            known = crossing if int(server.round) else {"lora": crossing["lora"]}
+            known = crossing if int(server.round) else {"adapter": crossing["adapter"]}
             gate.open(gate.admit(Adapters(known, "down"), present(int(server.round))))
         return clients
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from pubswap_jax import settings
 from pubswap_jax.algorithm.swap import no_swap
 from pubswap_jax.files import bytes_text
-from pubswap_jax.policy.model import Transformer, init_lora
+from pubswap_jax.policy.model import Transformer, init_adapter
 from pubswap_jax.questions.schedule import Schedule
 from pubswap_jax.run.assembly import adapt, base_folder, check_context, keep_programs, make_algorithm
 from pubswap_jax.types import Hparams, ModelConfig, Prompts, ServerState, Verdict
@@ -112,7 +112,7 @@ def needed(config, model_config: ModelConfig) -> dict[str, int]:
     model = Transformer(model_config)
     algorithm = make_algorithm(config, model)
     params = param_shapes(model_config, config.model.dtype)
-    server = jax.eval_shape(lambda: ServerState.create(init_lora(jax.random.key(0), model, params)))
+    server = jax.eval_shape(lambda: ServerState.create(init_adapter(jax.random.key(0), model, params)))
     clients = jax.eval_shape(algorithm.init_clients, server)
     part = config.training.client_microbatch or config.federation.num_clients
     some = jax.tree.map(lambda x: jax.ShapeDtypeStruct((part, *x.shape[1:]), x.dtype), clients)
@@ -129,13 +129,13 @@ def needed(config, model_config: ModelConfig) -> dict[str, int]:
         .compile()
         .memory_analysis()
     )
-    base, adapters, moments = _bytes(params), _bytes(clients.lora) + _bytes(server.lora), _bytes(clients.opt_state)
+    base, adapters, moments = _bytes(params), _bytes(clients.adapter) + _bytes(server.adapter), _bytes(clients.opt_state)
     elsewhere = base - base // config.mesh.model  # bytes of the base on the model axis's other devices
     base -= elsewhere
     # The memory analysis sees only the clients of one part, but the adapters and moments of all clients stay in memory.
-    waiting = adapters + moments - _bytes(some.lora) - _bytes(some.opt_state)
+    waiting = adapters + moments - _bytes(some.adapter) - _bytes(some.opt_state)
     watched = config.log.distortion != "off" and config.federation.swap_period and config.federation.swap != "no_swap"
-    gradients = 2 * config.training.group * _bytes(server.lora) if watched else 0
+    gradients = 2 * config.training.group * _bytes(server.adapter) if watched else 0
     return {
         "base": base,
         f"adapters of the server and {config.federation.num_clients} clients": adapters,

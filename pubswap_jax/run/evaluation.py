@@ -15,27 +15,27 @@ Examine = Callable[..., list[Evaluation]]
 
 
 def make_examine(run: Run, check: Callable[[], None]) -> Examine:
-    """(loras [M, ...], questions, greedy=False) -> M Evaluations. `check` may raise between two batches to stop the run."""
+    """(adapters [M, ...], questions, greedy=False) -> M Evaluations. `check` may raise between two batches to stop the run."""
 
     def grade(rollouts, problems):
         check()
         return run.grade(rollouts, problems)
 
-    def examine(loras: PyTree, questions, greedy: bool = False) -> list[Evaluation]:
+    def examine(adapters: PyTree, questions, greedy: bool = False) -> list[Evaluation]:
         sampler, size = run.greedy if greedy else run.sampler, run.config.evaluation.batch
-        return evaluate(sampler, run.params, loras, questions, run.evaluation_key, grade, size, run.place_questions)
+        return evaluate(sampler, run.params, adapters, questions, run.evaluation_key, grade, size, run.place_questions)
 
     return examine
 
 
 def base(run: Run, examine: Examine, recorder: Recorder) -> float:
     """Evaluates the base model on both splits before training. Returns pass@1 on the validation questions."""
-    loras = _alone(run.server)
+    adapters = _alone(run.server)
     scores = {}
     for split, questions in (("validation", run.validation), ("test", run.test)):
-        (evaluation,) = examine(loras, questions)
+        (evaluation,) = examine(adapters, questions)
         scores[split] = recorder.evaluation(0, split, "global", evaluation)["pass@1"]
-    _greedy(run, examine, recorder, 0, loras)
+    _greedy(run, examine, recorder, 0, adapters)
     return scores["validation"]
 
 
@@ -79,9 +79,9 @@ def best(run: Run, examine: Examine, recorder: Recorder, server: ServerState, cl
         recorder.evaluation(round, "test", f"client {i}", evaluation)
 
 
-def _greedy(run, examine, recorder, round, loras) -> None:
+def _greedy(run, examine, recorder, round, adapters) -> None:
     if run.config.evaluation.greedy:
-        (evaluation,) = examine(loras, run.test, greedy=True)
+        (evaluation,) = examine(adapters, run.test, greedy=True)
         recorder.evaluation(round, "test", "global, greedy", evaluation)
 
 
@@ -90,14 +90,14 @@ def own(run: Run, examine: Examine, clients: ClientState, questions, who: np.nda
     total = clients.id.shape[0]
     size = run.config.training.client_microbatch or total
     if who is None or len(who) == total:
-        parts = (jax.tree.map(lambda x, i=i: x[i : i + size], clients.lora) for i in range(0, total, size))
+        parts = (jax.tree.map(lambda x, i=i: x[i : i + size], clients.adapter) for i in range(0, total, size))
     else:
-        parts = (tree.rows(clients.lora, jax.device_put(who[i : i + size])) for i in range(0, len(who), size))
+        parts = (tree.rows(clients.adapter, jax.device_put(who[i : i + size])) for i in range(0, len(who), size))
     return [evaluation for part in parts for evaluation in examine(part, questions)]
 
 
 def _alone(server: ServerState) -> PyTree:
-    return jax.tree.map(lambda x: x[None], server.lora)
+    return jax.tree.map(lambda x: x[None], server.adapter)
 
 
 def tested(run: Run, found: dict[tuple[int, str, str], Evaluation], round: int) -> bool:

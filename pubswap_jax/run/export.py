@@ -40,13 +40,13 @@ class BestRound(NamedTuple):
     """The adapter of a run's best round, and the config and base model to use it with:
 
     _, params = load_pretrained(found.base, scan_layers=found.config.scan_layers)
-    sample(Transformer(found.config), params, found.lora, ...)
-    export_adapter("folder", found.lora, found.config, str(found.base))
+    sample(Transformer(found.config), params, found.adapter, ...)
+    export_adapter("folder", found.adapter, found.config, str(found.base))
     """
 
     round: int  # 0: the base model was the best
     score: float  # pass@1 on the validation questions
-    lora: PyTree  # the averaged adapter; if federation.average is False, the clients' own adapters, leaves [C, ...]
+    adapter: PyTree  # the averaged adapter; if federation.average is False, the clients' own adapters, leaves [C, ...]
     config: ModelConfig  # of the base model with this adapter
     base: pathlib.Path  # the base model's folder
     settings: dict  # the run's config: dotted field name -> value
@@ -66,10 +66,10 @@ def best(workdir: str | pathlib.Path) -> BestRound:
     if trouble:
         raise ValueError(f"{workdir}: the best round, {round}, cannot be read: {trouble}; the newest is {newest.path.name}")
     arrays = checkpoint.arrays(found)
-    lora = arrays["server" if config.federation.average else "clients"]["lora"]
+    adapter = arrays["server" if config.federation.average else "clients"]["adapter"]
     loaded = read_config(base).replace(scan_layers=config.model.scan_layers)
     model_config = adapt(config, loaded, make_tokenizer(config, base))
-    return BestRound(round, score, lora, model_config, base, settings.flatten(config))
+    return BestRound(round, score, adapter, model_config, base, settings.flatten(config))
 
 
 def export(config, workdir: pathlib.Path) -> list[pathlib.Path]:
@@ -80,15 +80,15 @@ def export(config, workdir: pathlib.Path) -> list[pathlib.Path]:
 def export_run(run: Run, workdir: pathlib.Path) -> list[pathlib.Path]:
     """`export` for an assembled run."""
     config, at = run.config, best_standing(run, workdir)
-    adapters = {f"client_{i}": jax.tree.map(lambda x, i=i: x[i], at.clients.lora) for i in _with_own(run, at.round)}
+    adapters = {f"client_{i}": jax.tree.map(lambda x, i=i: x[i], at.clients.adapter) for i in _with_own(run, at.round)}
     if config.federation.average:
-        adapters = {"global": at.server.lora} | adapters
+        adapters = {"global": at.server.adapter} | adapters
     folders = []
-    for name, lora in adapters.items():
+    for name, adapter in adapters.items():
         folder = workdir / "export" / name
         for file in folder.glob("*"):
             file.unlink()
-        export_adapter(folder, lora, run.model_config, str(config.model.path or f"pubswap_jax/{run.base.name}"))
+        export_adapter(folder, adapter, run.model_config, str(config.model.path or f"pubswap_jax/{run.base.name}"))
         (folder / "README.md").write_text(_card(run, at, workdir, name))
         folders.append(folder)
     return folders
@@ -105,22 +105,22 @@ def evaluate_adapter(config, workdir: pathlib.Path, adapter: str) -> str:
     """Evaluates the PEFT folder `adapter` on the config's test questions, as text; empty: the best round in `workdir`."""
     run = assemble(config)
     if adapter:
-        found, lora = load_adapter(adapter, run.model_config)
+        found, loaded = load_adapter(adapter, run.model_config)
         changes = {name: getattr(found, name) for name in ("lora_rank", "lora_alpha", "lora_targets")}
         run = run if found == run.model_config else assemble(_with_adapter(config, changes))
-        return _figures(run, lora)
+        return _figures(run, loaded)
     return evaluate_run(run, workdir)
 
 
 def evaluate_run(run: Run, workdir: pathlib.Path) -> str:
     """Evaluates the run's best round on its test questions, as text."""
     at = best_standing(run, workdir)
-    return _figures(run, at.server.lora) if run.config.federation.average or not at.round else _alone(run, at)
+    return _figures(run, at.server.adapter) if run.config.federation.average or not at.round else _alone(run, at)
 
 
-def _figures(run: Run, lora: PyTree) -> str:
+def _figures(run: Run, adapter: PyTree) -> str:
     examine = evaluation.make_examine(run, lambda: None)
-    (found,) = examine(jax.tree.map(lambda x: x[None], lora), run.test)
+    (found,) = examine(jax.tree.map(lambda x: x[None], adapter), run.test)
     lines = [_asked(run)]
     lines += [f"{name:<24}{value:>8.4f}" for name, value in summary(found, KS).items()]
     lines += [f"pass@1 in {name:<14}{value:>8.4f}" for name, value in by_topic(found).items()]

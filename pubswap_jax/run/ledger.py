@@ -233,8 +233,9 @@ def _check_questions(gate: Gate, record) -> None:
 
 def _check_adapters(gate: Gate, record: Adapters) -> None:
     expected = gate.adapters
-    if isinstance(record.tree, dict) and set(record.tree) == {"lora"} < set(expected or ()):  # the first round sends no moments
-        expected = {"lora": expected["lora"]}
+    # The first round sends no moments.
+    if isinstance(record.tree, dict) and set(record.tree) == {"adapter"} < set(expected or ()):
+        expected = {"adapter": expected["adapter"]}
     ours = jax.tree_util.tree_leaves_with_path(expected)
     theirs = jax.tree_util.tree_leaves_with_path(record.tree)
     if [path for path, _ in ours] != [path for path, _ in theirs]:

@@ -135,20 +135,20 @@ def make_sampler(
     min_p: float = 0.0,
     greedy: bool = False,
 ) -> Callable[..., Rollout]:
-    """(params, loras [M, ...], prompts [B, P], numbers int32[B], key) -> the M models' responses to the same prompts.
+    """(params, adapters [M, ...], prompts [B, P], numbers int32[B], key) -> the M models' responses to the same prompts.
 
     A question's random stream depends only on its number: not on the model, the round or the other questions in its batch.
     """
 
     @jax.jit
-    def run(params: PyTree, loras: PyTree, prompts: Prompts, numbers: Array, key: Array) -> Rollout:
-        models, batch = jax.tree.leaves(loras)[0].shape[0], numbers.shape[0]
+    def run(params: PyTree, adapters: PyTree, prompts: Prompts, numbers: Array, key: Array) -> Rollout:
+        models, batch = jax.tree.leaves(adapters)[0].shape[0], numbers.shape[0]
         fold = jax.vmap(jax.random.fold_in, (None, 0))
         keys = jax.vmap(fold, (0, None))(fold(key, numbers), jnp.arange(samples))
         return sample(
             model,
             params,
-            loras,
+            adapters,
             jax.tree.map(lambda x: jnp.broadcast_to(x, (models, *x.shape)), prompts),
             jnp.broadcast_to(keys, (models, batch, samples)),
             group=samples,
@@ -166,24 +166,24 @@ def make_sampler(
 def evaluate(
     sampler: Callable[..., Rollout],
     params: PyTree,
-    loras: PyTree,
+    adapters: PyTree,
     questions: Questions,
     key: Array,
     grade: Callable[[Rollout, Sequence[Sequence[Problem]]], Grades],
     batch: int,
     place: Callable[[PyTree, int], PyTree] = lambda tree, models: jax.device_put(tree),
 ) -> list[Evaluation]:
-    """One Evaluation for each of the M adapters `loras`, leaves [M, ...]. All batches have `batch` questions.
+    """One Evaluation for each of the M adapters `adapters`, leaves [M, ...]. All batches have `batch` questions.
 
     `place(tree, M)` puts a batch of questions on the devices.
     """
-    total, models = len(questions.problems), jax.tree.leaves(loras)[0].shape[0]
+    total, models = len(questions.problems), jax.tree.leaves(adapters)[0].shape[0]
     waiting, finished = None, []
     for start in range(0, total, batch):
         # Pad the last batch with the last question: a smaller batch would compile a second program.
         numbers = np.minimum(np.arange(start, start + batch, dtype=np.int32), total - 1)
         prompts = jax.tree.map(lambda x, rows=numbers: x[rows], questions.prompts)
-        rollouts = sampler(params, loras, *place((prompts, numbers), models), key)
+        rollouts = sampler(params, adapters, *place((prompts, numbers), models), key)
         if waiting:
             finished.append(_graded(*waiting, questions, models, grade))  # while the device samples the next batch
         waiting = rollouts, numbers, min(batch, total - start)

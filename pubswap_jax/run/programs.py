@@ -83,12 +83,12 @@ def compile_round(ahead: Ahead, run: Run, server: ServerState, at: tuple[int, in
         ahead.compile(donor_matrix, plan)
         ahead.compile(algorithm.swap, rollouts, verdicts, run.key, present)
     ahead.compile(algorithm.update, run.params, server, *some, hparams)
-    ahead.compile(sound, (clients.lora, clients.opt_state))
+    ahead.compile(sound, (clients.adapter, clients.opt_state))
     ahead.rehearse(algorithm.aggregate, server, clients, weights)
     if config.evaluation.clients or not config.federation.average:
         asked = _first((run.validation.prompts, run.validation.prompts.tokens[:, 0]), config.evaluation.batch)
-        ahead.compile(run.sampler, run.params, some[0].lora, *asked, run.evaluation_key)
-    ahead.compile(drift, clients.lora, server.lora, weights)
+        ahead.compile(run.sampler, run.params, some[0].adapter, *asked, run.evaluation_key)
+    ahead.compile(drift, clients.adapter, server.adapter, weights)
 
 
 def _results(run: Run, prompts: Prompts) -> tuple[Rollout, Verdict, SwapPlan]:

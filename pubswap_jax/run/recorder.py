@@ -37,9 +37,9 @@ class Recorder:
         jax.monitoring.register_event_duration_secs_listener(self._count_compilation)
 
     def step(
-        self, round: int, step: int, batch: Batch, record: StepRecord, seconds: float, loras: PyTree, hparams: Hparams
+        self, round: int, step: int, batch: Batch, record: StepRecord, seconds: float, adapters: PyTree, hparams: Hparams
     ) -> dict[str, float]:
-        """Writes one step's metrics per client, and a public step's swaps. `loras`: the adapters that sampled the responses."""
+        """Writes one step's metrics per client, and a public step's swaps. `adapters`: those that sampled the responses."""
         phase, present = ("public" if batch.public else "private"), self.run.present(round)
         values = hosts.fetch(record.metrics)
         row = journal.row(round, step, phase, values, present)
@@ -47,7 +47,7 @@ class Recorder:
         row |= {f"{phase}/tokens": tokens, "time/step": seconds, "time/tokens_per_second": tokens / seconds}
         if batch.public:
             row["public/donors"] = hosts.fetch(donor_matrix(record.plan)).tolist()
-            row |= journal.row(round, step, "swap", self._distortion(round, step, batch, record, loras, hparams), present)
+            row |= journal.row(round, step, "swap", self._distortion(round, step, batch, record, adapters, hparams), present)
         row |= {f"time/step_{name}": spent for name, spent in self.clock.split().items()}
         self._write(row, round * self.run.schedule.length + step)
         seen = journal.scalars(row)
@@ -58,7 +58,7 @@ class Recorder:
     def transcript(self, row: Mapping[str, object]) -> None:
         self.journal.write("rollouts", row)
 
-    def _distortion(self, round, step, batch, record, loras, hparams) -> dict[str, np.ndarray]:
+    def _distortion(self, round, step, batch, record, adapters, hparams) -> dict[str, np.ndarray]:
         """Each client's swapped responses; if due, also M, β, M·β and the distance that M·β bounds, on its fullest group."""
         found = {"replacements": hosts.fetch(record.plan.swapped).sum((1, 2))}
         config, schedule = self.run.config, self.run.schedule
@@ -66,7 +66,7 @@ class Recorder:
         if config.federation.swap == "no_swap" or when == "off":
             return found
         who = taking_part(self.run, round)
-        of_clients = loras, batch.prompts, record
+        of_clients = adapters, batch.prompts, record
         if who is not None:
             of_clients = tree.rows(of_clients, jax.device_put(who))
         arguments = self.run.params, *of_clients, hparams

@@ -188,7 +188,7 @@ def describe(run: Run) -> dict:
             "validation": [problem.topic for problem in run.validation.problems],
             "test": [problem.topic for problem in run.test.problems],
         },
-        "modules": drift.modules(run.server.lora),
+        "modules": drift.modules(run.server.adapter),
         "notes": run.notes,
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "versions": {"python": platform.python_version(), "pubswap_jax": __version__}  # its metadata may be missing

@@ -39,7 +39,7 @@ _ONLY_BLOCKS = (
 _HARMLESS_INITS = (True, False, "gaussian", "orthogonal", "eva")
 
 
-def export_adapter(path: str | pathlib.Path, lora: PyTree, config: ModelConfig, base_name: str) -> None:
+def export_adapter(path: str | pathlib.Path, adapter: PyTree, config: ModelConfig, base_name: str) -> None:
     """Writes adapter_config.json and adapter_model.safetensors into the folder `path`.
 
     The files are written to a staging folder. It replaces `path` only after the tensors were read back and compared.
@@ -47,7 +47,7 @@ def export_adapter(path: str | pathlib.Path, lora: PyTree, config: ModelConfig, 
     If the config has a folder, as from `load_pretrained`, the digest of that base is written too. `load_adapter` then
     requires the same base.
     """
-    matrices = _to_peft(lora, config)
+    matrices = _to_peft(adapter, config)
     alpha = int(config.lora_alpha) if float(config.lora_alpha).is_integer() else config.lora_alpha
     fields = {
         "peft_type": "LORA",
@@ -79,7 +79,7 @@ def export_adapter(path: str | pathlib.Path, lora: PyTree, config: ModelConfig, 
 def load_adapter(
     path: str | pathlib.Path, config: ModelConfig, *, any_base: bool = False, say: Callable[[str], None] = print
 ) -> tuple[ModelConfig, PyTree]:
-    """Loads a PEFT adapter. Returns the config with the adapter's rank, alpha and targets, and the lora tree in f32.
+    """Loads a PEFT adapter. Returns the config with the adapter's rank, alpha and targets, and the adapter in f32.
 
     Args:
       path: the adapter's folder.
@@ -153,7 +153,7 @@ def _check_base(folder: pathlib.Path, fields: dict, config: ModelConfig, say: Ca
 
 
 def merge_adapter(
-    path: str | pathlib.Path, base: str | pathlib.Path, lora: PyTree, config: ModelConfig, *, dtype: str | None = None
+    path: str | pathlib.Path, base: str | pathlib.Path, adapter: PyTree, config: ModelConfig, *, dtype: str | None = None
 ) -> None:
     """Writes a model folder with W + (α/r)·A·B in place of each adapted W.
 
@@ -167,7 +167,7 @@ def merge_adapter(
         raise ValueError(
             f"base: {source} is not of the shapes that config describes; give the model that the adapter was trained on"
         )
-    matrices, scale = _to_peft(lora, config), np.float32(config.lora_alpha / config.lora_rank)
+    matrices, scale = _to_peft(adapter, config), np.float32(config.lora_alpha / config.lora_rank)
     stored = jnp.dtype(dtype) if dtype else None
     if stored is not None and stored not in DTYPES.values():
         raise ValueError(f"dtype is {dtype!r}; one of {', '.join(map(str, DTYPES.values()))} expected")
@@ -198,7 +198,7 @@ def _peft_key(module: str, half: str) -> str:
 
 
 def _peft_leaves(config: ModelConfig) -> dict[str, tuple[tuple[str, ...], int]]:
-    """PEFT's tensor name -> (path of the leaf in the lora tree, layer). PEFT stores A as [r, in] and B as [out, r]."""
+    """PEFT's tensor name -> (path of the leaf in the adapter, layer). PEFT stores A as [r, in] and B as [out, r]."""
     unknown = set(config.lora_targets) - set(LINEAR_LAYERS)
     if unknown or not config.lora_targets:
         raise ValueError(f"config.lora_targets {config.lora_targets}: some of {', '.join(LINEAR_LAYERS)} expected")
@@ -219,26 +219,26 @@ def _peft_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
     return shapes
 
 
-def _to_peft(lora: PyTree, config: ModelConfig) -> dict[str, np.ndarray]:
-    """Converts the lora tree to PEFT's matrices in f32. Raises unless the tree is the adapter that the config describes."""
-    given, leaves, shapes = flatten_dict(lora), _peft_leaves(config), _peft_shapes(config)
+def _to_peft(adapter: PyTree, config: ModelConfig) -> dict[str, np.ndarray]:
+    """Converts the adapter to PEFT's matrices in f32. Raises unless the tree is the adapter that the config describes."""
+    given, leaves, shapes = flatten_dict(adapter), _peft_leaves(config), _peft_shapes(config)
     odd = sorted(set(given) ^ {leaf for leaf, _ in leaves.values()})
     if odd:
         raise ValueError(
-            f"lora: leaf {'/'.join(odd[0])} and config.lora_targets {config.lora_targets} disagree; replace the config's"
+            f"adapter: leaf {'/'.join(odd[0])} and config.lora_targets {config.lora_targets} disagree; replace the config's"
         )
     matrices = {}
     for name, (leaf, layer) in leaves.items():
         expected = ((config.num_layers,) if config.scan_layers else ()) + shapes[name][::-1]
         if jnp.shape(given[leaf]) != expected:
             raise ValueError(
-                f"lora: leaf {'/'.join(leaf)} has shape {jnp.shape(given[leaf])}, the base and lora_rank ask for {expected}; "
-                "give one client's adapter"
+                f"adapter: leaf {'/'.join(leaf)} has shape {jnp.shape(given[leaf])}, the base and lora_rank ask for "
+                f"{expected}; give one client's adapter"
             )
         value = given[leaf][layer] if config.scan_layers else given[leaf]
         matrices[name] = np.ascontiguousarray(np.asarray(jax.device_get(value), np.float32).T)
         if not np.isfinite(matrices[name]).all():
-            raise ValueError(f"lora: leaf {'/'.join(leaf)} is not finite; export an earlier round's adapter")
+            raise ValueError(f"adapter: leaf {'/'.join(leaf)} is not finite; export an earlier round's adapter")
     return matrices
 
 

@@ -9,7 +9,7 @@ from pubswap_jax.algorithm import aggregation
 from pubswap_jax.algorithm.aggregation import alone, fedavg, mean
 
 
-def adapters(getkey, clients=3, sizes=((5, 4), (4, 6)), rank=2):
+def some_adapters(getkey, clients=3, sizes=((5, 4), (4, 6)), rank=2):
     """A nested tree of adapters [C, ...], none of them zero."""
     pair = lambda wide, out: {  # noqa: E731
         "a": jax.random.normal(getkey(), (clients, wide, rank)),
@@ -18,11 +18,11 @@ def adapters(getkey, clients=3, sizes=((5, 4), (4, 6)), rank=2):
     return {f"layers_{i}": {"self_attn": {"q_proj": pair(*size)}} for i, size in enumerate(sizes)}
 
 
-def residual_by_products(loras, weights):
+def residual_by_products(adapters, weights):
     """‖mean(BA) − mean(B)mean(A)‖ / ‖mean(BA)‖ with every product formed."""
     share = np.asarray(weights) / np.sum(weights)
     error = whole = 0.0
-    for layer in loras.values():
+    for layer in adapters.values():
         a, b = (np.asarray(layer["self_attn"]["q_proj"][name], np.float64) for name in "ab")
         mean = sum(w * x @ y for w, x, y in zip(share, a, b, strict=True))
         apart = np.tensordot(share, a, 1) @ np.tensordot(share, b, 1)
@@ -32,7 +32,7 @@ def residual_by_products(loras, weights):
 
 
 def test_broadcast_then_average_is_the_identity(getkey):
-    tree = jax.tree.map(lambda x: x[0], adapters(getkey))
+    tree = jax.tree.map(lambda x: x[0], some_adapters(getkey))
     stacked = aggregation.broadcast(tree, 4)
     assert all(leaf.shape[0] == 4 for leaf in jax.tree.leaves(stacked))
     jax.tree.map(np.testing.assert_array_equal, aggregation.fedavg(stacked), tree)
@@ -48,7 +48,7 @@ def test_weighted_mean():
 
 
 def test_linearity_and_relabelling(getkey):
-    x, y, weights = adapters(getkey), adapters(getkey), jnp.array([1.0, 2.0, 0.5])
+    x, y, weights = some_adapters(getkey), some_adapters(getkey), jnp.array([1.0, 2.0, 0.5])
     both = aggregation.fedavg(jax.tree.map(lambda a, b: 2 * a - b, x, y), weights)
     apart = jax.tree.map(lambda a, b: 2 * a - b, aggregation.fedavg(x, weights), aggregation.fedavg(y, weights))
     order = np.array([2, 0, 1])
@@ -63,8 +63,8 @@ def test_an_absent_client_changes_nothing_even_full_of_nan(getkey):
     poisoned = x.at[1].set(jnp.nan)
     weights = jnp.array([2.0, 0.0, 1.0])
     np.testing.assert_array_equal(aggregation.fedavg(poisoned, weights), aggregation.fedavg(x, weights))
-    loras = jax.tree.map(lambda leaf: leaf.at[1].set(jnp.nan), adapters(getkey))
-    assert jnp.isfinite(aggregation.aggregation_residual(loras, weights))
+    adapters = jax.tree.map(lambda leaf: leaf.at[1].set(jnp.nan), some_adapters(getkey))
+    assert jnp.isfinite(aggregation.aggregation_residual(adapters, weights))
     gradient = jax.grad(lambda w: aggregation.fedavg(poisoned, w).sum())(weights)
     assert jnp.isfinite(gradient).all()
 
@@ -93,35 +93,37 @@ def test_a_tree_without_a_sound_norm_may_have_no_weight(getkey, poison):
 
 
 def test_proximal_penalty_and_its_gradient(getkey):
-    lora, anchor = (jax.tree.map(lambda x: x[0], adapters(getkey)) for _ in range(2))
-    squares = sum(np.sum((np.asarray(x) - y) ** 2) for x, y in zip(jax.tree.leaves(lora), jax.tree.leaves(anchor), strict=True))
-    np.testing.assert_allclose(aggregation.proximal_penalty(lora, anchor), squares / 2, rtol=1e-6)
-    gradient = jax.grad(aggregation.proximal_penalty)(lora, anchor)
-    jax.tree.map(lambda g, x, y: np.testing.assert_allclose(g, x - y, rtol=1e-6), gradient, lora, anchor)
+    adapter, anchor = (jax.tree.map(lambda x: x[0], some_adapters(getkey)) for _ in range(2))
+    squares = sum(
+        np.sum((np.asarray(x) - y) ** 2) for x, y in zip(jax.tree.leaves(adapter), jax.tree.leaves(anchor), strict=True)
+    )
+    np.testing.assert_allclose(aggregation.proximal_penalty(adapter, anchor), squares / 2, rtol=1e-6)
+    gradient = jax.grad(aggregation.proximal_penalty)(adapter, anchor)
+    jax.tree.map(lambda g, x, y: np.testing.assert_allclose(g, x - y, rtol=1e-6), gradient, adapter, anchor)
 
 
 @pytest.mark.parametrize("weights", [[1.0, 1, 1], [0.2, 3, 1], [1.0, 0, 2]])
 def test_residual_equals_the_products(getkey, weights):
-    loras = adapters(getkey)
-    residual = aggregation.aggregation_residual(loras, jnp.asarray(weights))
-    np.testing.assert_allclose(residual, residual_by_products(loras, weights), rtol=1e-5)
+    adapters = some_adapters(getkey)
+    residual = aggregation.aggregation_residual(adapters, jnp.asarray(weights))
+    np.testing.assert_allclose(residual, residual_by_products(adapters, weights), rtol=1e-5)
 
 
 def test_residual_of_equal_clients_and_of_a_fresh_adapter(getkey):
-    loras = adapters(getkey)
-    same = jax.tree.map(lambda x: jnp.stack([x[0]] * 3), loras)
+    adapters = some_adapters(getkey)
+    same = jax.tree.map(lambda x: jnp.stack([x[0]] * 3), adapters)
     assert aggregation.aggregation_residual(same) < 1e-6
-    assert aggregation.aggregation_residual(jax.tree.map(lambda x: x[:1], loras)) == 0
+    assert aggregation.aggregation_residual(jax.tree.map(lambda x: x[:1], adapters)) == 0
     fresh = {"q_proj": {"a": jnp.ones((3, 4, 2)), "b": jnp.zeros((3, 2, 4))}}
     assert aggregation.aggregation_residual(fresh) == 0
     assert jnp.isfinite(jax.grad(lambda t: aggregation.aggregation_residual(t))(fresh)["q_proj"]["a"]).all()
 
 
 def test_residual_of_layers_that_are_stacked_for_a_scan(getkey):
-    loras = adapters(getkey, sizes=((5, 4), (5, 4)))
-    pairs = [layer["self_attn"]["q_proj"] for layer in loras.values()]
+    adapters = some_adapters(getkey, sizes=((5, 4), (5, 4)))
+    pairs = [layer["self_attn"]["q_proj"] for layer in adapters.values()]
     stacked = {"layers": jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *pairs)}
-    np.testing.assert_allclose(aggregation.aggregation_residual(stacked), aggregation.aggregation_residual(loras), rtol=1e-5)
+    np.testing.assert_allclose(aggregation.aggregation_residual(stacked), aggregation.aggregation_residual(adapters), rtol=1e-5)
 
 
 def test_the_mean_is_fedavg_and_alone_changes_nothing(getkey):

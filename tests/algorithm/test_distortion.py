@@ -100,9 +100,9 @@ def test_the_bound_holds_on_ten_thousand_groups():
 def test_measured_on_a_real_policy(getkey):
     """From scores, in one program, what jax.grad of the policy's own loss says, one replacement after the other."""
     clients, prompts, group = 2, 2, 4
-    model, params, lora = toy(getkey())
+    model, params, adapter = toy(getkey())
     hparams = Hparams.create(swap_weight=0.5, temperature=0.7)
-    loras = jax.tree.map(lambda x: x[None] + 0.3 * jax.random.normal(getkey(), (clients, *x.shape)), lora)
+    adapters = jax.tree.map(lambda x: x[None] + 0.3 * jax.random.normal(getkey(), (clients, *x.shape)), adapter)
     asked = jax.tree.map(lambda x: jnp.broadcast_to(x[:prompts], (clients, prompts, *x.shape[1:])), toy_targets[0])
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, 10, (clients, prompts, group, 3), np.int32)
@@ -113,7 +113,7 @@ def test_measured_on_a_real_policy(getkey):
     after, given = swap.apply_swap(plan, (before, verdicts))
     record = StepRecord(before, verdicts, after, given, plan, {})
     measure = distortion.make_measure(partial(response_logps, model), losses.group_advantages, losses.per_sequence)
-    found = jax.device_get(measure(params, loras, asked, record, hparams))
+    found = jax.device_get(measure(params, adapters, asked, record, hparams))
     assert found.replacements.tolist() == [2, 1], "the group with the most replacements"
 
     @jax.jit
@@ -128,7 +128,7 @@ def test_measured_on_a_real_policy(getkey):
         return jnp.concatenate([x.ravel() for x in jax.tree.leaves(jax.grad(loss)(adapter, old))])
 
     for client, row in ((0, 1), (1, 0)):
-        adapter, prompt = (jax.tree.map(lambda x, c=client: x[c], tree) for tree in (loras, asked))
+        adapter, prompt = (jax.tree.map(lambda x, c=client: x[c], tree) for tree in (adapters, asked))
         at = partial(gradient, adapter, jax.tree.map(lambda x, b=row: x[None, b], prompt))
         own, received = (
             [np.asarray(x[client, row]) for x in (r.tokens, r.mask, v.reward)] for r, v in ((before, verdicts), (after, given))

@@ -18,23 +18,23 @@ def tree(key, *lead):
     return jax.tree.unflatten(structure, [jax.random.normal(k, (*lead, *shape)) for k, shape in zip(keys, leaves, strict=True)])
 
 
-def flat(lora):
-    return np.concatenate([np.asarray(x).ravel() for x in jax.tree.leaves(lora)])
+def flat(adapter):
+    return np.concatenate([np.asarray(x).ravel() for x in jax.tree.leaves(adapter)])
 
 
 def test_norms_angles_and_modules(getkey):
-    loras, anchor = tree(getkey(), 3), tree(getkey())
-    found = drift(loras, anchor)
-    moves = [flat(jax.tree.map(lambda x, a, i=i: x[i] - a, loras, anchor)) for i in range(3)]
+    adapters, anchor = tree(getkey(), 3), tree(getkey())
+    found = drift(adapters, anchor)
+    moves = [flat(jax.tree.map(lambda x, a, i=i: x[i] - a, adapters, anchor)) for i in range(3)]
     np.testing.assert_allclose(found["drift"], [np.linalg.norm(m) for m in moves], rtol=1e-5)
     cosines = [[m @ n / np.linalg.norm(m) / np.linalg.norm(n) for n in moves] for m in moves]
     np.testing.assert_allclose(found["cosine"], cosines, atol=1e-5)
     assert modules(anchor) == ["layers_000/up_proj", "layers_010/q_proj"]
     squares = np.sum(np.square(found["drift_by_module"]), axis=1)
     np.testing.assert_allclose(squares, np.square(found["drift"]), rtol=1e-5)
-    last = flat(jax.tree.map(lambda x, a: x[1] - a, loras["layers_10"], anchor["layers_10"]))
+    last = flat(jax.tree.map(lambda x, a: x[1] - a, adapters["layers_10"], anchor["layers_10"]))
     np.testing.assert_allclose(found["drift_by_module"][1, 1], np.linalg.norm(last), rtol=1e-5)
-    np.testing.assert_allclose(found["residual"], aggregation_residual(loras), rtol=1e-6)
+    np.testing.assert_allclose(found["residual"], aggregation_residual(adapters), rtol=1e-6)
 
 
 def test_nobody_moved(getkey):

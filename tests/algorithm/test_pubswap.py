@@ -22,9 +22,9 @@ KEY = jax.random.key(2)
 @pytest.fixture(scope="module")
 def world():
     """The toy policy with an adapter that is not zero, a server and three batches."""
-    model, params, lora = ps.toy(jax.random.key(0))
-    lora = jax.tree.map(lambda x: x + 0.05 * jax.random.normal(jax.random.key(5), x.shape), lora)
-    return model, params, ps.ServerState.create(lora), ps.toy_batches(jax.random.key(1), num_clients=CLIENTS)
+    model, params, adapter = ps.toy(jax.random.key(0))
+    adapter = jax.tree.map(lambda x: x + 0.05 * jax.random.normal(jax.random.key(5), x.shape), adapter)
+    return model, params, ps.ServerState.create(adapter), ps.toy_batches(jax.random.key(1), num_clients=CLIENTS)
 
 
 @pytest.fixture(scope="module")
@@ -91,14 +91,14 @@ def test_the_microbatch_size_changes_nothing(world, step, normalise):
         for size in (None, 1)
     ]
     for clients, metrics in results[1:]:
-        close(clients.lora, results[0][0].lora, atol=1e-5)
+        close(clients.adapter, results[0][0].adapter, atol=1e-5)
         close(metrics, results[0][1], atol=1e-5)
 
 
 def gradient_of(algorithm, params, step):
     """What the optimizer is handed: with plain SGD at lr 1 the adapter moves by minus the gradient."""
     updated, metrics = algorithm.update(params, *step, HPARAMS.replace(lr=jnp.array(1.0)))
-    return jax.tree.map(lambda old, new: old - new, step[1].lora, updated.lora), metrics
+    return jax.tree.map(lambda old, new: old - new, step[1].adapter, updated.adapter), metrics
 
 
 def test_update_is_the_gradient_of_the_obvious_loss(world, step, sgd):
@@ -109,13 +109,13 @@ def test_update_is_the_gradient_of_the_obvious_loss(world, step, sgd):
     for c in range(CLIENTS):
         pick = partial(jax.tree.map, lambda x, c=c: x[c])
 
-        def loss(lora, pick=pick):
-            logps = ps.response_logps(model, params, lora, pick(prompts), pick(rollouts.tokens))
+        def loss(adapter, pick=pick):
+            logps = ps.response_logps(model, params, adapter, pick(prompts), pick(rollouts.tokens))
             old = jax.lax.stop_gradient(logps)
             advantages = ps.group_advantages(pick(verdicts.reward))
             return ps.grpo_loss(logps, old, advantages, pick(rollouts.mask), HPARAMS)[0]
 
-        value, expected = jax.jit(jax.value_and_grad(loss))(pick(clients.lora))
+        value, expected = jax.jit(jax.value_and_grad(loss))(pick(clients.adapter))
         close(pick(gradients), expected, atol=1e-5)
         np.testing.assert_allclose(metrics["loss"][c], value, atol=1e-6)
         np.testing.assert_allclose(metrics["grad_norm"][c], optax.tree.norm(expected), rtol=1e-4)
@@ -138,7 +138,7 @@ def test_the_swap_weight_scales_the_swapped_terms(world, step, sgd):
     def gradient(weight, step=step):
         hparams = HPARAMS.replace(lr=jnp.array(1.0), swap_weight=jnp.array(weight))
         updated, _ = sgd.update(params, *step, hparams)
-        return jax.tree.map(lambda old, new: old - new, step[1].lora, updated.lora)
+        return jax.tree.map(lambda old, new: old - new, step[1].adapter, updated.adapter)
 
     none, half, full = gradient(0.0), gradient(0.5), gradient(1.0)
     close(half, jax.tree.map(lambda x, y: (x + y) / 2, none, full), atol=1e-5)
@@ -179,9 +179,9 @@ def test_the_clip_acts_from_the_second_epoch_on(world, step):
 def test_fedprox_pulls_towards_the_server(world, step, sgd):
     model, params, *_ = world
     server, clients, *rest = step
-    away = clients.replace(lora=jax.tree.map(lambda x: x + 1.0, clients.lora))
+    away = clients.replace(adapter=jax.tree.map(lambda x: x + 1.0, clients.adapter))
     free, pulled = (
-        sgd.update(params, server, away, *rest, HPARAMS.replace(lr=jnp.array(1.0), prox_coef=jnp.array(mu)))[0].lora
+        sgd.update(params, server, away, *rest, HPARAMS.replace(lr=jnp.array(1.0), prox_coef=jnp.array(mu)))[0].adapter
         for mu in (0.0, 0.5)
     )
     close(jax.tree.map(lambda x, y: x - y, free, pulled), jax.tree.map(lambda x: jnp.full_like(x, 0.5), free), atol=1e-5)
@@ -201,7 +201,7 @@ def test_flat_rewards_move_nothing(world, step, algorithm):
     server, clients, prompts, rollouts, verdicts, plan = step
     flat = verdicts.replace(reward=jnp.ones_like(verdicts.reward))
     updated, metrics = algorithm.update(params, server, clients, prompts, rollouts, flat, plan, HPARAMS)
-    jax.tree.map(np.testing.assert_array_equal, updated.lora, clients.lora)
+    jax.tree.map(np.testing.assert_array_equal, updated.adapter, clients.adapter)
     assert (metrics["zero_variance"] == 1).all() and (metrics["grad_norm"] == 0).all()
 
 
@@ -229,7 +229,7 @@ def test_round_step_is_client_steps_then_the_average(world, run, algorithm):
         assert record.plan.swapped.any() == (t == 2)
     following, after, metrics = run()
     jax.tree.map(np.testing.assert_array_equal, after, clients)
-    close(following.lora, ps.fedavg(clients.lora))
+    close(following.adapter, ps.fedavg(clients.adapter))
     assert following.round == 1 and server.round == 0
     assert all(value.shape == (3, CLIENTS) for value in metrics.values())
     assert {"loss", "reward", "length", "truncated", "entropy", "grad_norm", "clip_share", "swapped", "rescued"} <= set(metrics)
@@ -244,7 +244,7 @@ def test_the_rounds_key_depends_on_the_round(world, run):
 def test_an_absent_client_changes_nothing_even_full_of_nan(world, run, algorithm):
     model, params, server, batches = world
     clients = algorithm.init_clients(server)
-    poisoned = clients.replace(lora=jax.tree.map(lambda x: x.at[1].set(jnp.nan), clients.lora))
+    poisoned = clients.replace(adapter=jax.tree.map(lambda x: x.at[1].set(jnp.nan), clients.adapter))
     step = lambda states: ps.client_step(  # noqa: E731
         algorithm, params, server, states, batches[2], ps.parity_judge, KEY, HPARAMS, jnp.array([1.0, 0.0, 1.0])
     )
@@ -264,9 +264,9 @@ def test_weights_that_sum_to_zero(world, run):
     for average_moments in (False, True):
         algorithm = ps.pubswap(model, TX, num_clients=CLIENTS, group=GROUP, average_moments=average_moments)
         clients = algorithm.init_clients(server)
-        clients = clients.replace(lora=jax.tree.map(lambda x: x + 1, clients.lora))
+        clients = clients.replace(adapter=jax.tree.map(lambda x: x + 1, clients.adapter))
         kept = jax.jit(algorithm.aggregate)(server, clients, jnp.zeros(CLIENTS))
-        jax.tree.map(np.testing.assert_array_equal, kept.lora, server.lora)
+        jax.tree.map(np.testing.assert_array_equal, kept.adapter, server.adapter)
 
 
 def test_relabelling_the_clients_relabels_the_update(world, step, algorithm):
@@ -286,7 +286,7 @@ def test_moments_are_reset_kept_or_averaged(world, run, algorithm):
     assert (algorithm.init_clients(following).opt_state.count == 0).all()
     kept = algorithm.init_clients(following, clients)
     jax.tree.map(np.testing.assert_array_equal, kept.opt_state, clients.opt_state)
-    jax.tree.map(np.testing.assert_array_equal, one_client(kept.lora, 0), one_client(ps.broadcast(following.lora, 3), 0))
+    jax.tree.map(np.testing.assert_array_equal, one_client(kept.adapter, 0), one_client(ps.broadcast(following.adapter, 3), 0))
 
     averaging = ps.pubswap(model, TX, num_clients=CLIENTS, group=GROUP, average_moments=True)
     averaged = averaging.aggregate(server, clients)
@@ -304,7 +304,7 @@ def test_an_optimizer_without_moments_has_none_to_average(world):
 def test_local_only_training_never_averages(world, run):
     server = world[2]
     following, clients, _ = run(aggregator=alone())
-    jax.tree.map(np.testing.assert_array_equal, following.lora, server.lora)
+    jax.tree.map(np.testing.assert_array_equal, following.adapter, server.adapter)
     assert following.round == 1
     _, again, _ = run(aggregator=alone(), server=following, clients=clients)
     assert (again.opt_state.count == 6).all()
@@ -319,9 +319,11 @@ def test_a_rule_of_ones_own_averages_and_remembers(world, run):
 
     rule = Aggregator(lambda adapter: jnp.zeros((), jnp.int32), apply)
     first, clients, _ = run(aggregator=rule)
-    jax.tree.map(lambda x, all: np.testing.assert_allclose(x, np.median(all, axis=0)), first.lora, clients.lora)
+    jax.tree.map(lambda x, all: np.testing.assert_allclose(x, np.median(all, axis=0)), first.adapter, clients.adapter)
     second, clients, _ = run(jnp.array([1.0, 0.0, 1.0]), aggregator=rule, server=first)
-    jax.tree.map(lambda x, all: np.testing.assert_allclose(x, (all[0] + all[2]) / 2, rtol=1e-6), second.lora, clients.lora)
+    jax.tree.map(
+        lambda x, all: np.testing.assert_allclose(x, (all[0] + all[2]) / 2, rtol=1e-6), second.adapter, clients.adapter
+    )
     assert (first.memory, second.memory) == (1, 2)
 
 
@@ -339,16 +341,16 @@ def heldout_of(model, params, server, batches, tx=TX, **how):
     @jax.jit
     def heldout(hparams, weights):
         following, *_ = ps.round_step(algorithm, params, server, batches, ps.parity_judge, KEY, hparams, weights)
-        return -ps.response_logps(model, params, following.lora, *ps.toy_targets).mean()
+        return -ps.response_logps(model, params, following.adapter, *ps.toy_targets).mean()
 
     return heldout
 
 
 def test_hypergradients_agree_with_finite_differences():
     with jax.enable_x64(True):
-        model, params, lora = ps.toy(jax.random.key(0))
+        model, params, adapter = ps.toy(jax.random.key(0))
         batches = ps.toy_batches(jax.random.key(1), num_clients=CLIENTS)
-        heldout, weights = heldout_of(model, params, ps.ServerState.create(lora), batches), jnp.array([1.0, 2.0, 0.5])
+        heldout, weights = heldout_of(model, params, ps.ServerState.create(adapter), batches), jnp.array([1.0, 2.0, 0.5])
         hparams = ps.Hparams.create(lr=1e-2, prox_coef=0.1)
         by_hparams, by_weights = jax.jit(jax.grad(heldout, argnums=(0, 1)))(hparams, weights)
         assert all(leaf.dtype == jnp.float64 and jnp.isfinite(leaf) for leaf in jax.tree.leaves(by_hparams))
@@ -367,12 +369,12 @@ def test_hypergradients_agree_with_finite_differences():
 def test_hypergradients_pass_the_kl_in_the_loss_and_in_the_reward(kl, kl_in_reward):
     """A `stop_gradient` on the reward's KL would cut the path by which later steps depend on the earlier ones."""
     with jax.enable_x64(True):
-        model, params, lora = ps.toy(jax.random.key(0))
-        lora = jax.tree.map(lambda x: x + 0.2 * jax.random.normal(jax.random.key(5), x.shape), lora)
+        model, params, adapter = ps.toy(jax.random.key(0))
+        adapter = jax.tree.map(lambda x: x + 0.2 * jax.random.normal(jax.random.key(5), x.shape), adapter)
         batches = ps.toy_batches(jax.random.key(1), num_clients=CLIENTS)
         advantages = partial(ps.group_advantages, scale=False)
         how = {"kl": kl, "kl_in_reward": kl_in_reward, "advantages": advantages, "microbatch": 2}
-        heldout = heldout_of(model, params, ps.ServerState.create(lora), batches, **how)
+        heldout = heldout_of(model, params, ps.ServerState.create(adapter), batches, **how)
         hparams, weights, step = ps.Hparams.create(lr=1e-2, kl_coef=0.3), jnp.ones(CLIENTS), 1e-6
         gradient = jax.jit(jax.grad(heldout))(hparams, weights)
         for name in ("lr", "kl_coef"):
@@ -390,9 +392,11 @@ def test_the_kl_in_the_reward_moves_the_adapter_and_not_with_the_microbatch(worl
     jax.tree.map(np.testing.assert_array_equal, zero[0], plain[0])
     some = HPARAMS.replace(kl_coef=jnp.array(0.2))
     whole, parts = make().update(params, *step, some), make(microbatch=1).update(params, *step, some)
-    close(parts[0].lora, whole[0].lora, atol=1e-5)
+    close(parts[0].adapter, whole[0].adapter, atol=1e-5)
     close(parts[1], whole[1], atol=1e-5)
-    assert max(np.abs(x - y).max() for x, y in zip(*map(jax.tree.leaves, (whole[0].lora, zero[0].lora)), strict=True)) > 1e-3
+    assert (
+        max(np.abs(x - y).max() for x, y in zip(*map(jax.tree.leaves, (whole[0].adapter, zero[0].adapter)), strict=True)) > 1e-3
+    )
     in_loss = ps.pubswap(model, TX, num_clients=CLIENTS, group=GROUP, kl=ps.kl_k1).update(params, *step, HPARAMS)
     close(in_loss[1]["kl"], whole[1]["kl"])
     with pytest.raises(ValueError, match="kl_in_reward: kl=kl_k1 expected"):
@@ -445,22 +449,28 @@ def test_mistakes_name_the_argument(world, step, algorithm):
 @pytest.mark.parametrize("poison", [np.nan, np.inf, 1e12])
 def test_an_average_is_of_the_sound_clients_and_stays_what_it_was_where_nobody_is(world, algorithm, poison):
     server, clients = world[2], algorithm.init_clients(world[2])
-    clients = clients.replace(lora=jax.tree.map(lambda x: x + jnp.arange(1.0, 4).reshape(3, *[1] * (x.ndim - 1)), clients.lora))
+    clients = clients.replace(
+        adapter=jax.tree.map(lambda x: x + jnp.arange(1.0, 4).reshape(3, *[1] * (x.ndim - 1)), clients.adapter)
+    )
 
     def poisoned(who):
-        return clients.replace(lora=jax.tree.map(lambda x: x.at[who].set(poison), clients.lora), opt_state=None)
+        return clients.replace(adapter=jax.tree.map(lambda x: x.at[who].set(poison), clients.adapter), opt_state=None)
 
     found = algorithm.aggregate(server, poisoned(1))
     honest = algorithm.aggregate(server, clients, jnp.array([1.0, 0, 1]))
     assert all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(honest), strict=True))
     found = algorithm.aggregate(server, poisoned(slice(None)))
     assert found.round == server.round + 1
-    assert all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(found.lora), jax.tree.leaves(server.lora), strict=True))
+    assert all(
+        np.array_equal(x, y) for x, y in zip(jax.tree.leaves(found.adapter), jax.tree.leaves(server.adapter), strict=True)
+    )
 
 
 def test_a_round_that_spoils_everybody_leaves_the_adapter_as_it_was(world, algorithm):
     _, params, server, batches = world
     key, hparams = jax.random.key(0), HPARAMS.replace(lr=jnp.nan)
     found, clients, _ = ps.round_step(algorithm, params, server, batches[:1], ps.parity_judge, key, hparams)
-    assert not any(np.isfinite(x).all() for x in jax.tree.leaves(clients.lora))
-    assert all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(found.lora), jax.tree.leaves(server.lora), strict=True))
+    assert not any(np.isfinite(x).all() for x in jax.tree.leaves(clients.adapter))
+    assert all(
+        np.array_equal(x, y) for x, y in zip(jax.tree.leaves(found.adapter), jax.tree.leaves(server.adapter), strict=True)
+    )

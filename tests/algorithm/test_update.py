@@ -38,8 +38,8 @@ def expected_gradient(monkeypatch, advantages, group, microbatch=None, swapped=F
     groups = jnp.array(list(itertools.product(range(5), repeat=group)))[:, :, None]
     probability = jax.nn.softmax(jnp.asarray(THETA))[groups].prod(axis=1, keepdims=True)
 
-    def logps(model, params, lora, prompts, tokens, *, temperature, entropy=False):
-        found = jax.nn.log_softmax(params if lora is None else lora)[tokens]
+    def logps(model, params, adapter, prompts, tokens, *, temperature, entropy=False):
+        found = jax.nn.log_softmax(params if adapter is None else adapter)[tokens]
         return (found, jnp.zeros_like(found)) if entropy else found
 
     monkeypatch.setattr(update, "response_logps", logps)
@@ -65,7 +65,7 @@ def expected_gradient(monkeypatch, advantages, group, microbatch=None, swapped=F
     hparams = ps.Hparams.create(lr=1.0, kl_coef=KL_COEF)
     slots = jnp.full(groups.shape[:2], swapped)
     after, metrics = step(jnp.asarray(REFERENCE, jnp.float32), theta, client, prompts, rollout, verdict, slots, hparams=hparams)
-    return theta - after.lora, metrics
+    return theta - after.adapter, metrics
 
 
 def true_gradient():

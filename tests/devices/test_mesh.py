@@ -29,9 +29,9 @@ def collectives(function, *args):
 
 def ingredients(place_clients, place_server, config=toyworld.TOY_CONFIG):
     """The toy world as a public step sees it, its arrays placed as told."""
-    model, params, lora = ps.toy(jax.random.key(0), config)
+    model, params, adapter = ps.toy(jax.random.key(0), config)
     algorithm = ps.pubswap(model, optax.scale_by_adam(), num_clients=CLIENTS, group=GROUP)
-    server = ps.ServerState.create(lora)
+    server = ps.ServerState.create(adapter)
     batch = place_clients(ps.toy_batches(jax.random.key(1), num_clients=CLIENTS, num_prompts=PROMPTS)[2])
     clients = place_clients(algorithm.init_clients(server))
     return algorithm, place_server(params), place_server(server), clients, batch, place_server(HPARAMS), place_server(KEY)

@@ -31,15 +31,15 @@ def test_chunks_give_the_values_and_both_derivatives_of_all_logits_at_once(getke
 
 
 def test_an_adapter_that_does_not_fit_is_named_and_not_ignored():
-    model, params, lora = world(SHALLOW)
-    score = lambda lora, **more: response_logps(model, params, lora, *batch(), **more)  # noqa: E731
+    model, params, adapter = world(SHALLOW)
+    score = lambda adapter, **more: response_logps(model, params, adapter, *batch(), **more)  # noqa: E731
     for wrong, message in (
-        ({"lora": lora}, "no layer 'lora/layers_0/mlp/down_proj'"),
-        ({"layers": lora["layers_0"]}, "no layer 'layers/"),
-        (jax.tree.map(lambda x: jnp.stack([x] * 3), lora), "one client's adapter"),
-        (jax.tree.map(lambda x: x[:, :1], lora), "of rank 3 expected"),
+        ({"lora": adapter}, "no layer 'lora/layers_0/mlp/down_proj'"),
+        ({"layers": adapter["layers_0"]}, "no layer 'layers/"),
+        (jax.tree.map(lambda x: jnp.stack([x] * 3), adapter), "one client's adapter"),
+        (jax.tree.map(lambda x: x[:, :1], adapter), "of rank 3 expected"),
     ):
         with pytest.raises(ValueError, match=message):
             score(wrong)
     with pytest.raises(ValueError, match="temperature: more than 0"):
-        score(lora, temperature=0.0)
+        score(adapter, temperature=0.0)

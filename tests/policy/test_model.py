@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from small_models import FAMILIES, SHALLOW, TINY, batch, world
 
-from pubswap_jax import Transformer, init_lora, response_logps
+from pubswap_jax import Transformer, init_adapter, response_logps
 from pubswap_jax.policy.model import RMSNorm, matmul, rope_angles, rotate
 from pubswap_jax.types import Llama3Rope
 
 
-def repeated_prompts(model, params, lora, prompts, tokens, temperature=1.0):
+def repeated_prompts(model, params, adapter, prompts, tokens, temperature=1.0):
     """The obvious form: G copies of each prompt, all logits, one log-softmax."""
     _, group, length = tokens.shape
     rows = jnp.concatenate([jnp.repeat(prompts.tokens[:, None], group, axis=1), tokens], axis=-1)
     mask = jnp.concatenate([jnp.repeat(prompts.mask[:, None], group, axis=1), jnp.ones_like(tokens, bool)], axis=-1)
-    forward = functools.partial(model.apply, {"params": params, "lora": lora})
+    forward = functools.partial(model.apply, {"params": params, "lora": adapter})
     logits = forward(rows.reshape(-1, rows.shape[-1]), mask.reshape(-1, rows.shape[-1]))
     every = jax.nn.log_softmax(logits[:, -length - 1 : -1] / temperature).reshape(*tokens.shape, -1)
     return jnp.take_along_axis(every, tokens[..., None], axis=-1)[..., 0], -jnp.sum(jnp.exp(every) * every, axis=-1)
@@ -26,17 +26,17 @@ def repeated_prompts(model, params, lora, prompts, tokens, temperature=1.0):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_shared_prompt_equals_repeated_prompts(family):
-    model, params, lora = world(FAMILIES[family])
+    model, params, adapter = world(FAMILIES[family])
     prompts, tokens = batch()
-    fast = jax.jit(lambda *a: response_logps(model, *a, temperature=0.7, entropy=True))(params, lora, prompts, tokens)
-    slow = jax.jit(lambda *a: repeated_prompts(model, *a, temperature=0.7))(params, lora, prompts, tokens)
+    fast = jax.jit(lambda *a: response_logps(model, *a, temperature=0.7, entropy=True))(params, adapter, prompts, tokens)
+    slow = jax.jit(lambda *a: repeated_prompts(model, *a, temperature=0.7))(params, adapter, prompts, tokens)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5), fast, slow)
 
 
 def test_what_stands_on_padding_is_irrelevant():
-    model, params, lora = world(SHALLOW)
+    model, params, adapter = world(SHALLOW)
     prompts, tokens = batch()
-    f = jax.jit(lambda prompts: response_logps(model, params, lora, prompts, tokens))
+    f = jax.jit(lambda prompts: response_logps(model, params, adapter, prompts, tokens))
     other = prompts.replace(tokens=jnp.where(prompts.mask, prompts.tokens, 39 - prompts.tokens))
     np.testing.assert_array_equal(f(prompts), f(other))
     wider = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (2, 0))), prompts)
@@ -44,31 +44,31 @@ def test_what_stands_on_padding_is_irrelevant():
 
 
 def test_a_later_token_and_another_response_change_nothing():
-    model, params, lora = world(SHALLOW)
+    model, params, adapter = world(SHALLOW)
     prompts, tokens = batch()
-    f = jax.jit(lambda tokens: response_logps(model, params, lora, prompts, tokens))
+    f = jax.jit(lambda tokens: response_logps(model, params, adapter, prompts, tokens))
     other = tokens.at[:, 1, 4].set(39 - tokens[:, 1, 4])
     moved = np.abs(f(tokens) - f(other)) > 0
     assert not moved[:, [0, 2, 3]].any() and not moved[:, 1, :4].any() and moved[:, 1, 4].all() and moved[:, 1, 5:].any()
 
 
 def test_no_adapter_is_the_base_and_so_is_a_fresh_one(getkey):
-    model, params, lora = world(SHALLOW)
+    model, params, adapter = world(SHALLOW)
     prompts, tokens = batch()
-    f = jax.jit(lambda lora: response_logps(model, params, lora, prompts, tokens))
-    base, fresh = f(None), init_lora(getkey(), model, params)
+    f = jax.jit(lambda adapter: response_logps(model, params, adapter, prompts, tokens))
+    base, fresh = f(None), init_adapter(getkey(), model, params)
     np.testing.assert_allclose(base, f(fresh), atol=1e-6)
-    assert np.abs(base - f(lora)).max() > 0.1
+    assert np.abs(base - f(adapter)).max() > 0.1
 
 
 @pytest.mark.parametrize("changes", [{"remat": "block"}, {"scan_layers": True, "remat": "block"}])
 def test_scan_and_remat_change_neither_values_nor_gradients(changes):
-    model, params, lora = world(FAMILIES["qwen2"])
+    model, params, adapter = world(FAMILIES["qwen2"])
     prompts, tokens = batch(groups=2, length=3)
 
-    def value_and_grad(config, params, lora):
-        f = lambda lora: response_logps(Transformer(config), params, lora, prompts, tokens).sum()  # noqa: E731
-        return jax.jit(jax.value_and_grad(f))(lora)
+    def value_and_grad(config, params, adapter):
+        f = lambda adapter: response_logps(Transformer(config), params, adapter, prompts, tokens).sum()  # noqa: E731
+        return jax.jit(jax.value_and_grad(f))(adapter)
 
     def stack(tree):
         if not changes.get("scan_layers"):
@@ -76,60 +76,60 @@ def test_scan_and_remat_change_neither_values_nor_gradients(changes):
         layers = jax.tree.map(lambda *x: jnp.stack(x), *(tree[f"layers_{i}"] for i in range(2)))
         return {k: v for k, v in tree.items() if not k.startswith("layers_")} | {"layers": layers}
 
-    value, grad = value_and_grad(model.config, params, lora)
-    other, other_grad = value_and_grad(model.config.replace(**changes), stack(params), stack(lora))
+    value, grad = value_and_grad(model.config, params, adapter)
+    other, other_grad = value_and_grad(model.config.replace(**changes), stack(params), stack(adapter))
     np.testing.assert_allclose(value, other, rtol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), stack(grad), other_grad)
 
 
 def test_the_old_log_probs_cost_no_second_forward_pass():
-    model, params, lora = world(SHALLOW)
+    model, params, adapter = world(SHALLOW)
     prompts, tokens = batch()
 
-    def gradient(lora, with_old):
+    def gradient(adapter, with_old):
         policy = functools.partial(response_logps, model, params, prompts=prompts, tokens=tokens)
-        old = policy(lora) if with_old else jnp.zeros(tokens.shape)
-        return jax.grad(lambda lora, old: jnp.exp(policy(lora) - old).mean())(lora, old)
+        old = policy(adapter) if with_old else jnp.zeros(tokens.shape)
+        return jax.grad(lambda adapter, old: jnp.exp(policy(adapter) - old).mean())(adapter, old)
 
-    flops = [jax.jit(gradient, static_argnums=1).lower(lora, x).compile().cost_analysis()["flops"] for x in (False, True)]
+    flops = [jax.jit(gradient, static_argnums=1).lower(adapter, x).compile().cost_analysis()["flops"] for x in (False, True)]
     assert flops[1] < 1.01 * flops[0]
 
 
 def test_clients_vmapped_equal_clients_in_a_loop():
-    model, params, lora = world(SHALLOW)
+    model, params, adapter = world(SHALLOW)
     prompts, tokens = batch()
-    loras = jax.tree.map(lambda x: jnp.stack([x, 2 * x, -x]), lora)
+    adapters = jax.tree.map(lambda x: jnp.stack([x, 2 * x, -x]), adapter)
     many = jnp.stack([tokens, tokens[::-1], 39 - tokens])
     f = functools.partial(response_logps, model, params)
-    stacked = jax.jit(jax.vmap(f, (0, None, 0)))(loras, prompts, many)
+    stacked = jax.jit(jax.vmap(f, (0, None, 0)))(adapters, prompts, many)
     one = jax.jit(f)
     for i in range(3):
         np.testing.assert_allclose(
-            stacked[i], one(jax.tree.map(lambda x, i=i: x[i], loras), prompts, many[i]), rtol=1e-5, atol=1e-5
+            stacked[i], one(jax.tree.map(lambda x, i=i: x[i], adapters), prompts, many[i]), rtol=1e-5, atol=1e-5
         )
 
 
 def test_float64_stays_float64():
     with jax.enable_x64(True):
-        model, params, lora = world(SHALLOW.replace(qk_norm=True), jnp.float64)
+        model, params, adapter = world(SHALLOW.replace(qk_norm=True), jnp.float64)
         prompts, tokens = batch(groups=1, length=2)
-        f = jax.jit(lambda lora, t: response_logps(model, params, lora, prompts, tokens, temperature=t))
-        assert f(lora, 0.9).dtype == jnp.float64
-        slope = jax.jit(jax.grad(lambda t: f(lora, t).sum()))(0.9)
-        np.testing.assert_allclose(slope, (f(lora, 0.9 + 1e-5) - f(lora, 0.9 - 1e-5)).sum() / 2e-5, rtol=1e-8)
+        f = jax.jit(lambda adapter, t: response_logps(model, params, adapter, prompts, tokens, temperature=t))
+        assert f(adapter, 0.9).dtype == jnp.float64
+        slope = jax.jit(jax.grad(lambda t: f(adapter, t).sum()))(0.9)
+        np.testing.assert_allclose(slope, (f(adapter, 0.9 + 1e-5) - f(adapter, 0.9 - 1e-5)).sum() / 2e-5, rtol=1e-8)
 
 
 def test_a_half_precision_base_keeps_adapters_and_log_probs_in_float32():
-    model, params, lora = world(SHALLOW)
+    model, params, adapter = world(SHALLOW)
     prompts, tokens = batch(groups=2, length=3)
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
 
-    def total(lora, params):
-        logps = response_logps(model, params, lora, prompts, tokens)
+    def total(adapter, params):
+        logps = response_logps(model, params, adapter, prompts, tokens)
         return logps.sum(), logps
 
-    (_, logps16), grad = jax.jit(jax.value_and_grad(total, has_aux=True))(lora, half)
-    _, logps32 = jax.jit(total)(lora, params)
+    (_, logps16), grad = jax.jit(jax.value_and_grad(total, has_aux=True))(adapter, half)
+    _, logps32 = jax.jit(total)(adapter, params)
     assert logps16.dtype == jnp.float32 and all(x.dtype == jnp.float32 for x in jax.tree.leaves(grad))
     np.testing.assert_allclose(logps16, logps32, atol=0.3)
 
@@ -142,17 +142,17 @@ def test_one_row_in_half_precision_is_the_row_of_many(getkey):
 def test_init_lora_draws_as_peft_and_only_on_targets(getkey):
     config = TINY.replace(lora_targets=("q_proj", "down_proj"))
     model, params, _ = world(TINY)
-    lora = init_lora(getkey(), Transformer(config), params)
-    assert sorted(lora) == ["layers_0", "layers_1"] and list(lora["layers_0"]["mlp"]) == ["down_proj"]
-    leaf = lora["layers_0"]["mlp"]["down_proj"]
+    adapter = init_adapter(getkey(), Transformer(config), params)
+    assert sorted(adapter) == ["layers_0", "layers_1"] and list(adapter["layers_0"]["mlp"]) == ["down_proj"]
+    leaf = adapter["layers_0"]["mlp"]["down_proj"]
     assert leaf["a"].shape == (24, 3) and leaf["b"].shape == (3, 16) and not leaf["b"].any()
     assert 0.8 * 24**-0.5 < np.abs(leaf["a"]).max() <= 24**-0.5
-    assert (lora["layers_0"]["mlp"]["down_proj"]["a"] != lora["layers_1"]["mlp"]["down_proj"]["a"]).any()
+    assert (adapter["layers_0"]["mlp"]["down_proj"]["a"] != adapter["layers_1"]["mlp"]["down_proj"]["a"]).any()
     shapes = jax.eval_shape(lambda p: p, params)
-    again = init_lora(jax.random.fold_in(jax.random.key(0), 0), Transformer(config), shapes)
-    jax.tree.map(np.testing.assert_array_equal, lora, again)
+    again = init_adapter(jax.random.fold_in(jax.random.key(0), 0), Transformer(config), shapes)
+    jax.tree.map(np.testing.assert_array_equal, adapter, again)
     with pytest.raises(ValueError, match="lora_targets"):
-        init_lora(getkey(), Transformer(TINY.replace(lora_targets=("lm_head",))), params)
+        init_adapter(getkey(), Transformer(TINY.replace(lora_targets=("lm_head",))), params)
 
 
 def test_an_unknown_remat_is_refused():

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pubswap_jax.policy.model import Transformer, init_lora
+from pubswap_jax.policy.model import Transformer, init_adapter
 from pubswap_jax.questions import embedded
 from pubswap_jax.questions.leakage import near_copies
 from pubswap_jax.questions.load import Questions
@@ -146,10 +146,10 @@ def test_the_shipped_model_knows_every_procedure_and_picks_the_wrong_one(preset)
     asked = embedded.problems("test", seed=0, count=64, preset=preset)
     encoded = [tokenizer.encode(problem) for problem in asked]
     prompts = left_pad(encoded, np.arange(64), max(map(len, encoded)), config.pad_id)
-    lora = jax.tree.map(lambda x: x[None], init_lora(jax.random.key(0), model, params))
+    adapter = jax.tree.map(lambda x: x[None], init_adapter(jax.random.key(0), model, params))
     sampler = make_sampler(model, samples=32, max_new_tokens=embedded.MAX_NEW_TOKENS["math"])
     graded = lambda rollouts, problems: grade(tokenizer, rollouts, problems)  # noqa: E731
-    found = evaluate(sampler, params, lora, Questions(asked, prompts), jax.random.key(0), graded, batch=64)[0]
+    found = evaluate(sampler, params, adapter, Questions(asked, prompts), jax.random.key(0), graded, batch=64)[0]
     assert abs(pass_at_k(found.correct, 1) - embedded.RIGHT[preset]) < 0.04  # standard deviation of 2,048 samples: 0.01
     assert pass_at_k(found.correct, 32) > 0.95
 

@@ -25,10 +25,10 @@ def test_model_and_adapter_are_the_configs():
     run, _ = finished()
     assert run.model_config.lora_rank == 2 and run.model_config.lora_targets == LINEAR_LAYERS
     assert run.model_config.eos_ids == run.tokenizer.stop_ids and run.model_config.max_new_tokens == 3
-    again = assembly.init_lora(
+    again = assembly.init_adapter(
         jax.random.fold_in(run.key, assembly.LORA_STREAM), assembly.Transformer(run.model_config), run.params
     )
-    for one, other in zip(jax.tree.leaves(again), jax.tree.leaves(run.server.lora), strict=True):
+    for one, other in zip(jax.tree.leaves(again), jax.tree.leaves(run.server.adapter), strict=True):
         assert np.array_equal(one, other)
 
 
@@ -93,7 +93,7 @@ def test_every_choice_builds_an_algorithm_whose_round_can_be_traced(name, choice
         settings.override(config, field, str(value))
     settings.check(config)
     algorithm, schedule = assembly.make_algorithm(config, Transformer(run.model_config)), assembly.make_schedule(config)
-    server, batch = assembly.beginning(config, run.server.lora), run.batch(0, 1)
+    server, batch = assembly.beginning(config, run.server.adapter), run.batch(0, 1)
     hparams = assembly.make_hparams(config, schedule)(0, 0)
 
     def round_of_one_step(key):
@@ -105,7 +105,7 @@ def test_every_choice_builds_an_algorithm_whose_round_can_be_traced(name, choice
         return algorithm.aggregate(server, clients), metrics
 
     after, metrics = jax.eval_shape(round_of_one_step, jax.random.key(0))
-    assert jax.tree.map(lambda x: x.shape, after.lora) == jax.tree.map(lambda x: x.shape, server.lora)
+    assert jax.tree.map(lambda x: x.shape, after.adapter) == jax.tree.map(lambda x: x.shape, server.adapter)
     assert metrics["loss"].shape == (config.federation.num_clients,)
 
 
@@ -186,7 +186,7 @@ def test_batches_are_the_addressed_rows():
 def test_clients_are_spread_over_a_mesh(tmp_path):
     run = assembly.assemble(small_config(tmp_path, mesh__client=3))
     clients = run.algorithm.init_clients(run.server)
-    assert all(len(leaf.sharding.device_set) == 3 for leaf in jax.tree.leaves(clients.lora))
+    assert all(len(leaf.sharding.device_set) == 3 for leaf in jax.tree.leaves(clients.adapter))
     assert len(run.batch(0, 0).prompts.tokens.sharding.device_set) == 3
 
 

@@ -217,7 +217,7 @@ def test_those_who_take_part_do_as_they_would_alone_and_nobody_else_is_computed(
         one = batch.replace(prompts=prompts, answers=[batch.answers[c]])
         own, said = client_step(run.algorithm, run.params, run.server, alone, one, run.judge, *arguments[:2])
         assert np.asarray(said.rollouts.tokens[0]).tolist() == np.asarray(record.rollouts.tokens[c]).tolist()
-        for leaf, other in zip(jax.tree.leaves(own.lora), jax.tree.leaves(updated.lora), strict=True):
+        for leaf, other in zip(jax.tree.leaves(own.adapter), jax.tree.leaves(updated.adapter), strict=True):
             np.testing.assert_allclose(leaf[0], other[c], atol=1e-5)
 
 

@@ -18,9 +18,9 @@ from pubswap_jax.types import ClientState, ServerState
 
 
 def state(scale=1.0):
-    lora = {"layer": {"a": jnp.arange(6.0).reshape(2, 3) * scale, "b": jnp.full((3, 2), 1 / 3)}}
-    clients = jax.vmap(lambda i: ClientState(i, lora, optax.scale_by_adam().init(lora)))(jnp.arange(3))
-    return {"server": ServerState.create(lora), "clients": clients}
+    adapter = {"layer": {"a": jnp.arange(6.0).reshape(2, 3) * scale, "b": jnp.full((3, 2), 1 / 3)}}
+    clients = jax.vmap(lambda i: ClientState(i, adapter, optax.scale_by_adam().init(adapter)))(jnp.arange(3))
+    return {"server": ServerState.create(adapter), "clients": clients}
 
 
 def test_what_comes_back_is_what_was_saved(tmp_path):
@@ -184,5 +184,5 @@ def test_a_full_disk_is_one_line_on_stderr(tmp_path, how):
 def test_arrays_are_read_without_a_template(tmp_path):
     found = checkpoint.save(tmp_path, 1, 0, state(), {})
     arrays = checkpoint.arrays(found)
-    np.testing.assert_array_equal(arrays["server"]["lora"]["layer"]["a"], state()["server"].lora["layer"]["a"])
-    assert arrays["clients"]["lora"]["layer"]["b"].shape == (3, 3, 2)
+    np.testing.assert_array_equal(arrays["server"]["adapter"]["layer"]["a"], state()["server"].adapter["layer"]["a"])
+    assert arrays["clients"]["adapter"]["layer"]["b"].shape == (3, 3, 2)

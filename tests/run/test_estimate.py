@@ -21,9 +21,9 @@ def test_bytes_by_hand(need):
     size = lambda tree: sum(x.nbytes for x in jax.tree.leaves(tree))  # noqa: E731
     assert need["base"] == size(run.params)
     adapters = need["adapters of the server and 3 clients"]
-    assert adapters == size(clients.lora) + size(run.server.lora)
+    assert adapters == size(clients.adapter) + size(run.server.adapter)
     assert need["the clients' moments"] == size(clients.opt_state)
-    assert need["while measuring M·β: gradients"] == 2 * 4 * size(run.server.lora)
+    assert need["while measuring M·β: gradients"] == 2 * 4 * size(run.server.adapter)
     assert need[estimate.PEAK] > need["base"] + adapters + need["the clients' moments"]
 
 

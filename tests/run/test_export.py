@@ -31,8 +31,8 @@ def test_the_exported_adapter_gives_the_runs_own_figure(trained, assembled_once)
     folders = export.export(run.config, workdir)
     assert [folder.name for folder in folders] == ["global", "client_0", "client_1", "client_2"]
     at = export.best_standing(run, workdir)
-    _, lora = load_adapter(folders[0], run.model_config)
-    for one, other in zip(jax.tree.leaves(lora), jax.tree.leaves(at.server.lora), strict=True):
+    _, adapter = load_adapter(folders[0], run.model_config)
+    for one, other in zip(jax.tree.leaves(adapter), jax.tree.leaves(at.server.adapter), strict=True):
         assert np.array_equal(one, other)
     text = export.evaluate_adapter(run.config, workdir, str(folders[0]))
     tested = [row for row in journal.read(workdir, "evaluations") if row["split"] == "test" and row["round"] == at.round]
@@ -72,11 +72,11 @@ def test_the_best_round_without_any_question(trained, monkeypatch, tmp_path):
     found = ps.best(str(workdir))
     monkeypatch.undo()
     at = export.best_standing(run, workdir)
-    assert (found.round, found.score) == tuple(at.best) and same(found.lora, at.server.lora)
+    assert (found.round, found.score) == tuple(at.best) and same(found.adapter, at.server.adapter)
     assert found.config == run.model_config and found.base == run.base and found.settings["training.lr"] == 0.02
-    ps.export_adapter(tmp_path / "adapter", found.lora, found.config, str(found.base))
-    _, lora = load_adapter(tmp_path / "adapter", found.config)
-    assert same(lora, at.server.lora)
+    ps.export_adapter(tmp_path / "adapter", found.adapter, found.config, str(found.base))
+    _, adapter = load_adapter(tmp_path / "adapter", found.config)
+    assert same(adapter, at.server.adapter)
 
 
 def test_the_best_round_of_clients_that_train_alone_is_theirs(tmp_path):
@@ -86,8 +86,8 @@ def test_the_best_round_of_clients_that_train_alone_is_theirs(tmp_path):
     stored = checkpoint.arrays(
         next(c for c in checkpoint.listed(tmp_path / "run" / "checkpoints") if (c.round, c.step) == (found.round, 0))
     )
-    assert same(found.lora, stored["clients"]["lora"])
-    assert all(leaf.shape[0] == 3 for leaf in jax.tree.leaves(found.lora))
+    assert same(found.adapter, stored["clients"]["adapter"])
+    assert all(leaf.shape[0] == 3 for leaf in jax.tree.leaves(found.adapter))
 
 
 def test_what_is_not_the_runs_best_is_named(trained, tmp_path):

@@ -106,12 +106,12 @@ def _evaluation(problems, correct):
 
 @pytest.fixture(scope="module")
 def world():
-    model, params, lora = toy(jax.random.key(0), TOY_CONFIG.replace(num_layers=1))
-    loras = jax.tree.map(lambda x: jnp.stack([x, x + 0.3, x]), lora)
+    model, params, adapter = toy(jax.random.key(0), TOY_CONFIG.replace(num_layers=1))
+    adapters = jax.tree.map(lambda x: jnp.stack([x, x + 0.3, x]), adapter)
     tokens = np.array([[i % 10, 10, i // 2, 11] for i in range(7)], np.int32)
     problems = [Problem(str(i), "?", "even", "sums") for i in range(7)]
     questions = Questions(problems, Prompts(tokens, np.ones_like(tokens, bool)))
-    return ev.make_sampler(model, samples=3, max_new_tokens=4), params, loras, questions
+    return ev.make_sampler(model, samples=3, max_new_tokens=4), params, adapters, questions
 
 
 def parity_grade(rollouts, problems):
@@ -123,11 +123,11 @@ def parity_grade(rollouts, problems):
 
 
 def test_a_question_is_answered_the_same_whatever_stands_beside_it(world):
-    sampler, params, loras, questions = world
+    sampler, params, adapters, questions = world
     key = jax.random.key(1)
-    whole = ev.evaluate(sampler, params, loras, questions, key, parity_grade, batch=7)
-    parts = ev.evaluate(sampler, params, loras, questions, key, parity_grade, batch=3)
-    alone = ev.evaluate(sampler, params, jax.tree.map(lambda x: x[1:2], loras), questions, key, parity_grade, batch=7)
+    whole = ev.evaluate(sampler, params, adapters, questions, key, parity_grade, batch=7)
+    parts = ev.evaluate(sampler, params, adapters, questions, key, parity_grade, batch=3)
+    alone = ev.evaluate(sampler, params, jax.tree.map(lambda x: x[1:2], adapters), questions, key, parity_grade, batch=7)
     for one, other in [*zip(whole, parts, strict=True), (whole[1], alone[0]), (whole[0], whole[2])]:
         assert one.answers.tolist() == other.answers.tolist() and one.correct.tolist() == other.correct.tolist()
     assert whole[0].answers.tolist() != whole[1].answers.tolist()
@@ -135,10 +135,10 @@ def test_a_question_is_answered_the_same_whatever_stands_beside_it(world):
 
 
 def test_all_batches_share_one_compiled_program(world):
-    sampler, params, loras, questions = world
+    sampler, params, adapters, questions = world
     before, key = sampler._cache_size(), jax.random.key(3)
-    ev.evaluate(sampler, params, loras, questions, key, parity_grade, batch=4)
+    ev.evaluate(sampler, params, adapters, questions, key, parity_grade, batch=4)
     short = Questions(questions.problems[:2], jax.tree.map(lambda x: x[:2], questions.prompts))
     with jax.transfer_guard("disallow"):
-        ev.evaluate(sampler, params, loras, short, key, parity_grade, batch=4)
+        ev.evaluate(sampler, params, adapters, short, key, parity_grade, batch=4)
     assert sampler._cache_size() - before == 1
