@@ -8,7 +8,9 @@ import importlib
 from pubswap_jax._version import __version__ as __version__
 
 _HOMES = {
-    "types": "Aggregator Prompts Rollout Verdict SwapPlan Batch ClientState ServerState Hparams ModelConfig",
+    "types": "Prompts Rollout Verdict SwapPlan Batch ClientState ServerState Hparams ModelConfig StepRecord Event Timeline "
+    "Planner Loss Advantages Normaliser Judge Aggregator Correction Client Server Channel Federation",
+    "records": "Record",
     "algorithm.losses": "masked_mean group_advantages kl_k1 kl_k2 kl_k3 grpo_term gspo_term cispo_term "
     "grpo_loss gspo_loss cispo_loss composed "
     "per_sequence per_token fixed_length",
@@ -17,7 +19,10 @@ _HOMES = {
     "algorithm.distortion": "one_replacement_distortion distortion_bound",
     "policy.model": "Transformer init_adapter response_logps",
     "policy.sampling": "sample",
-    "algorithm.pubswap": "pubswap Algorithm StepRecord client_step round_step",
+    "algorithm.pubswap": "pubswap make_client make_server",
+    "algorithm.corrections": "proximal",
+    "algorithm.federation": "over_clients round_step direct",
+    "algorithm.timeline": "lockstep",
     "policy.toyworld": "toy toy_batches parity_judge toy_targets",
     "questions.problem": "Problem",
     "verifier.score": "score",

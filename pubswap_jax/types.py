@@ -74,6 +74,7 @@ class Batch:
     prompts: Prompts  # [C, B, P]
     answers: Any  # the judge's input: an array for a jnp judge, problems [C][B] for a judge on the host
     public: bool = flax.struct.field(pytree_node=False, default=False)
+    ids: Any = None  # int32[C, B], numbers in the list of public questions, -1 for a private one; None: nobody counts them
 
 
 @flax.struct.dataclass
@@ -83,20 +84,36 @@ class ClientState:
     id: Array  # int32[]
     adapter: PyTree
     opt_state: PyTree
+    version: Array  # int32[], the server's round at the client's last start
+    steps: Array  # int32[], steps learnt so far
+    received: PyTree = ()  # the adapter that came down at its start; () in lockstep, where `learn` takes the server's
+    memory: PyTree = ()  # its Correction's
 
 
 @flax.struct.dataclass
 class ServerState:
-    """State of the server: the global adapter, the round, and the averaged optimizer moments, or () without them."""
+    """State of the server. The adapter is in the form that crosses between server and clients."""
 
     adapter: PyTree
-    round: Array  # int32[]
-    moments: PyTree
+    moments: PyTree  # the averaged optimizer moments, or () if moments are not averaged
+    round: Array  # int32[], averagings so far
     memory: PyTree = ()  # its Aggregator's
 
-    @classmethod
-    def create(cls, adapter: PyTree) -> "ServerState":
-        return cls(adapter=adapter, round=jnp.zeros((), jnp.int32), moments=())
+
+@flax.struct.dataclass
+class StepRecord:
+    """What one step did, stacked over clients. After a private step, `swapped_*` are the clients' own.
+
+    Metrics are f32[C]. Absent clients have zeros.
+    """
+
+    metrics: dict[str, Array]
+    rollouts: Rollout
+    verdicts: Verdict
+    swapped_rollouts: Rollout
+    swapped_verdicts: Verdict
+    plan: SwapPlan
+    adapters: PyTree  # [C, ...], those that sampled the rollouts
 
 
 @flax.struct.dataclass
@@ -165,6 +182,22 @@ class ModelConfig:
         return dataclasses.replace(self, **changes)
 
 
+# --- functions that take part in a federation; algorithm/federation.py composes them ----------------------------------------
+
+Planner = Callable[..., SwapPlan]  # (key, correct bool[C, B, G], present bool[C] | None) -> plan
+Loss = Callable[..., tuple[Array, dict[str, Array]]]
+# ^ (logps, old_logps, advantages [B, G], mask, hparams) -> a term for every token f32[B, G, R], metrics
+Advantages = Callable[[Array], Array]  # rewards f32[B, G] -> f32[B, G]
+Normaliser = Callable[[Array], Array]  # mask bool[B, G, R] -> the weight of every token f32[B, G, R]
+Judge = Callable[[Rollout, Batch], Verdict]  # stacked; the only crossing to the host in a step
+Program = Callable[[str, Callable], Callable]  # (name, function) -> the compiled function; `compiled` is jax.jit
+
+
+def compiled(name: str, function: Callable) -> Callable:
+    """The default Program."""
+    return jax.jit(function)
+
+
 class Aggregator(NamedTuple):
     """How uploads become the next adapter: pure functions that know no model and see adapters only.
 
@@ -176,6 +209,80 @@ class Aggregator(NamedTuple):
     # ^ (memory, adapter [...], uploads [C, ...], weights f32[C], staleness int32[C], extra={}) -> adapter, memory
     due: Callable[[PyTree, Array], Any] = lambda memory, weights: True  # whether this makes a new version
     shares: bool = True  # False: nothing is uploaded, and every client keeps its own adapter
+
+
+class Correction(NamedTuple):
+    """What a federated method does inside a client, for one client."""
+
+    init: Callable[[PyTree], PyTree]  # adapter -> memory
+    gradient: Callable[..., PyTree]  # (gradient, adapter, received, memory, hparams) -> gradient, before the optimizer
+    finish: Callable[..., tuple[PyTree, dict[str, Array]]]
+    # ^ (adapter, received, memory, steps) -> memory, extra: values that go up beside the adapter
+
+
+class Client(NamedTuple):
+    """What a client does. It knows the model and the optimizer.
+
+    `start`, `learn` and `upload` are written for one client and vmapped by `over_clients`; `respond` is stacked already.
+    """
+
+    start: Callable[..., ClientState]  # (download, client) -> client at the beginning of a round
+    respond: Callable[..., Rollout]  # (base, clients, prompts [C, B, P], keys [C], hparams) -> rollouts
+    learn: Callable[..., tuple[ClientState, dict[str, Array]]]
+    # ^ (base, received, client, prompts, rollout, verdict, swapped bool[B, G], hparams) -> client, metrics
+    upload: Callable[..., tuple[PyTree, dict[str, Array]]]  # (client) -> what crosses, extra values for the aggregator
+
+
+class Server(NamedTuple):
+    """What a server does. PubSwap's knows no model."""
+
+    init: Callable[[PyTree, PyTree], ServerState]  # (adapter, a fresh optimizer state) -> server
+    download: Callable[[ServerState], PyTree | None]  # None: nothing comes down, and everybody trains alone
+    swap: Callable[..., tuple[PyTree, SwapPlan]]  # (key, correct, responses [C, B, G, ...], present) -> responses, plan
+    aggregate: Callable[..., ServerState]  # (server, uploads [C, ...], weights, staleness, extra) -> server
+
+
+class Channel(NamedTuple):
+    """The only way out of a client and into one. A `Record` goes in and comes out at the other end; see records.py."""
+
+    up: Callable[[Any], Any]
+    down: Callable[[Any], Any]
+
+
+class Federation(NamedTuple):
+    """One way of federating. The training loop, checkpoints, evaluation and export know nothing else of it.
+
+    The state is a pytree of its own with a field or property `round`.
+    """
+
+    init: Callable[[PyTree], PyTree]  # adapter -> state
+    open: Callable[..., PyTree]  # (state, channel, who=None) -> state: the download to bool[C] `who`; None: to all
+    step: Callable[..., tuple[PyTree, StepRecord]]  # (base, state, batch, judge, channel, key, hparams, who=None)
+    close: Callable[..., tuple[PyTree, dict[str, Array]]]  # (state, channel, weights=None) -> state, figures of the round
+    shared: Callable[[PyTree], PyTree | None]  # the adapter to evaluate and export; None: there is none
+    own: Callable[[PyTree], PyTree | None]  # each client's adapter [C, ...], before the next open; None: there is none
+    saved: Callable[[PyTree], PyTree]  # the part of a state that a checkpoint between two rounds needs
+
+
+class Event(NamedTuple):
+    """One event of a run, in host values."""
+
+    kind: str  # evaluate | open | private | public | close
+    who: Any  # bool[C], the clients it concerns
+    round: int  # from 0; -1 for the evaluation of the base model
+    step: int
+    number: int  # earlier events of its kind; a public step's number indexes the stream of public questions
+    served: Any  # int[C], private steps behind each client, which index its stream of private questions
+
+
+class Timeline(NamedTuple):
+    """A run's events: a pure function of the event's index, so that a checkpoint needs one number."""
+
+    event: Callable[[int], Event]
+    length: int
+
+    def __call__(self, index: int) -> Event:
+        return self.event(index)
 
 
 def at_least_f32(x: Array) -> Array:

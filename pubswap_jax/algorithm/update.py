@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import flax.struct
 import jax
@@ -9,9 +10,35 @@ import jax.numpy as jnp
 import optax
 
 from pubswap_jax.algorithm.aggregation import proximal_penalty
-from pubswap_jax.algorithm.losses import kl_of_tokens, less_kl, masked_mean, reward_less_kl, safe_sqrt, total, zero_variance
-from pubswap_jax.policy.model import response_logps
-from pubswap_jax.types import Array, ClientState, Hparams, Prompts, PyTree, Rollout, Verdict
+from pubswap_jax.algorithm.corrections import proximal
+from pubswap_jax.algorithm.losses import (
+    group_advantages,
+    grpo_term,
+    keep_truncated,
+    kl_k1,
+    kl_of_tokens,
+    less_kl,
+    masked_mean,
+    per_sequence,
+    reward_less_kl,
+    safe_sqrt,
+    total,
+    zero_variance,
+)
+from pubswap_jax.policy.logps import response_logps
+from pubswap_jax.types import (
+    Advantages,
+    Array,
+    ClientState,
+    Correction,
+    Hparams,
+    Loss,
+    Normaliser,
+    Prompts,
+    PyTree,
+    Rollout,
+    Verdict,
+)
 
 
 @flax.struct.dataclass
@@ -37,28 +64,38 @@ class Scores:
     token_weights: Array
 
 
-def make_update(
-    model,
-    tx: optax.GradientTransformation,
-    *,
-    loss: Callable,
-    microbatch: int | None,
-    inner_epochs: int,
-    advantages: Callable,
-    normalise: Callable,
-    kl: Callable | None,
-    kl_in_reward: bool,
-    truncation: Callable,
-    importance: Callable | None,
-    eos_ids: tuple[int, ...],
-) -> Callable:
-    """(params, anchor, client, prompts, rollout, verdict, swapped, hparams) -> client, metrics; see `pubswap` for the knobs."""
+class Learning(NamedTuple):
+    """How a client learns from its responses; `pubswap` explains each setting."""
 
-    kl_in_loss, kl_of_reward = (None, kl) if kl_in_reward else (kl, None)
+    loss: Loss = grpo_term
+    advantages: Advantages = group_advantages
+    normalise: Normaliser = per_sequence
+    kl: Callable | None = None
+    kl_in_reward: bool = False
+    truncation: Callable = keep_truncated
+    importance: Callable | None = None
+    correction: Correction = proximal()
+    microbatch: int | None = None
+    inner_epochs: int = 1
+
+    def check(self) -> None:
+        if self.inner_epochs < 1:
+            raise ValueError(f"inner_epochs: 1 or more expected, got {self.inner_epochs}")
+        if self.kl_in_reward and self.kl is not kl_k1:
+            raise ValueError(
+                "kl_in_reward: kl=kl_k1 expected; in the reward no other one has the gradient of the KL divergence"
+            )
+
+
+def make_update(model, tx: optax.GradientTransformation, how: Learning, eos_ids: tuple[int, ...]) -> Callable:
+    """(base, received, client, prompts, rollout, verdict, swapped, hparams) -> client, metrics: a client's `learn`."""
+    how.check()
+    microbatch, importance = how.microbatch, how.importance
+    kl_in_loss, kl_of_reward = (None, how.kl) if how.kl_in_reward else (how.kl, None)
 
     def objective(logps: Array, scores: Scores, material: Material, hparams: Hparams):
         mask = material.rollout.mask
-        term, metrics = loss(logps, scores.old_logps, material.advantages, mask, hparams)
+        term, metrics = how.loss(logps, scores.old_logps, material.advantages, mask, hparams)
         if kl_in_loss is not None:
             term, more = less_kl(term, kl_in_loss, logps, scores.ref_logps, mask, hparams.kl_coef)
             metrics = metrics | more
@@ -110,19 +147,18 @@ def make_update(
         parts = jax.tree.map(lambda x: x.reshape(-1, microbatch, *x.shape[1:]), (prompts, rollout))
         return jax.lax.map(of_part, parts).reshape(rollout.tokens.shape)
 
-    def update_client(
+    def learn(
         params: PyTree,
-        anchor: PyTree,
+        received: PyTree,
         client: ClientState,
         prompts: Prompts,
         rollout: Rollout,
         verdict: Verdict,
         swapped: Array,
-        *,
         hparams: Hparams,
     ) -> tuple[ClientState, dict[str, Array]]:
         truncated = is_truncated(rollout, eos_ids)
-        reward, slot_weights = truncation(verdict.reward, rollout.mask, truncated)
+        reward, slot_weights = how.truncation(verdict.reward, rollout.mask, truncated)
         slot_weights = slot_weights * jnp.where(swapped, hparams.swap_weight, 1.0)
         kl_metrics = {}
         if kl_of_reward is not None:
@@ -132,23 +168,23 @@ def make_update(
             difference = kl_before(params, hparams, client.adapter, prompts, rollout)
             reward = reward_less_kl(reward, difference, rollout.mask, hparams.kl_coef)
             kl_metrics = {"kl": masked_mean(difference, rollout.mask)}
-        material = Material(prompts, rollout, advantages(reward), slot_weights, swapped, normalise(rollout.mask))
+        material = Material(prompts, rollout, how.advantages(reward), slot_weights, swapped, how.normalise(rollout.mask))
 
         adapter, opt_state, scores = client.adapter, client.opt_state, None
-        for _ in range(inner_epochs):
+        for _ in range(how.inner_epochs):
             old_logps = None if scores is None else scores.old_logps
             gradient, scores = accumulate(params, hparams, adapter, material, old_logps)
             final = (objective(scores.logps, scores, material, hparams), _norm(gradient))
-            gradient = jax.tree.map(lambda g, x, x0: g + hparams.prox_coef * (x - x0), gradient, adapter, anchor)
+            gradient = how.correction.gradient(gradient, adapter, received, client.memory, hparams)
             direction, opt_state = tx.update(gradient, opt_state, adapter)
             adapter = jax.tree.map(lambda x, d: x - hparams.lr * d, adapter, direction)
 
         (value, loss_metrics), gradient_norm = final
         metrics = loss_metrics | kl_metrics | _response_metrics(rollout, verdict, truncated, swapped, scores)
-        metrics |= {"loss": value, "grad_norm": gradient_norm, "drift": safe_sqrt(2 * proximal_penalty(adapter, anchor))}
-        return client.replace(adapter=adapter, opt_state=opt_state), metrics
+        metrics |= {"loss": value, "grad_norm": gradient_norm, "drift": safe_sqrt(2 * proximal_penalty(adapter, received))}
+        return client.replace(adapter=adapter, opt_state=opt_state, steps=client.steps + 1), metrics
 
-    return update_client
+    return learn
 
 
 def check_microbatch(microbatch: int | None, num_prompts: int) -> None:

@@ -1,272 +1,157 @@
-"""The gate between clients, its record types, and the count of transmitted bytes.
+"""The gate of a run: a channel that checks every record, counts its bytes, and refuses what must not cross.
 
-Only the record types below can leave or reach a client. The swap and the averaging read only records that the gate returned,
-so a bug cannot send private questions. The gate protects against bugs in this program, not against a client that lies about
-its own data.
+The swap and the averaging read only what the channel returned, so a bug cannot send private questions. The gate protects
+against bugs in this program, not against a client that lies about its own data.
 """
 
-import dataclasses
-import json
 import re
-import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
+from functools import partial
 
 import jax
 import numpy as np
 
 from pubswap_jax.devices.hosts import fetch
-from pubswap_jax.types import Array, PyTree
+from pubswap_jax.records import KINDS, SLOTS, Record, sent_bits, sent_rewards
+from pubswap_jax.types import Channel, PyTree
 
-DIRECTIONS = ("up", "down")
 COUNTER = re.compile(r"[a-z][a-z0-9_]{0,31}")
-
-
-class Refused(Exception):
-    """Raised for a record that must not cross, or for a record that the gate did not admit."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Adapters:
-    """Adapters, and moments if they are averaged, leaves [C, ...]. Sent up for the averaging, and down when a round begins."""
-
-    tree: PyTree
-    direction: str
-
-    def payload(self, client: int) -> Iterator[Array]:
-        return (leaf[client] for leaf in jax.tree.leaves(self.tree))
-
-    def sizes(self) -> np.ndarray:
-        num_clients = jax.tree.leaves(self.tree)[0].shape[0]
-        return np.full(num_clients, sum(leaf.nbytes // num_clients for leaf in jax.tree.leaves(self.tree)))
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Questions:
-    """The public questions of a step, as numbers in the public list, int32[C, B]."""
-
-    ids: tuple[str, ...]
-    numbers: np.ndarray
-    direction: str = "down"
-
-    def payload(self, client: int) -> Iterator[Array]:
-        yield self.numbers[client]
-
-    def sizes(self) -> np.ndarray:
-        return np.full(len(self.numbers), self.numbers[0].nbytes)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Responses:
-    """Responses to public questions: the tokens int32[C, B, G, R] where mask is True. Only swapped slots are sent down."""
-
-    ids: tuple[str, ...]
-    tokens: Array
-    mask: Array
-    slots: np.ndarray | None = None  # bool[C, B, G]; None: all
-    direction: str = "up"
-
-    def payload(self, client: int) -> Iterator[Array]:
-        mask = fetch(self.mask)[client]
-        if self.slots is not None:
-            mask = mask[self.slots[client]]
-            yield np.flatnonzero(self.slots[client]).astype(np.int32)
-        tokens = fetch(self.tokens)[client]
-        yield (tokens if self.slots is None else tokens[self.slots[client]])[mask]
-        yield mask.sum(-1).astype(np.int32)  # the lengths, from which the receiver restores the mask
-
-    def sizes(self) -> np.ndarray:
-        slots = np.ones(self.mask.shape[:3], bool) if self.slots is None else self.slots
-        lengths = fetch(self.mask).sum(-1)
-        words = (lengths * slots).sum((1, 2)) + slots.sum((1, 2)) * (1 if self.slots is None else 2)
-        return 4 * words
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class VerdictBits:
-    """Whether each response is correct, bool[C, B, G]; sent as one bit each."""
-
-    ids: tuple[str, ...]
-    correct: Array
-    direction: str = "up"
-
-    def payload(self, client: int) -> Iterator[Array]:
-        yield np.packbits(fetch(self.correct)[client].reshape(-1))
-
-    def sizes(self) -> np.ndarray:
-        return np.full(self.correct.shape[0], -(-int(np.prod(self.correct.shape[1:])) // 8))
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Rewards:
-    """Rewards of public responses, f32[C, B, G]. Sent with the responses, and only if some reward differs from its verdict bit.
-
-    A client sends up the rewards of a whole batch. Only those of swapped slots are sent down; `Responses` holds their places.
-    """
-
-    ids: tuple[str, ...]
-    values: Array
-    slots: np.ndarray | None = None  # bool[C, B, G]; None: all
-    direction: str = "up"
-
-    def payload(self, client: int) -> Iterator[Array]:
-        values = fetch(self.values)[client]
-        yield values.reshape(-1) if self.slots is None else values[self.slots[client]]
-
-    def sizes(self) -> np.ndarray:
-        slots = np.ones(self.values.shape, bool) if self.slots is None else self.slots
-        return slots.sum((1, 2)) * self.values.dtype.itemsize
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Transcript:
-    """A client's question, answer and responses as text, for people to read; the batch may be private.
-
-    Transcripts are not part of the method. The gate admits them only if the run's config asks for transcripts.
-    """
-
-    client: int
-    num_clients: int
-    row: dict
-    direction: str = "up"
-
-    def payload(self, client: int) -> Iterator[Array]:
-        if client == self.client:
-            yield np.frombuffer(json.dumps(self.row).encode(), np.uint8)
-
-    def sizes(self) -> np.ndarray:
-        return np.array([sum(x.nbytes for x in self.payload(client)) for client in range(self.num_clients)])
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Counters:
-    """A step's metrics by name, f32[C] each, for the progress bar and the report."""
-
-    values: dict[str, Array]
-    direction: str = "up"
-
-    def payload(self, client: int) -> Iterator[Array]:
-        return (fetch(value)[client : client + 1] for value in self.values.values())
-
-    def sizes(self) -> np.ndarray:
-        leaves = list(self.values.values())
-        return np.full(leaves[0].shape[0], sum(leaf.dtype.itemsize for leaf in leaves))
-
-
-NAMES = {
-    Adapters: "adapters",
-    Questions: "questions",
-    Responses: "responses",
-    VerdictBits: "verdicts",
-    Rewards: "rewards",
-    Counters: "counters",
-    Transcript: "transcripts",
+# The arrays of records about questions: dtype and number of axes.
+ARRAYS = {
+    "numbers": (np.integer, 2),
+    "tokens": (np.integer, 4),
+    "mask": (np.bool_, 4),
+    "slots": (np.bool_, 3),
+    "correct": (np.bool_, 3),
+    "reward": (np.floating, 3),
 }
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Passed:
-    """A record that the gate has admitted."""
-
-    record: Adapters | Questions | Responses | VerdictBits | Rewards | Counters | Transcript
+class Refused(Exception):
+    """Raised for a record that must not cross."""
 
 
 class Gate:
-    """`admit` checks a record, counts its bytes and returns it as `Passed`; `open` returns that record until it is withdrawn.
+    """Counts the bytes of every record by direction and kind, for each client, since the round began.
 
     Args:
-      public_ids: ids of the public questions; records of other questions are refused.
-      adapters: the run's adapters, leaves [C, ...]; only trees with the same leaves and shapes may cross. None: none may.
+      public: the number of public questions; records of any other question are refused.
+      shapes: "up/adapters" and "down/adapters" -> the arrays of such a record, or their shapes. Missing: none may cross.
       transcripts: whether transcripts, also of private questions, may cross.
+      first: whether this is the first round, whose moments are zeros that every client makes itself.
+      account: bytes that were counted before, "direction/name" -> bytes of each client.
     """
 
-    def __init__(self, public_ids: Iterable[str], adapters: PyTree, transcripts: bool = False):
-        self.public_ids = frozenset(public_ids)
-        self.transcripts = transcripts
-        self.adapters = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), adapters)
-        self.bytes: dict[str, list[int]] = {}  # "direction/name" -> bytes of each client since `close_round`
-        self._approved: weakref.WeakSet[Passed] = weakref.WeakSet()
+    def __init__(
+        self,
+        public: int,
+        shapes: Mapping[str, PyTree] | None = None,
+        *,
+        transcripts: bool = False,
+        first: bool = False,
+        account: Mapping[str, list[int]] | None = None,
+    ):
+        self.public, self.shapes, self.transcripts, self.first = public, dict(shapes or {}), transcripts, first
+        self.account: dict[str, list[int]] = dict(account or {})
 
-    def admit(self, record, present: np.ndarray | None = None) -> Passed:
-        """Admits a record or raises Refused. Bytes are counted only for the clients in bool[C] `present`; None: all."""
-        if type(record) not in NAMES:
-            raise Refused(f"a {type(record).__name__} may not cross; only {', '.join(t.__name__ for t in NAMES)} may")
-        if record.direction not in DIRECTIONS:
-            raise Refused(f"direction {record.direction!r}: up or down expected")
-        _CHECKS[type(record)](self, record)
-        sizes = record.sizes() * (1 if present is None else np.asarray(present))
-        name = f"{record.direction}/{NAMES[type(record)]}"
-        self.bytes[name] = np.add(self.bytes.get(name, 0), sizes).tolist()
-        passed = Passed(record)
-        self._approved.add(passed)
-        return passed
+    @property
+    def channel(self) -> Channel:
+        return Channel(partial(self.admit, "up"), partial(self.admit, "down"))
 
-    def open(self, passed: Passed):
-        """The record that was admitted. The swap and the averaging read only what `open` returns."""
-        if not isinstance(passed, Passed) or passed not in self._approved:
-            raise Refused(f"a {type(getattr(passed, 'record', passed)).__name__} without the gate's approval")
-        return passed.record
+    def admit(self, direction: str, record: Record) -> Record:
+        """Checks and counts a record, and returns it."""
+        if not isinstance(record, Record) or record.kind not in KINDS:
+            found = record.kind if isinstance(record, Record) else type(record).__name__
+            raise Refused(f"a {found} may not cross; only {', '.join(KINDS)} may")
+        if record.direction != direction:
+            raise Refused(f"{record.kind}: a record going {record.direction} on its way {direction}")
+        _CHECKS[record.kind](self, record)
+        here = None if record.who is None else fetch(record.who)
+        for name, size in self._sizes(record).items():
+            size = size if here is None else size * here
+            if size.any() or name == record.kind:
+                entry = f"{direction}/{name}"
+                self.account[entry] = np.add(self.account.get(entry, 0), size).tolist()
+        return record
 
-    def withdraw(self, passed: Passed) -> None:
-        self._approved.discard(passed)
+    def _sizes(self, record: Record) -> dict[str, np.ndarray]:
+        """The bytes of every client's share, int[C], by the names they are booked under."""
+        arrays = record.arrays
+        if record.kind in SLOTS:
+            return _slot_sizes(record.kind, arrays)
+        if record.kind == "adapters" and self.first and record.direction == "down":
+            arrays = {"adapter": arrays["adapter"]}
+        leaves = jax.tree.leaves(arrays)
+        num_clients = leaves[0].shape[0]
+        return {record.kind: np.full(num_clients, sum(leaf.nbytes // num_clients for leaf in leaves))}
 
     def close_round(self) -> dict[str, list[int]]:
-        """The round's bytes, "direction/name" -> bytes of each client. Resets the counts to zero."""
-        account, self.bytes = dict(sorted(self.bytes.items())), {}
+        """The round's account. Resets the counts to zero."""
+        account, self.account, self.first = dict(sorted(self.account.items())), {}, False
         return account
 
 
-def _check_questions(gate: Gate, record) -> None:
-    private = [name for name in record.ids if name not in gate.public_ids]
+def _slot_sizes(kind: str, arrays: Mapping) -> dict[str, np.ndarray]:
+    """Bytes of responses and verdicts, as `Record.pack` writes them, without moving tokens from the device."""
+    down = "slots" in arrays
+    shape = jax.tree.leaves(arrays)[0].shape[:3]
+    slots = fetch(arrays["slots"]) if down else np.ones(shape, bool)
+    found = {}
+    if "mask" in arrays:
+        lengths = fetch(arrays["mask"]).sum(-1)
+        found["responses"] = 4 * ((lengths * slots).sum((1, 2)) + slots.sum((1, 2)) * (2 if down else 1))
+    if "correct" in arrays:
+        correct, reward = fetch(arrays["correct"]), arrays["reward"]
+        count = slots.sum((1, 2))
+        found["verdicts"] = -(-count // 8) * sent_bits(correct, slots, down)
+        found["rewards"] = count * reward.dtype.itemsize * sent_rewards(fetch(reward), correct, slots)
+    return found
+
+
+def _check_questions(gate: Gate, record: Record) -> None:
+    ids = np.asarray(-1 if record.ids is None else record.ids)
+    private = int(((ids < 0) | (ids >= gate.public)).sum())
     if private:
-        # Give the count, not the ids: an id may reveal something about a private question.
-        raise Refused(f"{type(record).__name__} of {len(private)} questions that are not public; a private batch stays at home")
-    array, kind, axes = {
-        Questions: lambda: (record.numbers, np.integer, 2),
-        Responses: lambda: (record.tokens, np.integer, 4),
-        VerdictBits: lambda: (record.correct, np.bool_, 3),
-        Rewards: lambda: (record.values, np.floating, 3),
-    }[type(record)]()
-    if not np.issubdtype(array.dtype, kind) or array.ndim != axes or array.shape[1] != len(record.ids):
-        found = f"{array.dtype}{list(array.shape)}"
-        raise Refused(f"{type(record).__name__}: {found} is not its array for {len(record.ids)} questions")
+        # Give the count, not the questions: even a number may reveal something about a private one.
+        raise Refused(f"{record.kind} of {private} questions that are not public; a private batch stays at home")
+    for name, array in record.arrays.items():
+        kind, axes = ARRAYS.get(name, (None, 0))
+        if kind is None or not np.issubdtype(array.dtype, kind) or array.ndim != axes or array.shape[:2] != ids.shape:
+            found = f"{array.dtype}{list(array.shape)}"
+            raise Refused(f"{record.kind}: {name}, {found}, is not its array for questions {list(ids.shape)}")
 
 
-def _check_adapters(gate: Gate, record: Adapters) -> None:
-    expected = gate.adapters
-    # The first round sends no moments.
-    if isinstance(record.tree, dict) and set(record.tree) == {"adapter"} < set(expected or ()):
-        expected = {"adapter": expected["adapter"]}
-    ours = jax.tree_util.tree_leaves_with_path(expected)
-    theirs = jax.tree_util.tree_leaves_with_path(record.tree)
+def _check_adapters(gate: Gate, record: Record) -> None:
+    expected = gate.shapes.get(f"{record.direction}/adapters", {})
+    ours, theirs = (jax.tree_util.tree_leaves_with_path(tree) for tree in (expected, record.arrays))
     if [path for path, _ in ours] != [path for path, _ in theirs]:
-        raise Refused("Adapters: leaves that the run's adapters do not have, or not all of them")
+        raise Refused("adapters: leaves that the run's adapters do not have, or not all of them")
     for (path, leaf), (_, other) in zip(ours, theirs, strict=True):
         if other.shape != leaf.shape or other.dtype != leaf.dtype:
             name = jax.tree_util.keystr(path)
-            raise Refused(f"Adapters: {name} is {other.dtype}{list(other.shape)}, not as the run's adapters are")
+            raise Refused(f"adapters: {name} is {other.dtype}{list(other.shape)}, not as the run's adapters are")
 
 
-def _check_counters(gate: Gate, record: Counters) -> None:
-    for name, value in record.values.items():
+def _check_counters(gate: Gate, record: Record) -> None:
+    for name, value in record.arrays.items():
         if not COUNTER.fullmatch(name) or value.ndim != 1 or not np.issubdtype(value.dtype, np.floating):
-            raise Refused(f"Counters: {name[:32]!r} is not one number a client under a plain name")
+            raise Refused(f"counters: {name[:32]!r} is not one number a client under a plain name")
 
 
-def _check_transcript(gate: Gate, record: Transcript) -> None:
+def _check_transcript(gate: Gate, record: Record) -> None:
     if not gate.transcripts:
-        raise Refused("Transcript: this run keeps none (log.transcripts)")
-    if not 0 <= record.client < record.num_clients:
-        raise Refused(f"Transcript: client {record.client} of {record.num_clients}")
+        raise Refused("transcripts: this run keeps none (log.transcripts)")
+    if record.who is None or np.asarray(record.who).sum() != 1:
+        raise Refused("transcripts: one client's at a time expected")
 
 
 _CHECKS = {
-    Adapters: _check_adapters,
-    Questions: _check_questions,
-    Responses: _check_questions,
-    VerdictBits: _check_questions,
-    Rewards: _check_questions,
-    Counters: _check_counters,
-    Transcript: _check_transcript,
+    "adapters": _check_adapters,
+    "questions": _check_questions,
+    "responses": _check_questions,
+    "verdicts": _check_questions,
+    "counters": _check_counters,
+    "transcripts": _check_transcript,
 }
 
 

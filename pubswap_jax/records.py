@@ -1,0 +1,126 @@
+"""Records: what crosses between clients and a server, and how a record becomes bytes.
+
+A record is stacked over clients. `pack` writes one client's share; `unpack` reads it on the other side. Only what the reader
+cannot know is written: the tokens of a response up to its end, and of a swapped batch the swapped slots alone.
+"""
+
+import json
+from typing import Any
+
+import flax.struct
+import jax
+import numpy as np
+
+from pubswap_jax.types import PyTree
+
+KINDS = ("adapters", "questions", "responses", "verdicts", "counters", "transcripts")
+SLOTS = ("responses", "verdicts")  # kinds with an entry for every response [C, B, G]
+
+
+@flax.struct.dataclass
+class Record:
+    """One message of every client in `who`.
+
+    The arrays of each kind, leaves [C, ...]:
+      adapters     adapter, and moments where they are averaged
+      questions    numbers int32[C, B]
+      responses    tokens, mask [C, B, G, R]; going down also slots, correct, reward [C, B, G]
+      verdicts     correct, reward [C, B, G]
+      counters     f32[C] by name
+      transcripts  row uint8[C, L], JSON
+    """
+
+    kind: str = flax.struct.field(pytree_node=False)
+    direction: str = flax.struct.field(pytree_node=False)  # up | down
+    arrays: PyTree
+    ids: Any = None  # int32[C, B], the questions it speaks of
+    who: Any = None  # bool[C]; None: everybody
+
+    def pack(self, client: int = 0) -> bytes:
+        """The share of one client: a line of JSON that says what follows, then the arrays."""
+        own = jax.tree.map(lambda x: np.asarray(x)[client], self.arrays)
+        parts = _slots(own) if self.kind in SLOTS else {str(i): np.asarray(x) for i, x in enumerate(jax.tree.leaves(own))}
+        head = {"kind": self.kind, "direction": self.direction}
+        head["ids"] = None if self.ids is None else np.asarray(self.ids)[client].tolist()
+        head["parts"] = {name: [part.dtype.str, part.size] for name, part in parts.items()}
+        return json.dumps(head).encode() + b"\n" + b"".join(part.tobytes() for part in parts.values())
+
+    @staticmethod
+    def unpack(data: bytes, like: "Record") -> "Record":
+        """The record of one client, C = 1. `like` is a record of the same kind: the reader's own, or one of shapes."""
+        line, _, rest = data.partition(b"\n")
+        head, parts, at = json.loads(line), {}, 0
+        if (head["kind"], head["direction"]) != (like.kind, like.direction):
+            raise ValueError(f"{like.kind} going {like.direction} expected, got {head['kind']} going {head['direction']}")
+        for name, (dtype, size) in head["parts"].items():
+            parts[name] = np.frombuffer(rest, dtype, size, at)
+            at += parts[name].nbytes
+        one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), like.arrays)
+        arrays = _of_slots(parts, one) if like.kind in SLOTS else _of_leaves(list(parts.values()), one)
+        ids = None if head["ids"] is None else np.array([head["ids"]], np.int32)
+        return Record(like.kind, like.direction, jax.tree.map(lambda x: x[None], arrays), ids)
+
+
+def joined(records: list[Record]) -> Record:
+    """Records of one kind as one record, in this order of clients."""
+    arrays = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(record.arrays for record in records))
+    ids = None if records[0].ids is None else np.concatenate([record.ids for record in records])
+    return records[0].replace(arrays=arrays, ids=ids)
+
+
+def sent_rewards(reward: np.ndarray, correct: np.ndarray, slots: np.ndarray) -> np.ndarray:
+    """Whether rewards cross: only if some reward in bool[..., B, G] `slots` is not its verdict's bit. -> bool[...]."""
+    return ((reward != correct) & slots).any((-2, -1))
+
+
+def sent_bits(correct: np.ndarray, slots: np.ndarray, down: bool) -> np.ndarray:
+    """Whether verdicts cross: always up; down, where swaps are of right responses alone, they are known. -> bool[...]."""
+    return np.ones(slots.shape[:-2], bool) if not down else (~correct & slots).any((-2, -1))
+
+
+def _slots(own: dict) -> dict[str, np.ndarray]:
+    """One client's slots as flat arrays."""
+    shape = own["correct"].shape if "correct" in own else own["mask"].shape[:2]
+    slots, parts = own.get("slots", np.ones(shape, bool)), {}
+    if "slots" in own:
+        parts["slots"] = np.flatnonzero(slots).astype(np.int32)
+    if "tokens" in own:
+        mask = own["mask"][slots]
+        parts |= {"tokens": own["tokens"][slots][mask].astype(np.int32), "lengths": mask.sum(-1).astype(np.int32)}
+    if "correct" in own:
+        if sent_bits(own["correct"], slots, "slots" in own):
+            parts["correct"] = np.packbits(own["correct"][slots])
+        if sent_rewards(own["reward"], own["correct"], slots):
+            parts["reward"] = own["reward"][slots]
+    return parts
+
+
+def _of_slots(parts: dict[str, np.ndarray], like: dict) -> dict[str, np.ndarray]:
+    shape = next(x.shape[:2] for x in like.values())
+    slots, found = np.ones(shape, bool), {}
+    if "slots" in like:
+        slots = np.isin(np.arange(slots.size), parts["slots"]).reshape(shape)
+        found["slots"] = slots
+    if "tokens" in like:
+        tokens, mask = np.zeros(like["tokens"].shape, np.int32), np.zeros(like["mask"].shape, bool)
+        mask[slots] = np.arange(mask.shape[-1]) < parts["lengths"][:, None]
+        tokens[mask] = parts["tokens"]
+        found |= {"tokens": tokens, "mask": mask}
+    if "correct" in like:
+        correct = slots.copy()
+        if "correct" in parts:
+            correct[slots] = np.unpackbits(parts["correct"], count=int(slots.sum())).astype(bool)
+        reward = correct.astype(like["reward"].dtype)
+        if "reward" in parts:
+            reward[slots] = parts["reward"]
+        found |= {"correct": correct, "reward": reward}
+    return found
+
+
+def _of_leaves(parts: list[np.ndarray], like: PyTree) -> PyTree:
+    wanted = jax.tree.leaves(like)
+    found = [(part.size, part.dtype) for part in parts]
+    if found != [(int(np.prod(x.shape)), np.dtype(x.dtype)) for x in wanted]:
+        raise ValueError("a record with other arrays than expected: both sides need the same adapter and settings")
+    leaves = [part.reshape(x.shape) for part, x in zip(parts, wanted, strict=True)]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
