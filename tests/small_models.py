@@ -24,8 +24,8 @@ SHALLOW = FAMILIES["qwen2"].replace(num_layers=1)
 def world(config, dtype=float):
     """A model whose biases, norms and adapters all matter."""
     model = Transformer(config)
-    params = model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
-    leaves, tree = jax.tree.flatten((params, init_adapter(jax.random.key(1), model, params)))
+    base = model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32)) | {"basis": {}}
+    leaves, tree = jax.tree.flatten((base, init_adapter(jax.random.key(1), model, base)))
     noise = np.random.default_rng(0)
     leaves = [jnp.asarray(x + 0.2 * noise.standard_normal(x.shape), dtype) for x in leaves]
     return model, *jax.tree.unflatten(tree, leaves)

@@ -26,15 +26,15 @@ quiet = pytest.mark.filterwarnings("ignore")
 NEEDS = "needs torch, transformers and peft: pip install 'pubswap_jax[parity]'"
 
 
-def logits_of(config, params, tokens, mask, adapter=None):
-    collections = {"params": params} | ({} if adapter is None else {"lora": adapter})
+def logits_of(config, base, tokens, mask, adapter=None):
+    collections = base | ({} if adapter is None else {"adapter": adapter})
     return jax.jit(Transformer(config).apply)(collections, jnp.asarray(tokens, jnp.int32), jnp.asarray(mask))
 
 
-def parts_of(config, params, tokens, mask):
+def parts_of(config, base, tokens, mask):
     """The output of every module, by transformers' names."""
     _, kept = Transformer(config).apply(
-        {"params": params},
+        base,
         jnp.asarray(tokens, jnp.int32),
         jnp.asarray(mask),
         capture_intermediates=True,
@@ -45,10 +45,10 @@ def parts_of(config, params, tokens, mask):
     return {name.removesuffix(".__call__").replace("layers_", "layers."): leaf for name, leaf in outputs.items()}
 
 
-def greedy_of(config, params, tokens, mask, steps=64):
+def greedy_of(config, base, tokens, mask, steps=64):
     prompts = Prompts(jnp.asarray(tokens, jnp.int32)[None], jnp.asarray(mask)[None])
     rollout = sample(
-        Transformer(config), params, None, prompts, jax.random.key(0), group=2, max_new_tokens=steps, eos_ids=(), greedy=True
+        Transformer(config), base, None, prompts, jax.random.key(0), group=2, max_new_tokens=steps, eos_ids=(), greedy=True
     )
     return rollout.tokens[0]
 
@@ -70,22 +70,22 @@ def recorded(request):
 
 
 def test_logits_are_transformers_under_left_padding(recorded):
-    _, config, params, expected = recorded
+    _, config, base, expected = recorded
     tokens, mask = expected["tokens"], expected["mask"]
     assert not mask.all() and mask[:, -1].all()
-    assert_close(logits_of(config, params, tokens, mask), expected["logits"], mask, 2e-5)
+    assert_close(logits_of(config, base, tokens, mask), expected["logits"], mask, 2e-5)
 
 
 def test_scanned_and_rematerialised_layers_give_the_same_logits(recorded):
     folder, _, _, expected = recorded
-    config, params = load_pretrained(folder, dtype="float32", scan_layers=True)
-    ours = logits_of(config.replace(remat="block"), params, expected["tokens"], expected["mask"])
+    config, base = load_pretrained(folder, dtype="float32", scan_layers=True)
+    ours = logits_of(config.replace(remat="block"), base, expected["tokens"], expected["mask"])
     assert_close(ours, expected["logits"], expected["mask"], 2e-5)
 
 
 def test_every_part_of_every_block_is_transformers(recorded):
-    _, config, params, expected = recorded
-    ours = parts_of(config, params, expected["tokens"], expected["mask"])
+    _, config, base, expected = recorded
+    ours = parts_of(config, base, expected["tokens"], expected["mask"])
     names = [name for name in expected if name.startswith("layers.")]
     assert len(names) == 6
     for name in names:
@@ -93,17 +93,17 @@ def test_every_part_of_every_block_is_transformers(recorded):
 
 
 def test_64_greedy_tokens_are_those_of_generate(recorded):
-    _, config, params, expected = recorded
-    ours = greedy_of(config, params, expected["tokens"], expected["mask"])
+    _, config, base, expected = recorded
+    ours = greedy_of(config, base, expected["tokens"], expected["mask"])
     assert len(np.unique(expected["greedy"])) > 8
     np.testing.assert_array_equal(ours, np.repeat(expected["greedy"][:, None], 2, axis=1))
 
 
 def test_an_adapter_of_peft_gives_pefts_logits(recorded):
-    folder, config, params, expected = recorded
+    folder, config, base, expected = recorded
     config, adapter = load_adapter(folder / "adapter", config)
     assert (config.lora_rank, config.lora_alpha) == (2, 3.0)
-    ours = logits_of(config, params, expected["tokens"], expected["mask"], adapter)
+    ours = logits_of(config, base, expected["tokens"], expected["mask"], adapter)
     assert_close(ours, expected["adapted_logits"], expected["mask"], 2e-5)
     assert np.abs(expected["adapted_logits"] - expected["logits"]).max() > 0.1
 
@@ -151,14 +151,14 @@ PUBLISHED = [
 def test_every_published_config_cut_down(theirs, shared_data, tmp_path, name):
     model = theirs.build(theirs.cut(theirs.published(shared_data, name), layers=3), seed=1)
     model.save_pretrained(tmp_path)
-    config, params = load_pretrained(tmp_path)
+    config, base = load_pretrained(tmp_path)
     tokens, mask = theirs.prompts(config.vocab_size, seed=1)
     expected = theirs.run(model, tokens, mask)
-    assert_close(logits_of(config, params, tokens, mask), expected["logits"], mask)
-    ours = parts_of(config, params, tokens, mask)
+    assert_close(logits_of(config, base, tokens, mask), expected["logits"], mask)
+    ours = parts_of(config, base, tokens, mask)
     for part in theirs.PARTS:
         assert_close(ours[part], expected[part], mask)
-    np.testing.assert_array_equal(greedy_of(config, params, tokens, mask)[:, 0], theirs.greedy(model, tokens, mask))
+    np.testing.assert_array_equal(greedy_of(config, base, tokens, mask)[:, 0], theirs.greedy(model, tokens, mask))
 
 
 @live
@@ -171,9 +171,9 @@ def test_full_width_with_two_layers(theirs, shared_data, tmp_path, name):
         fields |= {"vocab_size": 4096, "bos_token_id": None, "eos_token_id": None}
     model = theirs.build(fields)
     model.save_pretrained(tmp_path)
-    config, params = load_pretrained(tmp_path)
+    config, base = load_pretrained(tmp_path)
     tokens, mask = theirs.prompts(config.vocab_size)
-    assert_close(logits_of(config, params, tokens, mask), theirs.run(model, tokens, mask)["logits"], mask)
+    assert_close(logits_of(config, base, tokens, mask), theirs.run(model, tokens, mask)["logits"], mask)
 
 
 @live
@@ -207,14 +207,14 @@ def test_our_adapter_in_peft_and_merged_in_transformers(theirs, pair, targets):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    model, folder, config, params = pair
+    model, folder, config, base = pair
     config = config.replace(lora_rank=4, lora_alpha=6.0, lora_targets=targets)
-    shapes = jax.eval_shape(lambda: init_adapter(jax.random.key(0), Transformer(config), params))
+    shapes = jax.eval_shape(lambda: init_adapter(jax.random.key(0), Transformer(config), base))
     rng = np.random.default_rng(0)
     adapter = jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
     tokens, mask = theirs.prompts(config.vocab_size)
-    ours = logits_of(config, params, tokens, mask, adapter)
-    assert np.abs(ours - logits_of(config, params, tokens, mask))[mask].max() > 0.1
+    ours = logits_of(config, base, tokens, mask, adapter)
+    assert np.abs(ours - logits_of(config, base, tokens, mask))[mask].max() > 0.1
 
     merge_adapter(folder / "merged", folder / "base", adapter, config)
     merged = AutoModelForCausalLM.from_pretrained(folder / "merged").eval()
@@ -238,13 +238,13 @@ OPTIONS = {
 @quiet
 @pytest.mark.parametrize("option", OPTIONS)
 def test_pefts_adapter_here(theirs, pair, option):
-    model, folder, config, params = pair
+    model, folder, config, base = pair
     peft_model = theirs.adapted(model, **OPTIONS[option])
     peft_model.save_pretrained(folder / "adapter")
     tokens, mask = theirs.prompts(config.vocab_size)
     expected = theirs.run(peft_model.get_base_model(), tokens, mask)["logits"]
     config, adapter = load_adapter(folder / "adapter", config)
-    assert_close(logits_of(config, params, tokens, mask, adapter), expected, mask)
+    assert_close(logits_of(config, base, tokens, mask, adapter), expected, mask)
 
 
 @live

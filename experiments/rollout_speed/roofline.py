@@ -105,10 +105,10 @@ def peer(a, fields: dict) -> dict:
 def ours(a, folder: pathlib.Path) -> dict:
     config = read_config(folder).replace(dtype=a.dtype, lora_rank=a.rank, lora_alpha=2.0 * a.rank)
     model = Transformer(config)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
     leaves, tree = jax.tree.flatten(shapes)
     draw = jax.jit(lambda key, shape: 0.02 * jax.random.normal(key, shape, a.dtype), static_argnums=1)
-    params = jax.tree.unflatten(tree, [draw(jax.random.fold_in(jax.random.key(0), i), x.shape) for i, x in enumerate(leaves)])
+    base = jax.tree.unflatten(tree, [draw(jax.random.fold_in(jax.random.key(0), i), x.shape) for i, x in enumerate(leaves)])
     adapters = None
     if a.rank:
         keys = jax.random.split(jax.random.key(3), a.clients)
@@ -118,14 +118,14 @@ def ours(a, folder: pathlib.Path) -> dict:
 
     def rollout():
         shape = {"group": a.group, "max_new_tokens": a.length, "eos_ids": ()}
-        return sample(model, params, adapters, prompts, jax.random.key(2), **shape).tokens
+        return sample(model, base, adapters, prompts, jax.random.key(2), **shape).tokens
 
     first, seconds = timed(rollout, a.repeats)
     if a.kernels:
         print(*busiest(rollout), sep="\n", flush=True)
     peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
     rates = limits(a.dtype, a.square)
-    size, count = (sum(f(x) for x in jax.tree.leaves(params)) for f in (lambda x: x.nbytes, lambda x: x.size))
+    size, count = (sum(f(x) for x in jax.tree.leaves(base)) for f in (lambda x: x.nbytes, lambda x: x.size))
     least = roof(config, size, count, (a.prompts, a.group, a.prompt, a.length, jnp.dtype(a.dtype).itemsize), rates)
     return {"parameters": count, "bandwidth": rates[0], "rate": rates[1], "least": least} | {
         "first": first,

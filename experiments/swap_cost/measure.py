@@ -29,15 +29,15 @@ def timed(function, *args) -> float:
 def main() -> None:
     # No end token, so that every response has the full length.
     config = TOY_CONFIG.replace(max_new_tokens=LENGTH, eos_ids=())
-    model, params, adapter = ps.toy(jax.random.key(0), config)
+    model, base, adapter = ps.toy(jax.random.key(0), config)
     algorithm = ps.pubswap(model, optax.scale_by_adam(), num_clients=CLIENTS, group=GROUP)
     server, hparams, key = ps.ServerState.create(adapter), ps.Hparams.create(), jax.random.key(2)
     batch = ps.toy_batches(jax.random.key(1), CLIENTS, PROMPTS)[2]
     clients = algorithm.init_clients(server)
-    rollouts = algorithm.rollout(params, clients, batch.prompts, key, hparams)
+    rollouts = algorithm.rollout(base, clients, batch.prompts, key, hparams)
     verdicts = ps.parity_judge(rollouts, batch)
     swap_args = (rollouts, verdicts, key)
-    update_args = (params, server, clients, batch.prompts, *algorithm.swap(*swap_args), hparams)
+    update_args = (base, server, clients, batch.prompts, *algorithm.swap(*swap_args), hparams)
     jax.block_until_ready(algorithm.update(*update_args))
 
     pairs = [(timed(algorithm.swap, *swap_args), timed(algorithm.update, *update_args)) for _ in range(REPEATS)]

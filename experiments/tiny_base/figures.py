@@ -25,13 +25,13 @@ SAMPLES = 64
 
 def base_answers(folder: pathlib.Path, preset: str, kind: str, count: int, length: int) -> tuple[Evaluation, list]:
     """64 answers of the base, at temperature 1, to each test question, as the verifier judges them; and their texts."""
-    config, params = load_pretrained(folder, dtype="float32")
+    config, base = load_pretrained(folder, dtype="float32")
     model = Transformer(config)
     tokenizer = load_tokenizer(folder, instructions=dict.fromkeys(KINDS, ""))
     asked = embedded.problems("test", seed=0, count=count, preset=preset, kind=kind)
     encoded = [tokenizer.encode(problem) for problem in asked]
     prompts = left_pad(encoded, np.arange(count), max(map(len, encoded)), config.pad_id)
-    adapter = jax.tree.map(lambda x: x[None], init_adapter(jax.random.key(0), model, params))  # B = 0: the base itself
+    adapter = jax.tree.map(lambda x: x[None], init_adapter(jax.random.key(0), model, base))  # B = 0: the base itself
     texts = []
 
     def graded(rollouts, problems):
@@ -40,7 +40,7 @@ def base_answers(folder: pathlib.Path, preset: str, kind: str, count: int, lengt
         return grades
 
     sampler = make_sampler(model, samples=SAMPLES, max_new_tokens=length)
-    found = evaluate(sampler, params, adapter, Questions(asked, prompts), jax.random.key(1), graded, batch=64)
+    found = evaluate(sampler, base, adapter, Questions(asked, prompts), jax.random.key(1), graded, batch=64)
     return found[0], texts
 
 

@@ -133,7 +133,7 @@ def pretrain(config: ModelConfig, material: list, steps: int, batch: int, lr: fl
     tx = optax.chain(optax.clip_by_global_norm(1.0), muon)
 
     def loss(params, prompts, tokens, weights):
-        logps = response_logps(model, params, None, prompts, tokens)
+        logps = response_logps(model, {"params": params}, None, prompts, tokens)
         return -jnp.sum(logps * weights) / logps.shape[0]
 
     @jax.jit
@@ -169,7 +169,7 @@ def main():
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = write_tokenizer(out)
     material = [lessons(tokenizer, a.preset, kind, a.questions) for kind in TAUGHT[a.preset]]
-    start = load_pretrained(a.start, dtype="float32")[1] if a.start else None
+    start = load_pretrained(a.start, dtype="float32")[1]["params"] if a.start else None
     params = pretrain(CONFIG, material, a.steps, a.batch, a.lr, a.seed, start)
     write_model(out, CONFIG, params)
     print(f"{sum(x.size for x in jax.tree.leaves(params)):,} parameters in {out}")

@@ -19,7 +19,7 @@ from pubswap_jax.weights.pretrained import load_adapter
 
 def main(folder: str, form: str, prompts: str, rows: str, dtype: str = "float32") -> None:
     # Without a scan XLA's CPU compiler computes ahead what remat would recompute late, and saves nothing.
-    config, params = load_pretrained(folder, dtype=dtype, scan_layers=form == "checkpointed")
+    config, base = load_pretrained(folder, dtype=dtype, scan_layers=form == "checkpointed")
     config, adapter = load_adapter(f"{folder}/adapter", config)
     config = config.replace(remat="block" if form == "checkpointed" else "none")
     given = token_matrix(int(prompts), config.vocab_size)
@@ -50,7 +50,7 @@ def main(folder: str, form: str, prompts: str, rows: str, dtype: str = "float32"
 
     def update():
         nonlocal clients
-        clients, metrics = algorithm.update(params, server, clients, asked, rollout, verdict, plan, Hparams.create(lr=1e-5))
+        clients, metrics = algorithm.update(base, server, clients, asked, rollout, verdict, plan, Hparams.create(lr=1e-5))
         jax.block_until_ready(clients.adapter)
         on_device = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
         return {"grad_norm": float(metrics["grad_norm"][0])} | ({"peak": on_device} if on_device else {})

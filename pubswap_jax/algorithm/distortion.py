@@ -65,15 +65,15 @@ def distortion_bound(
 
 
 def make_measure(logps: Callable, advantages: Callable, normalise: Callable) -> Callable[..., Distortion]:
-    """Returns a measure of M·β on a public step: (params, adapters, prompts, record, hparams) -> Distortion, fields [C].
+    """Returns a measure of M·β on a public step: (base, adapters, prompts, record, hparams) -> Distortion, fields [C].
 
     The measure takes one group per client, the group with the most replacements, and the adapters that sampled the responses.
-    `logps` is (params, adapter, prompts, tokens, temperature=...) -> f32[B, G, R]; `advantages` and `normalise` are those of
+    `logps` is (base, adapter, prompts, tokens, temperature=...) -> f32[B, G, R]; `advantages` and `normalise` are those of
     the update. Each response has its own backward pass, one after another: memory is 2G adapter gradients, not 2G activations.
     """
 
     @jax.jit
-    def measure(params: PyTree, adapters: PyTree, prompts: Prompts, record, hparams: Hparams) -> Distortion:
+    def measure(base: PyTree, adapters: PyTree, prompts: Prompts, record, hparams: Hparams) -> Distortion:
         def of_client(client):
             adapter, *stacked = client
             fullest = jnp.argmax(stacked[-1].sum(-1))
@@ -82,7 +82,7 @@ def make_measure(logps: Callable, advantages: Callable, normalise: Callable) -> 
             def score(tokens, mask):
                 def total(adapter):
                     one = jax.tree.map(lambda x: x[None], prompt)
-                    found = logps(params, adapter, one, tokens[None, None], temperature=hparams.temperature)
+                    found = logps(base, adapter, one, tokens[None, None], temperature=hparams.temperature)
                     return jnp.sum(found[0, 0], where=mask)
 
                 return jax.grad(total)(adapter)

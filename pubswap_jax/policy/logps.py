@@ -14,14 +14,22 @@ from pubswap_jax.types import Array, ModelConfig, Prompts, PyTree
 LOGITS_AT_ONCE = 2**25
 
 
-def variables(params: PyTree, adapter: PyTree | None) -> dict:
+def check_base(base: PyTree) -> None:
+    """Raises unless `base` is a dict of collections: `params`, and `basis` with an adapter family's frozen arrays."""
+    if "params" not in base:
+        found = ", ".join(sorted(base)[:3]) or "nothing"
+        raise ValueError(f"base: a dict with 'params' and 'basis' expected, got one with {found}; give {{'params': params}}")
+
+
+def variables(base: PyTree, adapter: PyTree | None) -> dict:
     """Flax collections of the adapted model, or of the base alone. Raises if the adapter has a layer that the base lacks."""
+    check_base(base)
     if adapter is None:
-        return {"params": params}
-    layers = {path[:-1] for path in flatten_dict(params) if path[-1] == "kernel"}
+        return base
+    layers = {path[:-1] for path in flatten_dict(base["params"]) if path[-1] == "kernel"}
     for path in sorted({path[:-1] for path in flatten_dict(adapter)} - layers):
-        raise ValueError(f"adapter: params have no layer {'/'.join(path)!r}, so that its adapter would be ignored")
-    return {"params": params, "lora": adapter}
+        raise ValueError(f"adapter: the base has no layer {'/'.join(path)!r}, so that its adapter would be ignored")
+    return base | {"adapter": adapter}
 
 
 def check_temperature(temperature) -> None:
@@ -46,13 +54,14 @@ def check_positions(config: ModelConfig, prompt: tuple[str, int], response: tupl
 
 
 def response_logps(
-    model, params: PyTree, adapter: PyTree | None, prompts: Prompts, tokens: Array, *, temperature=1.0, entropy: bool = False
+    model, base: PyTree, adapter: PyTree | None, prompts: Prompts, tokens: Array, *, temperature=1.0, entropy: bool = False
 ) -> Array | tuple[Array, Array]:
     """log π(tokens[t] | prompt, tokens[:t]) at `temperature`, f32[B, G, R]; with `entropy`, (logps, entropies).
 
     The prompt is encoded once for its G responses. The positions of each response start at the prompt's real length.
     `adapter=None` is the base.
     """
+    check_base(base)
     check_temperature(temperature)
     batch, group, length = tokens.shape
     width = prompts.tokens.shape[-1]
@@ -61,14 +70,14 @@ def response_logps(
     real = jnp.sum(prompts.mask, axis=-1)
     after = jnp.tile(real[:, None] + jnp.arange(length)[None], (1, group))
     positions = jnp.concatenate([attention.positions(prompts.mask), after], axis=1)
-    dtype = model.config.dtype or params["embed_tokens"]["embedding"].dtype
+    dtype = model.config.dtype or base["params"]["embed_tokens"]["embedding"].dtype
     attend = attention.packed(prompts.mask, group, kernel_check.training_kernel(dtype, width, length))
-    hidden = model.apply(variables(params, adapter), sequence, positions, attend, method="hidden")
+    hidden = model.apply(variables(base, adapter), sequence, positions, attend, method="hidden")
     # The shift by one: the prompt's last state predicts the first token of each of its responses.
     first = jnp.broadcast_to(hidden[:, None, width - 1 : width], (batch, group, 1, hidden.shape[-1]))
     own = hidden[:, width:].reshape(batch, group, length, -1)
     states = jnp.concatenate([first, own[:, :, :-1]], axis=2)
-    unembed = functools.partial(model.apply, {"params": params}, method="unembed")
+    unembed = functools.partial(model.apply, {"params": base["params"]}, method="unembed")
     chunk = max(1, LOGITS_AT_ONCE // (model.config.vocab_size * batch * group))
     logps, entropies = chunked_logps(unembed, states, tokens, temperature, chunk=min(chunk, length), entropy=entropy)
     return (logps, entropies) if entropy else logps

@@ -1,8 +1,9 @@
 """A decoder-only transformer (Llama, Qwen2, Qwen3) with LoRA, and the log-probs of responses under it.
 
-Parameters have Hugging Face's names; kernels are [in, out]. Three collections have different lifetimes: `params` (the frozen
-base), `lora` (one per client; without `lora` the model is the base) and `cache` (one per sequence). Attention is a function
-passed in, see `attention.py`. All other operations here work token by token.
+Parameters have Hugging Face's names; kernels are [in, out]. Four collections have different lifetimes. `params` (weights)
+and `basis` (frozen arrays of an adapter family) together are the base, which never changes. There is one `adapter` per client
+(without it the model is the base) and one `cache` per sequence. Attention is a function passed in, see `attention.py`. All
+other operations here work token by token.
 """
 
 import math
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from pubswap_jax.policy import attention
+from pubswap_jax.policy.logps import check_base
 from pubswap_jax.policy.logps import response_logps as response_logps
 from pubswap_jax.policy.matmul import JOINED, few_rows, matmul, prefers_transposed, products
 from pubswap_jax.types import LINEAR_LAYERS, Array, ModelConfig, PyTree, at_least_f32
@@ -72,8 +74,8 @@ class Dense(nn.Module):
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             y = y + bias.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
-        if self.has_variable("lora", "a"):
-            a, b = (self.get_variable("lora", name).astype(x.dtype) for name in "ab")
+        if self.has_variable("adapter", "a"):
+            a, b = (self.get_variable("adapter", name).astype(x.dtype) for name in "ab")
             rank = self.config.lora_rank
             if (a.shape, b.shape) != ((x.shape[-1], rank), (rank, self.features)):
                 shapes = f"a {list(a.shape)} and b {list(b.shape)}"
@@ -156,7 +158,7 @@ class Transformer(nn.Module):
             raise ValueError(f"config.remat is {c.remat!r}; it must be 'none' or 'block'")
         block = nn.remat(Block, prevent_cse=not c.scan_layers) if c.remat == "block" else Block
         if c.scan_layers:
-            axes = {"params": 0, "lora": 0, "cache": 0, "transposed": 0, "joined": 0}
+            axes = dict.fromkeys(("params", "basis", "adapter", "cache", "transposed", "joined"), 0)
             stack = nn.scan(block, axes, split_rngs={"params": True}, in_axes=nn.broadcast, length=c.num_layers)
             self.layers = stack(c)
         else:
@@ -194,13 +196,14 @@ class Transformer(nn.Module):
         return matmul(x, kernel, wide) if turned is None else few_rows(x, turned, wide)
 
 
-def init_adapter(key: Array, model: Transformer, params: PyTree) -> PyTree:
-    """A ~ U(−1/√in, 1/√in), as in PEFT, and B = 0: the adapted model starts as the base. `params` may be ShapeDtypeStructs."""
+def init_adapter(key: Array, model: Transformer, base: PyTree) -> PyTree:
+    """A ~ U(−1/√in, 1/√in), as in PEFT, and B = 0: the adapted model starts as the base. `base` may be ShapeDtypeStructs."""
+    check_base(base)
     config = model.config
     if unknown := set(config.lora_targets) - set(LINEAR_LAYERS):
         raise ValueError(f"config.lora_targets: {sorted(unknown)[0]!r} is none of {', '.join(LINEAR_LAYERS)}")
     adapter = {}
-    for path, kernel in sorted(flatten_dict(params).items()):
+    for path, kernel in sorted(flatten_dict(base["params"]).items()):
         if path[-1] != "kernel" or path[-2] not in config.lora_targets:
             continue
         *stack, wide, out = kernel.shape

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from pubswap_jax.policy import attention, kernel_check, token_draw
-from pubswap_jax.policy.logps import check_positions, check_temperature, variables
+from pubswap_jax.policy.logps import check_base, check_positions, check_temperature, variables
 from pubswap_jax.policy.matmul import copies
 from pubswap_jax.types import Array, Prompts, PyTree, Rollout
 
@@ -50,7 +50,7 @@ class SamplingState:
 
 def sample(
     model,
-    params: PyTree,
+    base: PyTree,
     adapters: PyTree | None,
     prompts: Prompts,
     key: Array,
@@ -71,6 +71,7 @@ def sample(
     Log-probs are those of the policy at `temperature`, before truncation by top-k, top-p or min-p. `greedy` takes the likeliest
     token and returns the same log-probs. `adapters=None` samples the base. `eos_ids` and `pad_id` default to the model's.
     """
+    check_base(base)
     if prompts.tokens.ndim != 3:
         raise ValueError(f"prompts.tokens has shape {prompts.tokens.shape}; sample wants [C, B, P], with C = 1 for one client")
     if top_k < 0 or not 0 <= top_p <= 1 or not 0 <= min_p <= 1:
@@ -82,22 +83,22 @@ def sample(
     pad_id = config.pad_id if pad_id is None else int(pad_id)
     how = How(group, max_new_tokens, eos_ids, pad_id, top_k, top_p, min_p, greedy)
     # A while_loop has no reverse mode, and none is needed: tokens have no gradient.
-    params, adapters, temperature = jax.lax.stop_gradient((params, adapters, jnp.asarray(temperature, float)))
-    return _sample(model, params, adapters, prompts, key, temperature, how)
+    base, adapters, temperature = jax.lax.stop_gradient((base, adapters, jnp.asarray(temperature, float)))
+    return _sample(model, base, adapters, prompts, key, temperature, how)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "how"))
-def _sample(model, params, adapters, prompts: Prompts, key: Array, temperature: Array, how: How) -> Rollout:
+def _sample(model, base, adapters, prompts: Prompts, key: Array, temperature: Array, how: How) -> Rollout:
     clients, batch, _ = prompts.tokens.shape
     length = how.length
     tests, stride = attention.equal_parts(length, -(-length // TOKENS_PER_TEST))
     how = how._replace(length=tests * stride)  # rounded up to whole strides; the extra tokens are cut off
     uniforms = _uniforms(row_keys(key, clients, batch, how.group), how.length)
-    start = _start(model, params, adapters, prompts, how)
+    start = _start(model, base, adapters, prompts, how)
     if model.config.scan_layers:
-        model, params, adapters, cache = _unrolled(model, params, adapters, start.cache)
+        model, base, adapters, cache = _unrolled(model, base, adapters, start.cache)
         start = start.replace(cache=cache)
-    base = {"params": params} | copies(params, clients * batch * how.group, model.config.dtype)
+    base = base | copies(base["params"], clients * batch * how.group, model.config.dtype)
     unembed = functools.partial(model.apply, base, method="unembed")
 
     def one_token(_, state: SamplingState) -> SamplingState:
@@ -131,13 +132,13 @@ def _sample(model, params, adapters, prompts: Prompts, key: Array, temperature: 
     return Rollout(tokens=state.tokens[..., :length], mask=state.mask[..., :length], logps=state.logps[..., :length])
 
 
-def _start(model, params, adapters, prompts: Prompts, how: How) -> SamplingState:
+def _start(model, base, adapters, prompts: Prompts, how: How) -> SamplingState:
     """Prefill: the initial loop state, with the prompts' keys and values and the states that predict the first tokens."""
 
     def prefill(adapter, tokens, mask):
         attend = attention.prefill(mask, how.group, how.length)
         places = attention.positions(mask)
-        states, new = model.apply(variables(params, adapter), tokens, places, attend, method="hidden", mutable=["cache"])
+        states, new = model.apply(variables(base, adapter), tokens, places, attend, method="hidden", mutable=["cache"])
         return states[:, -1], new["cache"]
 
     states, cache = jax.vmap(prefill, (None if adapters is None else 0, 0, 0))(adapters, prompts.tokens, prompts.mask)
@@ -153,23 +154,24 @@ def _start(model, params, adapters, prompts: Prompts, how: How) -> SamplingState
     )
 
 
-def _unrolled(model, params: PyTree, adapters: PyTree | None, cache: PyTree) -> tuple:
-    """A scanned model, its params, adapters and cache with one module per layer, sliced from the stacks once per rollout.
+def _unrolled(model, base: PyTree, adapters: PyTree | None, cache: PyTree) -> tuple:
+    """A scanned model, its base, adapters and cache with one module per layer, sliced from the stacks once per rollout.
 
     A scan inside the loop would copy every layer's matrices and caches out of the stacks and back at each token.
     """
     config = model.config
 
     def cut(tree, axis):
-        if tree is None:
-            return None
+        if not tree:  # no adapters, or an empty collection
+            return tree
         layers = {
             f"layers_{i}": jax.tree.map(lambda x, i=i: jax.lax.index_in_dim(x, i, axis, keepdims=False), tree["layers"])
             for i in range(config.num_layers)
         }
         return {name: x for name, x in tree.items() if name != "layers"} | jax.lax.optimization_barrier(layers)
 
-    return type(model)(config.replace(scan_layers=False)), cut(params, 0), cut(adapters, 1), cut(cache, 1)
+    base = {collection: cut(tree, 0) for collection, tree in base.items()}
+    return type(model)(config.replace(scan_layers=False)), base, cut(adapters, 1), cut(cache, 1)
 
 
 def _decode(
@@ -180,7 +182,7 @@ def _decode(
 
     def decode(adapter, cache, tokens, mask):
         places = jnp.broadcast_to(jnp.sum(mask, axis=-1)[:, None] + step, tokens.shape)
-        collections = base | ({} if adapter is None else {"lora": adapter}) | {"cache": cache}
+        collections = base | ({} if adapter is None else {"adapter": adapter}) | {"cache": cache}
         attend = attention.decode(mask, step, kernel_check.decode_kernel(cache_dtype, model.config))
         states, new = model.apply(collections, tokens, places, attend, method="hidden", mutable=["cache"])
         return states, new["cache"]

@@ -31,13 +31,14 @@ TOY_CONFIG = ModelConfig(
 
 
 def toy(key: Array, config: ModelConfig = TOY_CONFIG) -> tuple[Transformer, PyTree, PyTree]:
-    """A random policy: model, params, adapter."""
+    """A random policy: model, base, adapter."""
     model = Transformer(config)
-    params_key, lora_key = jax.random.split(key)
+    params_key, adapter_key = jax.random.split(key)
     params = model.init(params_key, jnp.zeros((1, 1), jnp.int32))["params"]
     # At this width the usual scale of 0.02 gives nearly the same logits for every prompt, so use ten times that.
     params = jax.tree.map(lambda x: x * 10 if x.ndim > 1 else x, params)
-    return model, params, init_adapter(lora_key, model, params)
+    base = {"params": params, "basis": {}}
+    return model, base, init_adapter(adapter_key, model, base)
 
 
 def toy_batches(key: Array, num_clients: int, num_prompts: int = 4) -> list[Batch]:

@@ -111,39 +111,37 @@ def needed(config, model_config: ModelConfig) -> dict[str, int]:
     config = of_one_device(config)
     model = Transformer(model_config)
     algorithm = make_algorithm(config, model)
-    params = param_shapes(model_config, config.model.dtype)
-    server = jax.eval_shape(lambda: ServerState.create(init_adapter(jax.random.key(0), model, params)))
+    base = {"params": param_shapes(model_config, config.model.dtype), "basis": {}}
+    server = jax.eval_shape(lambda: ServerState.create(init_adapter(jax.random.key(0), model, base)))
     clients = jax.eval_shape(algorithm.init_clients, server)
     part = config.training.client_microbatch or config.federation.num_clients
     some = jax.tree.map(lambda x: jax.ShapeDtypeStruct((part, *x.shape[1:]), x.dtype), clients)
     shape = (part, config.training.prompts, config.data.max_prompt_tokens)
     prompts = Prompts(jax.ShapeDtypeStruct(shape, jnp.int32), jax.ShapeDtypeStruct(shape, bool))
     key, hparams = jax.eval_shape(lambda: jax.random.key(0)), jax.eval_shape(Hparams.create)
-    rollouts = jax.eval_shape(algorithm.rollout, params, some, prompts, key, hparams)
+    rollouts = jax.eval_shape(algorithm.rollout, base, some, prompts, key, hparams)
     correct = jax.ShapeDtypeStruct(rollouts.tokens.shape[:3], bool)
     verdicts = jax.eval_shape(Verdict.from_correct, correct)
     swap_plan = jax.eval_shape(partial(no_swap, None), correct)
-    rollout = algorithm.rollout.lower(params, some, prompts, key, hparams).compile().memory_analysis()
+    rollout = algorithm.rollout.lower(base, some, prompts, key, hparams).compile().memory_analysis()
     update = (
-        algorithm.update.lower(params, server, some, prompts, rollouts, verdicts, swap_plan, hparams)
-        .compile()
-        .memory_analysis()
+        algorithm.update.lower(base, server, some, prompts, rollouts, verdicts, swap_plan, hparams).compile().memory_analysis()
     )
-    base, adapters, moments = _bytes(params), _bytes(clients.adapter) + _bytes(server.adapter), _bytes(clients.opt_state)
-    elsewhere = base - base // config.mesh.model  # bytes of the base on the model axis's other devices
-    base -= elsewhere
+    weights, adapters, moments = _bytes(base), _bytes(clients.adapter) + _bytes(server.adapter), _bytes(clients.opt_state)
+    elsewhere = weights - weights // config.mesh.model  # bytes of the base on the model axis's other devices
+    weights -= elsewhere
     # The memory analysis sees only the clients of one part, but the adapters and moments of all clients stay in memory.
     waiting = adapters + moments - _bytes(some.adapter) - _bytes(some.opt_state)
     watched = config.log.distortion != "off" and config.federation.swap_period and config.federation.swap != "no_swap"
     gradients = 2 * config.training.group * _bytes(server.adapter) if watched else 0
     return {
-        "base": base,
+        "base": weights,
         f"adapters of the server and {config.federation.num_clients} clients": adapters,
         "the clients' moments": moments,
         "while answering: caches and the rest": rollout.temp_size_in_bytes + rollout.output_size_in_bytes,
         "while updating: activations and the rest": update.temp_size_in_bytes + update.output_size_in_bytes,
         "while measuring M·β: gradients": gradients,
-        PEAK: max(waiting + max(_total(rollout), _total(update)) - elsewhere, base + adapters + moments + gradients),
+        PEAK: max(waiting + max(_total(rollout), _total(update)) - elsewhere, weights + adapters + moments + gradients),
     }
 
 

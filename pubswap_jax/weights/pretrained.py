@@ -1,4 +1,4 @@
-"""Loads Hugging Face models as ModelConfig and parameters, without torch and without a second copy of the weights."""
+"""Loads Hugging Face models as ModelConfig and base, without torch and without a second copy of the weights."""
 
 import functools
 import pathlib
@@ -28,13 +28,14 @@ def load_pretrained(
     scan_layers: bool = False,
     revision: str | None = None,
 ) -> tuple[ModelConfig, PyTree]:
-    """Loads a model's config and parameters. Only one tensor at a time is in host memory.
+    """Loads a model's config and its base, {"params": ..., "basis": {}}. Only one tensor at a time is in host memory.
 
     Args:
       path_or_name: folder with config.json and safetensors files, or a name that is looked up in the Hugging Face cache and
         then on the hub.
       dtype: dtype of the parameters; None keeps each tensor's dtype.
-      shardings: one sharding, a tree of shardings, or a function from the tree of shapes to either. None: default device.
+      shardings: one sharding, a tree of shardings for the parameters, or a function from their shapes to either. None:
+        default device.
       scan_layers: stack the leaves of all layers along a leading axis, under 'layers'.
       revision: revision of the model on the hub.
     """
@@ -57,7 +58,7 @@ def load_pretrained(
             leaf = _write_layer(stack, tensors[name], slot, finished[path], wanted[path])
         # Transfers are asynchronous and keep their source alive. Without this wait, several tensors would be in host memory.
         leaves[path] = jax.block_until_ready(leaf)
-    return config, unflatten_dict(leaves)
+    return config, {"params": unflatten_dict(leaves), "basis": {}}
 
 
 def param_shapes(config: ModelConfig, dtype: str = "float32") -> PyTree:

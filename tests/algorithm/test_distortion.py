@@ -100,7 +100,7 @@ def test_the_bound_holds_on_ten_thousand_groups():
 def test_measured_on_a_real_policy(getkey):
     """From scores, in one program, what jax.grad of the policy's own loss says, one replacement after the other."""
     clients, prompts, group = 2, 2, 4
-    model, params, adapter = toy(getkey())
+    model, base, adapter = toy(getkey())
     hparams = Hparams.create(swap_weight=0.5, temperature=0.7)
     adapters = jax.tree.map(lambda x: x[None] + 0.3 * jax.random.normal(getkey(), (clients, *x.shape)), adapter)
     asked = jax.tree.map(lambda x: jnp.broadcast_to(x[:prompts], (clients, prompts, *x.shape[1:])), toy_targets[0])
@@ -113,18 +113,18 @@ def test_measured_on_a_real_policy(getkey):
     after, given = swap.apply_swap(plan, (before, verdicts))
     record = StepRecord(before, verdicts, after, given, plan, {})
     measure = distortion.make_measure(partial(response_logps, model), losses.group_advantages, losses.per_sequence)
-    found = jax.device_get(measure(params, adapters, asked, record, hparams))
+    found = jax.device_get(measure(base, adapters, asked, record, hparams))
     assert found.replacements.tolist() == [2, 1], "the group with the most replacements"
 
     @jax.jit
     def gradient(adapter, prompt, response, length, reward, swapped):
         def loss(adapter, old):
-            logps = response_logps(model, params, adapter, prompt, response[None], temperature=hparams.temperature)
+            logps = response_logps(model, base, adapter, prompt, response[None], temperature=hparams.temperature)
             weights = jnp.where(swapped, hparams.swap_weight, 1.0)[None, :, None]
             advantages, old = losses.group_advantages(reward)[None], logps if old is None else old
             return losses.grpo_loss(logps, old, advantages, length[None], hparams, token_weights=weights)[0]
 
-        old = response_logps(model, params, adapter, prompt, response[None], temperature=hparams.temperature)
+        old = response_logps(model, base, adapter, prompt, response[None], temperature=hparams.temperature)
         return jnp.concatenate([x.ravel() for x in jax.tree.leaves(jax.grad(loss)(adapter, old))])
 
     for client, row in ((0, 1), (1, 0)):

@@ -102,7 +102,7 @@ def test_the_base_sharded_over_model_and_prompts_over_data_equals_one_device():
     algorithm, params, server, clients, batch, *rest = ingredients(lambda x: x, lambda x: x, even)
     expected = run_round(algorithm, params, server, clients, batch, *rest)
     params = jax.device_put(params, meshes.params_sharding(mesh, params))
-    kernel = params["layers_0"]["mlp"]["down_proj"]["kernel"]
+    kernel = params["params"]["layers_0"]["mlp"]["down_proj"]["kernel"]
     assert kernel.sharding.shard_shape(kernel.shape)[0] * 2 == kernel.shape[0]
     clients = jax.device_put(clients, meshes.clients_sharding(mesh, CLIENTS))
     batch = jax.device_put(batch, meshes.data_sharding(mesh, CLIENTS, PROMPTS))

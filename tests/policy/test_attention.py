@@ -13,11 +13,11 @@ from pubswap_jax.policy import attention, kernel_check, triton_attention
 
 
 def test_blocks_of_queries_and_the_fused_kernels_form_agree(monkeypatch):
-    model, params, adapter = world(SHALLOW)
+    model, base, adapter = world(SHALLOW)
     prompts, tokens = batch(length=8)
 
     def value_and_grad():
-        f = lambda adapter: (lambda x: (jnp.mean(x**2), x))(response_logps(model, params, adapter, prompts, tokens))  # noqa: E731
+        f = lambda adapter: (lambda x: (jnp.mean(x**2), x))(response_logps(model, base, adapter, prompts, tokens))  # noqa: E731
         (_, value), grad = jax.jit(jax.value_and_grad(f, has_aux=True))(adapter)
         return value, grad
 

@@ -31,8 +31,8 @@ def test_chunks_give_the_values_and_both_derivatives_of_all_logits_at_once(getke
 
 
 def test_an_adapter_that_does_not_fit_is_named_and_not_ignored():
-    model, params, adapter = world(SHALLOW)
-    score = lambda adapter, **more: response_logps(model, params, adapter, *batch(), **more)  # noqa: E731
+    model, base, adapter = world(SHALLOW)
+    score = lambda adapter, **more: response_logps(model, base, adapter, *batch(), **more)  # noqa: E731
     for wrong, message in (
         ({"lora": adapter}, "no layer 'lora/layers_0/mlp/down_proj'"),
         ({"layers": adapter["layers_0"]}, "no layer 'layers/"),
@@ -41,5 +41,7 @@ def test_an_adapter_that_does_not_fit_is_named_and_not_ignored():
     ):
         with pytest.raises(ValueError, match=message):
             score(wrong)
+    with pytest.raises(ValueError, match="base: a dict with 'params' and 'basis' expected, got one with embed_tokens"):
+        response_logps(model, base["params"], adapter, *batch())
     with pytest.raises(ValueError, match="temperature: more than 0"):
         score(adapter, temperature=0.0)

@@ -19,15 +19,15 @@ def test_a_few_rows_by_the_transpose(getkey):
 @pytest.mark.parametrize("scan", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_one_product_serves_all_layers_with_the_same_input(family, scan, getkey):
-    model, params, adapter = world(FAMILIES[family].replace(scan_layers=scan))
-    turned, joined = matmul.transposed_kernels(params), matmul.joined_kernels(params)
+    model, base, adapter = world(FAMILIES[family].replace(scan_layers=scan))
+    turned, joined = matmul.transposed_kernels(base["params"]), matmul.joined_kernels(base["params"])
     block = "layers" if scan else "layers_0"
     assert set(turned[block]["self_attn"]) == {"joined", "o_proj"} and set(turned[block]["mlp"]) == {"joined", "down_proj"}
     assert set(joined[block]["self_attn"]) == set(joined[block]["mlp"]) == {"joined"}
     tokens = jax.random.randint(getkey(), (1, 5), 0, model.config.vocab_size)
-    plain = model.apply({"params": params, "lora": adapter}, tokens)
+    plain = model.apply(base | {"adapter": adapter}, tokens)
     for copies in ({"transposed": turned}, {"joined": joined}):
-        found = model.apply({"params": params, "lora": adapter} | copies, tokens)
+        found = model.apply(base | {"adapter": adapter} | copies, tokens)
         np.testing.assert_allclose(found, plain, rtol=1e-4, atol=1e-4)
 
 
@@ -36,7 +36,7 @@ def test_only_two_to_sixteen_rows_on_a_cpu():
 
 
 def test_one_gpu_joins_and_several_do_not(monkeypatch, getkey):
-    _, params, _ = world(FAMILIES["qwen2"])
+    params = world(FAMILIES["qwen2"])[1]["params"]
     assert set(matmul.copies(params, 8)) == {"transposed"} and matmul.copies(params, 512) == {}
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     for devices, expected in ((1, {"joined"}), (2, set())):

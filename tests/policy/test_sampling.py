@@ -30,9 +30,9 @@ SHAPE = {"group": 4, "max_new_tokens": 8, "pad_id": 1}
 def world(config=SHALLOW):
     """A model, its base, and three unlike adapters."""
     model = Transformer(config)
-    params = model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
-    adapters = jax.tree.map(lambda x: jnp.stack([x] * CLIENTS), init_adapter(jax.random.key(1), model, params))
-    leaves, tree = jax.tree.flatten((params, adapters))
+    base = model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32)) | {"basis": {}}
+    adapters = jax.tree.map(lambda x: jnp.stack([x] * CLIENTS), init_adapter(jax.random.key(1), model, base))
+    leaves, tree = jax.tree.flatten((base, adapters))
     noise = np.random.default_rng(0)
     leaves = [x + jnp.asarray(0.2 * noise.standard_normal(x.shape), x.dtype) for x in leaves]
     return model, *jax.tree.unflatten(tree, leaves)
@@ -53,14 +53,12 @@ def pick(tree, i):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("group", [1, 8])
 def test_the_samplers_log_probs_are_those_of_the_policy(family, group, getkey):
-    model, params, adapters = world(FAMILIES[family])
+    model, base, adapters = world(FAMILIES[family])
     prompts = prompts_of()
     # Early ends: half of the vocabulary stops; late ones: almost nothing does.
     eos_ids = tuple(range(20)) if group == 8 else (3,)
-    rollouts = sample(
-        model, params, adapters, prompts, getkey(), group=group, max_new_tokens=9, temperature=0.7, eos_ids=eos_ids
-    )
-    policy = jax.jit(jax.vmap(lambda *a: response_logps(model, params, *a, temperature=0.7)))
+    rollouts = sample(model, base, adapters, prompts, getkey(), group=group, max_new_tokens=9, temperature=0.7, eos_ids=eos_ids)
+    policy = jax.jit(jax.vmap(lambda *a: response_logps(model, base, *a, temperature=0.7)))
     logps = policy(adapters, prompts, rollouts.tokens)
     np.testing.assert_allclose(jnp.where(rollouts.mask, logps, 0), rollouts.logps, atol=1e-4)
     lengths = rollouts.mask.sum(-1)
@@ -68,8 +66,8 @@ def test_the_samplers_log_probs_are_those_of_the_policy(family, group, getkey):
 
 
 def test_tokens_mask_and_log_probs_end_with_the_end_token(getkey):
-    model, params, adapters = world()
-    rollouts = sample(model, params, adapters, prompts_of(), getkey(), eos_ids=EOS, **SHAPE)
+    model, base, adapters = world()
+    rollouts = sample(model, base, adapters, prompts_of(), getkey(), eos_ids=EOS, **SHAPE)
     is_end = np.isin(rollouts.tokens, EOS)
     ended_before = np.cumsum(is_end, axis=-1) - is_end > 0
     np.testing.assert_array_equal(rollouts.mask, ~ended_before)
@@ -78,19 +76,19 @@ def test_tokens_mask_and_log_probs_end_with_the_end_token(getkey):
 
 
 def test_no_end_token_fills_the_room_and_all_ends_stop_at_once(getkey):
-    model, params, adapters = world()
-    endless = sample(model, params, adapters, prompts_of(), getkey(), eos_ids=(), **SHAPE)
+    model, base, adapters = world()
+    endless = sample(model, base, adapters, prompts_of(), getkey(), eos_ids=(), **SHAPE)
     assert endless.mask.all() and endless.tokens.dtype == jnp.int32
-    at_once = sample(model, params, adapters, prompts_of(), getkey(), eos_ids=tuple(range(40)), **SHAPE)
+    at_once = sample(model, base, adapters, prompts_of(), getkey(), eos_ids=tuple(range(40)), **SHAPE)
     assert at_once.mask[..., 0].all() and not at_once.mask[..., 1:].any() and (at_once.tokens[..., 1:] == 1).all()
-    single = sample(model, params, adapters, prompts_of(), getkey(), group=1, max_new_tokens=1, eos_ids=())
+    single = sample(model, base, adapters, prompts_of(), getkey(), group=1, max_new_tokens=1, eos_ids=())
     assert single.tokens.shape == (3, 2, 1, 1) and single.mask.all() and (single.logps < 0).all()
 
 
 def test_a_clients_rollout_depends_on_nobody_else(getkey):
-    model, params, adapters = world()
+    model, base, adapters = world()
     prompts, keys = prompts_of(), jax.random.split(getkey(), CLIENTS)
-    run = functools.partial(sample, model, params, eos_ids=EOS, **SHAPE)
+    run = functools.partial(sample, model, base, eos_ids=EOS, **SHAPE)
     together = run(adapters, prompts, keys)
     for i in (0, 2):
         one = slice(i, i + 1)
@@ -100,9 +98,9 @@ def test_a_clients_rollout_depends_on_nobody_else(getkey):
 
 
 def test_a_response_follows_its_own_seed(getkey):
-    model, params, adapters = world()
+    model, base, adapters = world()
     prompts = prompts_of()
-    run = functools.partial(sample, model, params, adapters, prompts, eos_ids=(), **SHAPE)
+    run = functools.partial(sample, model, base, adapters, prompts, eos_ids=(), **SHAPE)
     seeds = jax.random.split(getkey(), (3, 2, 4))
     first = run(seeds).tokens
     second = run(seeds.at[1, 0, 2].set(getkey())).tokens
@@ -115,10 +113,10 @@ def test_a_response_follows_its_own_seed(getkey):
 
 
 def test_greedy_takes_the_likeliest_token_of_plain_forward_passes(getkey):
-    model, params, adapters = world()
+    model, base, adapters = world()
     prompts = prompts_of()
-    rollouts = sample(model, params, adapters, prompts, getkey(), greedy=True, eos_ids=(), **SHAPE)
-    forward = jax.jit(lambda adapter, *a: model.apply({"params": params, "lora": adapter}, *a))
+    rollouts = sample(model, base, adapters, prompts, getkey(), greedy=True, eos_ids=(), **SHAPE)
+    forward = jax.jit(lambda adapter, *a: model.apply(base | {"adapter": adapter}, *a))
     for client, row in ((0, 1), (2, 0)):
         tokens = jnp.concatenate([prompts.tokens[client, row], rollouts.tokens[client, row, 3]])
         mask = jnp.concatenate([prompts.mask[client, row], jnp.ones(8, bool)])
@@ -127,33 +125,33 @@ def test_greedy_takes_the_likeliest_token_of_plain_forward_passes(getkey):
 
 
 def test_the_base_is_sampled_without_adapters(getkey):
-    model, params, adapters = world()
+    model, base, adapters = world()
     fresh, key = jax.tree.map(jnp.zeros_like, adapters), getkey()
-    run = functools.partial(sample, model, params, prompts=prompts_of(), key=key, eos_ids=(), **SHAPE)
+    run = functools.partial(sample, model, base, prompts=prompts_of(), key=key, eos_ids=(), **SHAPE)
     np.testing.assert_array_equal(run(None).tokens, run(fresh).tokens)
     assert (run(None).tokens != run(adapters).tokens).any()
 
 
 def test_whole_responses_are_exactly_distributed(getkey):
     """Chi-square over all 7³ responses, whose exact probabilities are the policy's."""
-    model, params, adapters = world(SHALLOW.replace(vocab_size=7))
+    model, base, adapters = world(SHALLOW.replace(vocab_size=7))
     prompt = Prompts(tokens=jnp.array([[[3, 1, 4]]]), mask=jnp.array([[[False, True, True]]]))
     adapter = pick(adapters, slice(0, 1))
-    tokens = sample(model, params, adapter, prompt, getkey(), group=20000, max_new_tokens=3, eos_ids=()).tokens
+    tokens = sample(model, base, adapter, prompt, getkey(), group=20000, max_new_tokens=3, eos_ids=()).tokens
     counts = np.bincount(np.asarray(tokens.reshape(-1, 3) @ jnp.array([49, 7, 1])), minlength=343)
     every = jnp.stack(jnp.meshgrid(*[jnp.arange(7)] * 3, indexing="ij"), axis=-1).reshape(1, 343, 3)
-    logps = jax.jit(lambda *a: response_logps(model, params, *a))(pick(adapter, 0), pick(prompt, 0), every)
+    logps = jax.jit(lambda *a: response_logps(model, base, *a))(pick(adapter, 0), pick(prompt, 0), every)
     assert abs(chi_square(counts, np.exp(logps.sum(-1)[0]))) < 4
 
 
 def test_gradients_and_grids_go_around_the_loop():
-    model, params, adapters = world()
+    model, base, adapters = world()
     prompts, key = prompts_of(), jax.random.key(3)
 
     def loss(temperature):
         scaled = jax.tree.map(lambda x: temperature * x, adapters)
-        rollouts = sample(model, params, scaled, prompts, key, temperature=temperature, eos_ids=EOS, **SHAPE)
-        policy = jax.vmap(lambda *a: response_logps(model, params, *a, temperature=temperature))
+        rollouts = sample(model, base, scaled, prompts, key, temperature=temperature, eos_ids=EOS, **SHAPE)
+        policy = jax.vmap(lambda *a: response_logps(model, base, *a, temperature=temperature))
         return jnp.where(rollouts.mask, policy(scaled, prompts, rollouts.tokens), 0).mean()
 
     grid = jnp.array([0.5, 0.8])
@@ -165,8 +163,8 @@ def test_gradients_and_grids_go_around_the_loop():
 
 def test_float64_stays_float64():
     with jax.enable_x64(True):
-        model, params, adapters = world(SHALLOW.replace(pad_id=1))
-        wide = jax.tree.map(lambda x: x.astype(jnp.float64), (params, adapters))
+        model, base, adapters = world(SHALLOW.replace(pad_id=1))
+        wide = jax.tree.map(lambda x: x.astype(jnp.float64), (base, adapters))
         rollouts = sample(model, *wide, prompts_of(), jax.random.key(0), group=2, max_new_tokens=2, eos_ids=())
         policy = jax.jit(jax.vmap(lambda *a: response_logps(model, wide[0], *a)))
         assert rollouts.logps.dtype == jnp.float64
@@ -174,8 +172,8 @@ def test_float64_stays_float64():
 
 
 def test_nothing_compiles_after_the_first_call(getkey):
-    model, params, adapters = world()
-    run = functools.partial(sample, model, params, eos_ids=EOS, **SHAPE)
+    model, base, adapters = world()
+    run = functools.partial(sample, model, base, eos_ids=EOS, **SHAPE)
     jax.block_until_ready(run(adapters, prompts_of(), getkey(), temperature=0.5))
     arguments = [(jax.tree.map(lambda x, c=c: c * x, adapters), prompts_of(), getkey(), 0.5 + c) for c in range(3)]
     compiled = []
@@ -197,8 +195,8 @@ def test_nothing_compiles_after_the_first_call(getkey):
 
 @pytest.mark.parametrize("config", [SHALLOW, FAMILIES["qwen3"]], ids=["one layer", "scanned layers"])
 def test_the_loop_copies_no_cache_of_a_single_prompt(config):
-    model, params, adapters = world(config)
-    run = functools.partial(sample, model, params, group=4, max_new_tokens=9, eos_ids=())
+    model, base, adapters = world(config)
+    run = functools.partial(sample, model, base, group=4, max_new_tokens=9, eos_ids=())
     arguments = pick(adapters, slice(1)), jax.tree.map(lambda x: x[:1, :1], prompts_of()), jax.random.key(0)
     loops, _ = jax.jit(run).lower(*arguments).compile().as_text().split("\nENTRY")
     assert "[4,2,9,8]" in loops and "[2,4,2,9,8]" not in loops and not re.search(r"9,8\]\S* copy\(", loops)
@@ -207,13 +205,13 @@ def test_the_loop_copies_no_cache_of_a_single_prompt(config):
 @pytest.mark.parametrize("length", [11, 13])
 def test_at_a_prime_length_the_ends_are_tested_seldom_and_the_response_has_its_length(getkey, length):
     """A stride of one token would wait for the device after each."""
-    model, params, adapters = world()
+    model, base, adapters = world()
     key, shape = getkey(), {"group": 4, "pad_id": 1, "eos_ids": (3,)}
-    run = functools.partial(sample, model, params, adapters, prompts_of(), key, max_new_tokens=length, **shape)
+    run = functools.partial(sample, model, base, adapters, prompts_of(), key, max_new_tokens=length, **shape)
     (loop,) = [eqn for eqn in _equations(jax.make_jaxpr(run)().jaxpr) if eqn.primitive.name == "while"]
     (inner,) = [eqn for eqn in loop.params["body_jaxpr"].jaxpr.eqns if eqn.primitive.name == "scan"]
     assert 6 <= inner.params["length"] <= 8
-    rollouts, longer = run(), sample(model, params, adapters, prompts_of(), key, max_new_tokens=16, **shape)
+    rollouts, longer = run(), sample(model, base, adapters, prompts_of(), key, max_new_tokens=16, **shape)
     assert rollouts.tokens.shape == rollouts.mask.shape == rollouts.logps.shape == (CLIENTS, 2, 4, length)
     np.testing.assert_array_equal(rollouts.tokens, longer.tokens[..., :length])
     np.testing.assert_array_equal(rollouts.mask, longer.mask[..., :length])
@@ -228,9 +226,9 @@ def _equations(jaxpr):
 
 
 def test_positions_beyond_the_bases_are_refused(getkey):
-    model, params, adapters = world()
+    model, base, adapters = world()
     short = Transformer(model.config.replace(max_positions=6 + 8))
-    run = functools.partial(sample, short, params, adapters, prompts_of(), eos_ids=(), group=2)
+    run = functools.partial(sample, short, base, adapters, prompts_of(), eos_ids=(), group=2)
     assert run(getkey(), max_new_tokens=8).tokens.shape[-1] == 8
     with pytest.raises(
         ValueError, match="the prompts' width=6 and max_new_tokens=9 are 15 positions together, and the base has 14"
@@ -238,17 +236,17 @@ def test_positions_beyond_the_bases_are_refused(getkey):
         jax.eval_shape(functools.partial(run, max_new_tokens=9), getkey())
     prompts, tokens = pick(prompts_of(), 0), jnp.zeros((2, 2, 9), jnp.int32)
     with pytest.raises(ValueError, match="the responses' length=9 are 15 positions together"):
-        response_logps(short, params, pick(adapters, 0), prompts, tokens)
+        response_logps(short, base, pick(adapters, 0), prompts, tokens)
 
 
 def test_prompts_without_a_client_axis_are_refused(getkey):
-    model, params, adapters = world()
+    model, base, adapters = world()
     with pytest.raises(ValueError, match="C = 1 for one client"):
-        sample(model, params, adapters, pick(prompts_of(), 0), getkey(), eos_ids=(), **SHAPE)
+        sample(model, base, adapters, pick(prompts_of(), 0), getkey(), eos_ids=(), **SHAPE)
 
 
 def test_knobs_without_a_meaning_are_refused(getkey):
-    model, params, adapters = world()
+    model, base, adapters = world()
     for knob in ({"temperature": 0.0}, {"top_k": -1}, {"top_p": 1.5}, {"min_p": 2.0}):
         with pytest.raises(ValueError, match=next(iter(knob))):
-            sample(model, params, adapters, prompts_of(), getkey(), eos_ids=(), **SHAPE, **knob)
+            sample(model, base, adapters, prompts_of(), getkey(), eos_ids=(), **SHAPE, **knob)

@@ -47,10 +47,10 @@ def test_targets_are_right_answers():
 
 
 def test_a_random_policy_is_right_about_half_of_the_time(getkey):
-    model, params, adapter = ps.toy(getkey())
+    model, base, adapter = ps.toy(getkey())
     batch = ps.toy_batches(getkey(), num_clients=2, num_prompts=64)[0]
     adapters = ps.broadcast(adapter, 2)
-    rollouts = ps.sample(model, params, adapters, batch.prompts, getkey(), group=4, max_new_tokens=4)
+    rollouts = ps.sample(model, base, adapters, batch.prompts, getkey(), group=4, max_new_tokens=4)
     assert 0.3 < ps.parity_judge(rollouts, batch).correct.mean() < 0.7
     assert toyworld.TOY_CONFIG.vocab_size == 17
 

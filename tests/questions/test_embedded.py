@@ -126,8 +126,8 @@ def test_the_shipped_models_are_small():
 @pytest.mark.parametrize("preset", embedded.RIGHT)
 def test_a_shipped_model_loads_like_any_other(preset):
     folder = embedded.tiny_path(preset)
-    config, params = load_pretrained(folder)
-    assert 0.5e6 < sum(x.size for x in jax.tree.leaves(params)) < 1.5e6
+    config, base = load_pretrained(folder)
+    assert 0.5e6 < sum(x.size for x in jax.tree.leaves(base)) < 1.5e6
     tokenizer = load_tokenizer(folder, vocab_size=config.vocab_size, instructions=PLAIN)
     assert tokenizer.stop_ids == config.eos_ids and tokenizer.pad_id == config.pad_id
     for kind, longest in embedded.MAX_NEW_TOKENS.items():
@@ -141,15 +141,15 @@ def test_a_shipped_model_loads_like_any_other(preset):
 @pytest.mark.parametrize("preset", embedded.RIGHT)
 def test_the_shipped_model_knows_every_procedure_and_picks_the_wrong_one(preset):
     folder = embedded.tiny_path(preset)
-    config, params = load_pretrained(folder, dtype="float32")
+    config, base = load_pretrained(folder, dtype="float32")
     model, tokenizer = Transformer(config), load_tokenizer(folder, instructions=PLAIN)
     asked = embedded.problems("test", seed=0, count=64, preset=preset)
     encoded = [tokenizer.encode(problem) for problem in asked]
     prompts = left_pad(encoded, np.arange(64), max(map(len, encoded)), config.pad_id)
-    adapter = jax.tree.map(lambda x: x[None], init_adapter(jax.random.key(0), model, params))
+    adapter = jax.tree.map(lambda x: x[None], init_adapter(jax.random.key(0), model, base))
     sampler = make_sampler(model, samples=32, max_new_tokens=embedded.MAX_NEW_TOKENS["math"])
     graded = lambda rollouts, problems: grade(tokenizer, rollouts, problems)  # noqa: E731
-    found = evaluate(sampler, params, adapter, Questions(asked, prompts), jax.random.key(0), graded, batch=64)[0]
+    found = evaluate(sampler, base, adapter, Questions(asked, prompts), jax.random.key(0), graded, batch=64)[0]
     assert abs(pass_at_k(found.correct, 1) - embedded.RIGHT[preset]) < 0.04  # standard deviation of 2,048 samples: 0.01
     assert pass_at_k(found.correct, 32) > 0.95
 
@@ -167,4 +167,4 @@ def test_the_script_writes_a_folder_that_holds_what_it_trained(tmp_path):
     stored = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), params)
     tokens = jnp.array([[5, 6, 7]])
     logits = Transformer(config).apply({"params": stored}, tokens)
-    np.testing.assert_array_equal(Transformer(loaded).apply({"params": again}, tokens), logits)
+    np.testing.assert_array_equal(Transformer(loaded).apply(again, tokens), logits)

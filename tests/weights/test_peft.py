@@ -17,27 +17,27 @@ TOKENS = jnp.arange(12).reshape(2, 6)
 
 
 def adapted(folder, family="qwen2", scan_layers=False, **changes):
-    """A base in a folder, its config with a small adapter, its parameters and a random adapter with B != 0."""
+    """A base in a folder, its config with a small adapter, the base and a random adapter with B != 0."""
     write_model(folder, family)
-    config, params = load_pretrained(folder, scan_layers=scan_layers)
+    config, base = load_pretrained(folder, scan_layers=scan_layers)
     config = config.replace(**{"lora_rank": 3, "lora_alpha": 5.0} | changes)
-    shapes = jax.eval_shape(lambda: init_adapter(jax.random.key(0), Transformer(config), params))
+    shapes = jax.eval_shape(lambda: init_adapter(jax.random.key(0), Transformer(config), base))
     rng = np.random.default_rng(0)
-    return config, params, jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
+    return config, base, jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
 
 
-def logits(config, params, adapter=None):
-    collections = {"params": params} | ({} if adapter is None else {"lora": adapter})
+def logits(config, base, adapter=None):
+    collections = base | ({} if adapter is None else {"adapter": adapter})
     return jax.jit(Transformer(config).apply)(collections, TOKENS)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("scan_layers", [False, True])
 def test_an_adapter_comes_back_as_it_went(tmp_path, family, scan_layers):
-    config, params, adapter = adapted(tmp_path / "base", family, scan_layers)
+    config, base, adapter = adapted(tmp_path / "base", family, scan_layers)
     export_adapter(tmp_path / "adapter", adapter, config, "somebody/base")
-    base, _ = load_pretrained(tmp_path / "base", scan_layers=scan_layers)
-    again, back = load_adapter(tmp_path / "adapter", base)
+    plain, _ = load_pretrained(tmp_path / "base", scan_layers=scan_layers)
+    again, back = load_adapter(tmp_path / "adapter", plain)
     assert again == config
     jax.tree.map(np.testing.assert_array_equal, back, adapter)
     assert jax.tree.structure(back) == jax.tree.structure(adapter)
@@ -126,17 +126,17 @@ def test_an_adapter_that_the_config_does_not_describe_is_not_written(tmp_path):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("scan_layers", [False, True])
 def test_a_merged_model_computes_what_the_adapted_one_does(tmp_path, family, scan_layers):
-    config, params, adapter = adapted(tmp_path / "base", family, scan_layers)
+    config, base, adapter = adapted(tmp_path / "base", family, scan_layers)
     merge_adapter(tmp_path / "merged", tmp_path / "base", adapter, config)
     merged, weights = load_pretrained(tmp_path / "merged", scan_layers=scan_layers)
-    want = logits(config, params, adapter)
+    want = logits(config, base, adapter)
     np.testing.assert_allclose(logits(merged, weights), want, atol=2e-5 * float(jnp.abs(want).max()))
-    assert float(jnp.abs(logits(config, params) - want).max()) > 0.1
+    assert float(jnp.abs(logits(config, base) - want).max()) > 0.1
 
 
 def test_merging_rounds_once_to_the_stored_type(tmp_path):
-    base = write_model(tmp_path / "base", dtype=jnp.bfloat16)
-    config, params = load_pretrained(tmp_path / "base")
+    stored = write_model(tmp_path / "base", dtype=jnp.bfloat16)
+    config, base = load_pretrained(tmp_path / "base")
     config = config.replace(lora_rank=2, lora_alpha=1.0, lora_targets=("up_proj",))
     rng = np.random.default_rng(0)
     layer = {"up_proj": {"a": rng.normal(size=(16, 2)).astype(np.float32), "b": rng.normal(size=(2, 24)).astype(np.float32)}}
@@ -145,17 +145,17 @@ def test_merging_rounds_once_to_the_stored_type(tmp_path):
     merge_adapter(tmp_path / "merged", tmp_path / "base", adapter, config)
     name = "model.layers.0.mlp.up_proj.weight"
     a, b = (np.asarray(adapter["layers_0"]["mlp"]["up_proj"][half], np.float64) for half in "ab")
-    exact = base[name].astype(np.float64) + 0.5 * (a @ b).T
+    exact = stored[name].astype(np.float64) + 0.5 * (a @ b).T
     _, merged = load_pretrained(tmp_path / "merged")
-    got = merged["layers_0"]["mlp"]["up_proj"]["kernel"].T
+    got = merged["params"]["layers_0"]["mlp"]["up_proj"]["kernel"].T
     assert got.dtype == jnp.bfloat16
     assert np.mean(np.asarray(got) == exact.astype(jnp.bfloat16)) > 0.99  # f32 and f64 round apart once in thousands
     np.testing.assert_array_equal(
-        merged["layers_0"]["mlp"]["down_proj"]["kernel"], params["layers_0"]["mlp"]["down_proj"]["kernel"]
+        merged["params"]["layers_0"]["mlp"]["down_proj"]["kernel"], base["params"]["layers_0"]["mlp"]["down_proj"]["kernel"]
     )
     assert (tmp_path / "merged" / "tokenizer_config.json").exists()
     merge_adapter(tmp_path / "wide", tmp_path / "base", adapter, config, dtype="float32")
-    wide = load_pretrained(tmp_path / "wide")[1]["layers_0"]["mlp"]["up_proj"]["kernel"].T
+    wide = load_pretrained(tmp_path / "wide")[1]["params"]["layers_0"]["mlp"]["up_proj"]["kernel"].T
     np.testing.assert_allclose(wide, exact, rtol=1e-6, atol=1e-7)
     assert json.loads((tmp_path / "wide" / "config.json").read_text())["dtype"] == "float32"
 

@@ -25,7 +25,8 @@ from pubswap_jax.weights.tensorfile import write
 @pytest.mark.parametrize("shards", [1, 3])
 def test_every_tensor_lands_in_its_leaf(tmp_path, family, shards):
     want = expected_leaves(write_model(tmp_path, family, shards))
-    config, params = load_pretrained(tmp_path)
+    config, base = load_pretrained(tmp_path)
+    params = base["params"]
     got = flatten_dict(params)
     assert set(got) == set(want)
     for path in want:
@@ -40,10 +41,10 @@ def test_scanned_layers_are_the_same_layers_stacked(tmp_path, family):
     _, plain = load_pretrained(tmp_path)
     config, scanned = load_pretrained(tmp_path, scan_layers=True)
     assert config.scan_layers
-    stacked = jax.tree.map(lambda *layers: jnp.stack(layers), plain["layers_0"], plain["layers_1"])
-    jax.tree.map(np.testing.assert_array_equal, scanned["layers"], stacked)
+    stacked = jax.tree.map(lambda *layers: jnp.stack(layers), *(plain["params"][f"layers_{i}"] for i in range(2)))
+    jax.tree.map(np.testing.assert_array_equal, scanned["params"]["layers"], stacked)
     made = jax.eval_shape(Transformer(config).init, jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
-    assert jax.tree.map(jnp.shape, scanned) == jax.tree.map(jnp.shape, made)
+    assert jax.tree.map(jnp.shape, scanned["params"]) == jax.tree.map(jnp.shape, made)
 
 
 @pytest.mark.parametrize("stored", [jnp.bfloat16, np.float16, np.float32])
@@ -54,8 +55,8 @@ def test_dtypes_are_kept_or_cast(tmp_path, stored):
     assert {leaf.dtype for leaf in jax.tree.leaves(kept)} == {jnp.dtype(stored)}
     assert {leaf.dtype for leaf in jax.tree.leaves(cast)} == {jnp.dtype("float32")}
     want = tensors["model.layers.1.mlp.down_proj.weight"].T
-    np.testing.assert_array_equal(kept["layers_1"]["mlp"]["down_proj"]["kernel"], want)
-    np.testing.assert_array_equal(cast["layers_1"]["mlp"]["down_proj"]["kernel"], want.astype(np.float32))
+    np.testing.assert_array_equal(kept["params"]["layers_1"]["mlp"]["down_proj"]["kernel"], want)
+    np.testing.assert_array_equal(cast["params"]["layers_1"]["mlp"]["down_proj"]["kernel"], want.astype(np.float32))
 
 
 @pytest.mark.parametrize("scan_layers", [False, True])
@@ -67,14 +68,12 @@ def test_arrays_arrive_sharded(tmp_path, scan_layers):
         split = lambda shape: jax.sharding.PartitionSpec(*(None,) * (len(shape.shape) - 1), "model")  # noqa: E731
         return jax.tree.map(lambda shape: jax.sharding.NamedSharding(mesh, split(shape)), shapes)
 
-    config, params = load_pretrained(tmp_path, shardings=last_axis, scan_layers=scan_layers)
-    jax.tree.map(
-        lambda leaf: (leaf.sharding.shard_shape(leaf.shape)[-1] * 2 == leaf.shape[-1]) or pytest.fail(str(leaf)), params
-    )
+    config, base = load_pretrained(tmp_path, shardings=last_axis, scan_layers=scan_layers)
+    jax.tree.map(lambda leaf: (leaf.sharding.shard_shape(leaf.shape)[-1] * 2 == leaf.shape[-1]) or pytest.fail(str(leaf)), base)
     _, whole = load_pretrained(tmp_path, scan_layers=scan_layers)
-    jax.tree.map(np.testing.assert_array_equal, params, whole)
+    jax.tree.map(np.testing.assert_array_equal, base, whole)
     same = load_pretrained(tmp_path, shardings=last_axis(param_shapes(config)), scan_layers=scan_layers)[1]
-    assert jax.tree.map(lambda leaf: leaf.sharding, same) == jax.tree.map(lambda leaf: leaf.sharding, params)
+    assert jax.tree.map(lambda leaf: leaf.sharding, same) == jax.tree.map(lambda leaf: leaf.sharding, base)
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
