@@ -1,11 +1,11 @@
-"""Checks before a model or data is loaded: settings without effect, field names of other tools, missing packages."""
+"""Checks before a model or data is loaded: values that exclude each other, settings without effect, missing packages, and the
+names that other tools use for fields."""
 
 import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
-# Equals types.LINEAR_LAYERS, whose import would load JAX.
-LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+from pubswap_jax.field_table import LINEAR_LAYERS
 
 # {field: the names that other tools use for it}
 ALIASES = {
@@ -53,21 +53,37 @@ def field_of(name: str) -> str:
     return FIELD_OF.get(name.split(".")[-1].lower().replace("-", "_"), "")
 
 
+def together(flat: Mapping[str, Any]) -> str:
+    """One line about the first value that is impossible beside the others; empty if all values can stand together."""
+    group, prompts, part = flat["training.group"], flat["training.prompts"], flat["training.microbatch"]
+    if group < 2:
+        return f"training.group={group}: at least 2 expected, since advantages compare responses"
+    if part and prompts % part:
+        return f"training.microbatch={part}: it must divide config.training.prompts={prompts}"
+    clients, some = flat["federation.num_clients"], flat["training.client_microbatch"]
+    if some and clients % some:
+        return f"training.client_microbatch={some}: it must divide config.federation.num_clients={clients}"
+    if flat["training.kl_in"] == "reward" and flat["training.kl"] != "k1":
+        return (
+            f"training.kl_in=reward: config.training.kl=k1 expected, not {flat['training.kl']}; in the reward k1 alone has the "
+            "gradient of the KL divergence"
+        )
+    if flat["federation.participants"] > clients:
+        return f"federation.participants={flat['federation.participants']}: there are {clients} clients"
+    return targets(flat["model.lora_targets"])
+
+
 def without_effect(flat: Mapping[str, Any]) -> str:
     """One line with the first setting that has no effect, and the fix; empty if every setting has an effect."""
+    return next(filter(None, (rule(flat) for rule in (_idle_loss, _idle_alone, _idle_swap, _idle_test))), "")
+
+
+def _idle_loss(flat: Mapping[str, Any]) -> str:
     estimator, weight = flat["training.kl"], flat["training.kl_coef"]
     if estimator == "none" and weight:
         return f"training.kl_coef={weight}: no effect without an estimator; set training.kl=k3 (or k1, k2), or kl_coef=0"
     if estimator != "none" and not weight:
         return f"training.kl={estimator}: no effect with training.kl_coef=0; set training.kl_coef, or training.kl=none"
-    for name, value, idle in _ALONE:
-        if not flat["federation.average"] and flat[name] == value:
-            return f"{name}={value}: no effect with federation.average=False; set {name}={idle}, or federation.average=True"
-    if not flat["federation.average"] and flat["training.prox_coef"]:
-        return (
-            f"training.prox_coef={flat['training.prox_coef']}: it pulls towards the average that a round starts from, and "
-            f"federation.average=False makes none; set training.prox_coef=0, or federation.average=True"
-        )
     truncation, buffer, longest = (flat[f"training.{name}"] for name in ("truncation", "truncation_buffer", "max_new_tokens"))
     if (truncation == "penalise") != (buffer > 0) or buffer > longest:
         return (
@@ -76,13 +92,20 @@ def without_effect(flat: Mapping[str, Any]) -> str:
         )
     if flat["training.dual_clip"] and flat["training.loss"] == "cispo":
         return f"training.dual_clip={flat['training.dual_clip']}: cispo has no such bound; set training.dual_clip=0"
-    period, weight = flat["federation.swap_period"], flat["training.swap_weight"]
-    if weight != 1 and (not period or flat["federation.swap"] == "no_swap"):
-        idle = "federation.swap=no_swap" if period else "federation.swap_period=0"
-        return f"training.swap_weight={weight}: no response is swapped with {idle}; set training.swap_weight=1"
-    if flat["federation.swap_unit"] != "step" and not period:
-        unit = flat["federation.swap_unit"]
-        return f"federation.swap_unit={unit}: no step is public with federation.swap_period=0; set federation.swap_unit=step"
+    return ""
+
+
+def _idle_alone(flat: Mapping[str, Any]) -> str:
+    if flat["federation.average"]:
+        return ""
+    for name, value, idle in _ALONE:
+        if flat[name] == value:
+            return f"{name}={value}: no effect with federation.average=False; set {name}={idle}, or federation.average=True"
+    if flat["training.prox_coef"]:
+        return (
+            f"training.prox_coef={flat['training.prox_coef']}: it pulls towards the average that a round starts from, and "
+            f"federation.average=False makes none; set training.prox_coef=0, or federation.average=True"
+        )
     return ""
 
 
@@ -94,11 +117,36 @@ _ALONE = (
 )
 
 
+def _idle_swap(flat: Mapping[str, Any]) -> str:
+    period, weight = flat["federation.swap_period"], flat["training.swap_weight"]
+    if weight != 1 and (not period or flat["federation.swap"] == "no_swap"):
+        idle = "federation.swap=no_swap" if period else "federation.swap_period=0"
+        return f"training.swap_weight={weight}: no response is swapped with {idle}; set training.swap_weight=1"
+    if flat["federation.swap_unit"] != "step" and not period:
+        unit = flat["federation.swap_unit"]
+        return f"federation.swap_unit={unit}: no step is public with federation.swap_period=0; set federation.swap_unit=step"
+    return ""
+
+
+def _idle_test(flat: Mapping[str, Any]) -> str:
+    if not flat["data.path"] or not flat["data.test_name"]:
+        return ""
+    return (
+        f"data.test_name={flat['data.test_name']}: no effect with data.path, which replaces the hub's questions; set "
+        "data.test_name to an empty text, or name files with test questions in data.test_path"
+    )
+
+
+def layers(text: str) -> tuple[str, ...]:
+    """The layers that `model.lora_targets` names: all of them, those of the attention, or names joined by commas."""
+    named = {"all": LINEAR_LAYERS, "attention": LINEAR_LAYERS[:4]}
+    return named.get(text) or tuple(name.strip() for name in text.split(","))
+
+
 def targets(text: str) -> str:
     """One line about the first unknown layer in `model.lora_targets`; empty if all layers exist."""
-    names = [] if text in ("all", "attention") else [name.strip() for name in text.split(",")]
-    wrong = next((name for name in names if name not in LAYERS), None)
-    return "" if wrong is None else f"model.lora_targets: {wrong!r} is none of all, attention, {', '.join(LAYERS)}"
+    wrong = next((name for name in layers(text) if name not in LINEAR_LAYERS), None)
+    return "" if wrong is None else f"model.lora_targets: {wrong!r} is none of all, attention, {', '.join(LINEAR_LAYERS)}"
 
 
 def missing_package(flat: Mapping[str, Any]) -> str:

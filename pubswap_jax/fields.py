@@ -1,238 +1,16 @@
-"""Every field of a config: its default, its meaning and its source.
+"""The fields of a config: their defaults as a config, and their table as Markdown and as text.
 
 `python -m pubswap_jax.fields` prints the table in configs/README.md.
 """
 
 import textwrap
-from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-PAPER, READING, OURS = "paper", "reading", "ours"  # stated by the paper; our reading of it; our own choice
+from pubswap_jax.field_table import FIELDS, Field
 
-
-class Field(NamedTuple):
-    name: str
-    default: Any
-    meaning: str
-    source: str
-    choices: tuple[str, ...] = ()
-
-
-FIELDS = (
-    Field("seed", 0, "seed of all training randomness: data split, adapters, sampling, swaps", OURS),
-    Field("compilation_cache", "", "folder that keeps compiled programs for later starts; empty: none are kept", OURS),
-    Field("model.path", "", "base model: a Hugging Face folder or a name on the hub; empty: the embedded model", OURS),
-    Field("model.dtype", "float32", "dtype of the base model's parameters and computation", OURS, ("float32", "bfloat16")),
-    Field("model.lora_rank", 32, "rank of the LoRA adapters", PAPER),
-    Field("model.lora_alpha", 64.0, "LoRA's alpha; the adapter's output is scaled by alpha / rank", PAPER),
-    Field("model.lora_targets", "all", "layers that get an adapter: all, attention, or names joined by commas", READING),
-    Field(
-        "model.remat",
-        "none",
-        "what the backward pass recomputes (rematerialisation); block: every layer",
-        OURS,
-        ("none", "block"),
-    ),
-    Field("model.scan_layers", False, "compile one block and scan it over all layers in the update: compiles faster", OURS),
-    Field("model.system", "", "system prompt; empty: none is given", OURS),
-    Field("model.instruction", "default", "how to answer, after each question; 'default': the text for its kind", OURS),
-    Field("model.thinking", "default", "Qwen3's enable_thinking; default: not set", OURS, ("default", "on", "off")),
-    Field("data.name", "homework", "homework, homework_hard, homework_choice (embedded), or hub data sets joined by +", PAPER),
-    Field(
-        "data.path",
-        "",
-        "question files (JSONL, JSON, CSV, TSV, also .gz, or parquet) or glob patterns, joined by commas; replaces data.name",
-        OURS,
-    ),
-    Field(
-        "data.test_path",
-        "",
-        "files with the test questions; empty: the test split of a hub data set, or a draw from the training questions",
-        OURS,
-    ),
-    Field("data.test_name", "", "hub data set whose test split is used; empty: that of data.name", OURS),
-    Field("data.fields", ConfigDict(), "columns of the question files; see pubswap_jax.questions.sources.Fields", OURS),
-    Field(
-        "data.max_prompt_tokens",
-        512,
-        "longest prompt in tokens; longer questions are dropped and counted; prompt and response must fit the context",
-        OURS,
-    ),
-    Field("data.max_questions", 0, "number of training questions to use, from the start of the data set; 0: all", OURS),
-    Field(
-        "data.test",
-        512,
-        "test questions, at most; 0: all there are, or, without a test set, a tenth of the training questions",
-        OURS,
-    ),
-    Field("data.validation", 256, "training questions set aside for validation, which chooses the best round", OURS),
-    Field("data.public", 0.02, "fraction of the training questions that is public, between 0 and 1", READING),
-    Field("data.public_path", "", "files with the public questions; replaces data.public; empty: none", READING),
-    Field(
-        "data.partition",
-        "dirichlet",
-        "how the private questions are split among the clients",
-        PAPER,
-        ("iid", "dirichlet", "by_topic", "size_skew", "natural"),
-    ),
-    Field(
-        "data.alpha",
-        0.3,
-        "concentration of Dirichlet splits; small: few topics per client, or unequal sizes (size_skew)",
-        READING,
-    ),
-    Field("federation.num_clients", 10, "number of clients (N)", PAPER),
-    Field("federation.participants", 0, "number of clients that take part in a round, drawn at random; 0: all", READING),
-    Field("federation.rounds", 10, "number of rounds; each round ends with one averaging", OURS),
-    Field("federation.steps", 10, "training steps of a round, between two averagings (tau)", PAPER),
-    Field(
-        "federation.swap",
-        "balanced",
-        "rule that chooses the swapped responses of a public step",
-        PAPER,
-        ("balanced", "random_swap", "rescue", "swap_all", "max_variance", "no_swap"),
-    ),
-    Field("federation.swap_period", 2, "one in this many steps is public; 0: no step, 1: every step", PAPER),
-    Field(
-        "federation.swap_unit",
-        "step",
-        "what swap_period counts; extra: public steps are added to federation.steps",
-        READING,
-        ("step", "extra", "round"),
-    ),
-    Field(
-        "federation.average", True, "average the clients' adapters after each round; False: every client trains alone", PAPER
-    ),
-    Field(
-        "federation.moments",
-        "reset",
-        "what happens to the optimizer's moments after an averaging",
-        READING,
-        ("reset", "keep", "average"),
-    ),
-    Field(
-        "federation.weights",
-        "uniform",
-        "clients' weights in the average; size: their numbers of private questions",
-        READING,
-        ("uniform", "size"),
-    ),
-    Field("training.group", 8, "responses sampled for each question (K)", PAPER),
-    Field("training.prompts", 8, "questions that each client answers in one training step (B)", READING),
-    Field("training.max_new_tokens", 2048, "longest response in tokens", PAPER),
-    Field(
-        "training.temperature",
-        1.0,
-        "temperature of training rollouts and log-probs; no top-p: it would bias the ratio",
-        READING,
-    ),
-    Field("training.lr", 1e-5, "learning rate of AdamW after the warm-up", READING),
-    Field("training.warmup", 0, "warm-up steps, over which the learning rate rises from 0; 0: none", OURS),
-    Field("training.clip_norm", 1.0, "gradient clipping: largest norm of a client's gradient; 0: no limit", OURS),
-    Field("training.weight_decay", 0.0, "weight decay of AdamW; 0: none", READING),
-    Field("training.loss", "grpo", "policy-gradient loss", PAPER, ("grpo", "gspo", "cispo")),
-    Field(
-        "training.advantages",
-        "group",
-        "advantage of a response with reward r; group: (r - mean)/std; centred: r - mean; none: r; batch: std of the batch",
-        READING,
-        ("group", "centred", "none", "batch"),
-    ),
-    Field(
-        "training.normalise",
-        "sequence",
-        "token weights in the loss; sequence: 1/length; token: equal (DAPO); fixed: 1/max_new_tokens (Dr.GRPO)",
-        READING,
-        ("sequence", "token", "fixed"),
-    ),
-    Field("training.clip_low", 0.2, "lower clip of the probability ratio: the clip is at 1 - clip_low", READING),
-    Field("training.clip_high", 0.2, "upper clip of the probability ratio: the clip is at 1 + clip_high", READING),
-    Field(
-        "training.dual_clip", 0.0, "bound c on the loss of a negative advantage A: its term is at least c A; 0: none", READING
-    ),
-    Field(
-        "training.truncation",
-        "keep",
-        "responses cut off by the length limit; keep: count; mask: not in the loss; penalise: lose reward near the limit",
-        READING,
-        ("keep", "mask", "penalise"),
-    ),
-    Field(
-        "training.truncation_buffer", 0, "tokens before the length limit over which truncation=penalise takes up to 1", READING
-    ),
-    Field(
-        "training.importance_cap",
-        0.0,
-        "cap of the weights that correct the sampler's log-probs, per token; 0: no weights",
-        OURS,
-    ),
-    Field(
-        "training.kl",
-        "none",
-        "estimator of KL(policy, base). Its gradient in the loss: k1: 0 on average, k2: true, k3: of KL(base, policy)",
-        READING,
-        ("none", "k1", "k2", "k3"),
-    ),
-    Field(
-        "training.kl_in",
-        "loss",
-        "where the KL term goes: added to the loss, or subtracted from the reward (k1 only; the true gradient)",
-        READING,
-        ("loss", "reward"),
-    ),
-    Field("training.kl_coef", 0.0, "coefficient of the KL term; no effect with training.kl=none", READING),
-    Field("training.prox_coef", 0.0, "FedProx: weight of half the squared distance from the round's start; 0: none", PAPER),
-    Field("training.swap_weight", 1.0, "weight of swapped responses in the loss; own responses have weight 1", READING),
-    Field("training.inner_epochs", 1, "gradient steps on each rollout", READING),
-    Field("training.microbatch", 0, "questions at a time in the update; 0: all. The result does not change", OURS),
-    Field("training.client_microbatch", 0, "clients at a time; 0: all. One part is verified while the next one samples", OURS),
-    Field("evaluation.every", 1, "rounds between two evaluations", OURS),
-    Field("evaluation.samples", 4, "responses sampled for each evaluation question", OURS),
-    Field("evaluation.batch", 64, "questions per evaluation batch", OURS),
-    Field("evaluation.temperature", 1.0, "temperature of the evaluation's sampler", OURS),
-    Field("evaluation.top_k", 0, "top-k sampling: keep the k likeliest tokens; 0: keep all", OURS),
-    Field(
-        "evaluation.top_p",
-        1.0,
-        "nucleus sampling: keep the likeliest tokens whose probabilities add up to this; 1: all",
-        OURS,
-    ),
-    Field(
-        "evaluation.min_p", 0.0, "min-p sampling: drops tokens less likely than this share of the likeliest one; 0: none", OURS
-    ),
-    Field("evaluation.greedy", False, "evaluate greedy decoding too: one response to each test question", OURS),
-    Field("evaluation.clients", True, "evaluate each client's own model too, before averaging", OURS),
-    Field("evaluation.seed", 1, "seed of the evaluation's random stream, which training never uses", OURS),
-    Field("checkpoint.steps", 0, "steps between two checkpoints inside a round; 0: only at the round's end", OURS),
-    Field("checkpoint.keep", 2, "number of newest checkpoints to keep, in addition to the best round's", OURS),
-    Field(
-        "log.transcripts",
-        -1,
-        "groups per step written to rollouts.jsonl, also private ones; -1: one, or none with several processes; 0: none",
-        OURS,
-    ),
-    Field(
-        "log.distortion",
-        "round",
-        "when M·β is measured, on one group per client; round: at a round's last public step; step: at every public step",
-        OURS,
-        ("off", "round", "step"),
-    ),
-    Field(
-        "log.tensorboard",
-        "auto",
-        "write metrics for TensorBoard; auto: if tensorboardX is installed",
-        OURS,
-        ("auto", "on", "off"),
-    ),
-    Field("log.wandb", "", "project of Weights & Biases to log to; empty: none", OURS),
-    Field("verifier.workers", 0, "number of processes that verify answers; 0: one per core, at most 8", OURS),
-    Field("verifier.timeout", 1.0, "time limit for verifying one answer, in seconds", OURS),
-    Field("mesh.client", 1, "devices on the mesh's client axis, which splits the clients", OURS),
-    Field("mesh.data", 1, "devices on the mesh's data axis, which splits each client's questions", OURS),
-    Field("mesh.model", 1, "devices on the mesh's model axis, which splits the base model's matrices", OURS),
-)
+# Names, and beginnings of names, of the fields that a run may change when it resumes. All other fields must stay as they were.
+FREE = ("federation.rounds", "checkpoint.", "log.", "verifier.", "compilation_cache")
 
 
 def default_config() -> ConfigDict:
@@ -245,6 +23,11 @@ def default_config() -> ConfigDict:
         (config[section] if section else config)[name] = field.default
     config.data.fields = ConfigDict(dict(config.data.fields))
     return config
+
+
+def field_named(name: str) -> Field:
+    """The row of the field `name` (dotted) in the table."""
+    return next(field for field in FIELDS if field.name == name)
 
 
 def table() -> str:

@@ -2,17 +2,19 @@
 
 import ast
 import difflib
+import importlib
 import importlib.util
 import math
 import numbers
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from pubswap_jax import checks
-from pubswap_jax.fields import FIELDS
+from pubswap_jax.field_table import FIELDS, Field
+from pubswap_jax.fields import field_named
 
 
 def load(spec: str) -> ConfigDict:
@@ -63,8 +65,7 @@ def override(config: ConfigDict, name: str, text: str) -> None:
     if name not in known or name == "data.fields":
         raise ValueError(f"--config.{name}: no such field{nearest_field(name)}")
     section, _, leaf = name.rpartition(".")
-    owner = config[section] if section else config
-    owner[leaf] = _converted(name, text, type(owner[leaf]))
+    (config[section] if section else config)[leaf] = _converted(name, text, type(value_of(config, name)))
 
 
 def _converted(name: str, text: str, kind: type):
@@ -97,41 +98,24 @@ def check(config: ConfigDict, trained: bool = False) -> None:
     missing = [field.name for field in FIELDS if field.name not in flat]
     if missing:
         raise ValueError(f"config.{missing[0]}: missing; begin a config file with pubswap_jax.fields.default_config()")
-    for field in FIELDS:
-        expected = _KINDS[type(field.default)]
-        if not isinstance(flat[field.name], expected.types) or isinstance(flat[field.name], bool) != (expected.types is bool):
-            raise ValueError(f"config.{field.name}={flat[field.name]!r}: {expected.words} expected")
-    for name, value in flat.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"config.{name}={value}: a finite number expected")
-    for field in FIELDS:
-        if field.choices and flat[field.name] not in field.choices:
-            raise ValueError(f"config.{field.name}={flat[field.name]}: {nearest(str(flat[field.name]), field.choices, '')}")
-    for names, least in _LEAST:
-        for name in names.split():
-            if flat[name] < least:
-                raise ValueError(f"config.{name}={flat[name]}: {least} or more expected")
-    for name, lowest, highest in _WITHIN:
-        if not lowest <= flat[name] <= highest:
-            raise ValueError(f"config.{name}={flat[name]}: {lowest} to {highest} expected")
-    group, prompts, part = flat["training.group"], flat["training.prompts"], flat["training.microbatch"]
-    if group < 2:
-        raise ValueError(f"config.training.group={group}: at least 2 expected, since advantages compare responses")
-    if part and prompts % part:
-        raise ValueError(f"config.training.microbatch={part}: it must divide config.training.prompts={prompts}")
-    clients, some = flat["federation.num_clients"], flat["training.client_microbatch"]
-    if some and clients % some:
-        raise ValueError(f"config.training.client_microbatch={some}: it must divide config.federation.num_clients={clients}")
-    if flat["training.kl_in"] == "reward" and flat["training.kl"] != "k1":
-        raise ValueError(
-            f"config.training.kl_in=reward: config.training.kl=k1 expected, not {flat['training.kl']}; in the reward k1 alone "
-            "has the gradient of the KL divergence"
-        )
-    if flat["federation.participants"] > clients:
-        raise ValueError(f"config.federation.participants={flat['federation.participants']}: there are {clients} clients")
-    trouble = checks.targets(flat["model.lora_targets"]) or ("" if trained else checks.without_effect(flat))
+    trouble = next(filter(None, (_trouble(field, flat[field.name]) for field in FIELDS)), "")
+    trouble = trouble or checks.together(flat) or ("" if trained else checks.without_effect(flat))
     if trouble:
         raise ValueError(f"config.{trouble}")
+
+
+def _trouble(field: Field, value: Any) -> str:
+    """One line about a value of the wrong type, outside the bounds or not among the choices; empty if the value is allowed."""
+    kind = _KINDS[type(field.default)]
+    if not isinstance(value, kind.types) or isinstance(value, bool) != (kind.types is bool):
+        return f"{field.name}={value!r}: {kind.words} expected"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{field.name}={value}: a finite number expected"
+    if field.choices and value not in field.choices:
+        return f"{field.name}={value}: {nearest(str(value), field.choices, '')}"
+    if (field.least is not None and value < field.least) or (field.most is not None and value > field.most):
+        return f"{field.name}={value}: {field.least} {'or more' if field.most is None else f'to {field.most}'} expected"
+    return ""
 
 
 def check_packages(config: ConfigDict) -> None:
@@ -155,27 +139,34 @@ _KINDS = {
 }
 
 
-_LEAST = (
-    ("model.lora_rank federation.num_clients federation.rounds federation.steps training.prompts training.inner_epochs", 1),
-    ("training.max_new_tokens evaluation.every evaluation.samples evaluation.batch checkpoint.keep data.max_prompt_tokens", 1),
-    ("data.validation mesh.client mesh.data mesh.model", 1),
-    ("data.test data.max_questions federation.participants federation.swap_period training.warmup training.microbatch", 0),
-    ("evaluation.top_k training.clip_high training.dual_clip training.swap_weight training.prox_coef training.kl_coef", 0),
-    ("training.client_microbatch training.lr training.clip_norm checkpoint.steps verifier.workers", 0),
-    ("training.weight_decay training.truncation_buffer training.importance_cap", 0),
-    ("log.transcripts", -1),
-    ("training.temperature evaluation.temperature verifier.timeout data.alpha model.lora_alpha", 1e-6),
-)
+def value_of(config: ConfigDict, name: str) -> Any:
+    """The value of the field `name` (dotted)."""
+    section, _, leaf = name.rpartition(".")
+    return (config[section] if section else config)[leaf]
 
 
-_WITHIN = (
-    ("seed", 0, 2**32 - 1),
-    ("evaluation.seed", 0, 2**32 - 1),
-    ("evaluation.top_p", 1e-6, 1),
-    ("evaluation.min_p", 0, 1),
-    ("training.clip_low", 0, 1),
-    ("data.public", 0, 1),
-)
+def chosen(config: ConfigDict, name: str) -> Any:
+    """The function that the value of the field `name` stands for in the table of fields; None if it stands for no function.
+
+    The module of the function is loaded here. Where the table gives a factory, the factory's result is returned.
+    """
+    field, value = field_named(name), value_of(config, name)
+    assert isinstance(field.choices, Mapping), f"{name} has no choices that stand for functions"
+    if value not in field.choices:
+        raise ValueError(f"config.{name}={value}: {nearest(str(value), field.choices, '')}")
+    if not field.choices[value]:
+        return None
+    module, _, call = field.choices[value].partition(":")
+    function, is_factory, given = call.rstrip(")").partition("(")
+    found = getattr(importlib.import_module(f"pubswap_jax.{module}"), function)
+    return found(*(value_of(config, other) for other in given.split(", ") if other)) if is_factory else found
+
+
+def targets(config: ConfigDict) -> tuple[str, ...]:
+    """The names of the layers that get an adapter. A ValueError names the first unknown layer."""
+    if trouble := checks.targets(config.model.lora_targets):
+        raise ValueError(f"config.{trouble}")
+    return checks.layers(config.model.lora_targets)
 
 
 def flatten(config: ConfigDict) -> dict[str, Any]:
@@ -207,9 +198,10 @@ def field_called(name: str) -> str:
     return checks.field_of(name) or (named[0] if len(named) == 1 else "")
 
 
-def nearest(name: str, known: Iterable[str], lead: str = "; ") -> str:
+def nearest(name: str, known: Iterable[str], lead: str = "; ", write: Callable[[str], str] = str) -> str:
+    """End of an error message about an unknown name: the nearest known name, or the first twelve known names."""
     known = list(known)
     # Comparing whole names is not enough: often only the section of a dotted name is wrong, so compare its last part too.
     close = difflib.get_close_matches(name, known, n=1) or [k for k in known if k.split(".")[-1] == name.split(".")[-1]]
     close = close or [k for k in known if difflib.get_close_matches(name.split(".")[-1], [k.split(".")[-1]])]
-    return f"{lead}did you mean {close[0]}?" if close else f"{lead}there are {', '.join(known[:12])}"
+    return f"{lead}did you mean {write(close[0])}?" if close else f"{lead}there are {', '.join(map(write, known[:12]))}"

@@ -17,15 +17,14 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from pubswap_jax.field_table import LINEAR_LAYERS as LINEAR_LAYERS
+
 Array = jax.Array
 PyTree = Any
 
 # Outcomes of verifying an answer. `Verdict.status` holds indices into STATUSES.
 STATUSES = ("wrong", "correct", "unparsed", "refused", "timeout")
 WRONG, CORRECT, UNPARSED, REFUSED, TIMEOUT = range(len(STATUSES))
-
-# The linear layers of a block that LoRA can adapt, by Hugging Face's names.
-LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @flax.struct.dataclass

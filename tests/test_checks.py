@@ -40,6 +40,10 @@ IDLE = {
         {"federation__swap": "no_swap", "training__swap_weight": 2.0},
         ".*no response is swapped with federation.swap=no_swap",
     ),
+    "a hub's test split beside files": (
+        {"data__path": "mine.jsonl", "data__test_name": "math500"},
+        "data.test_name=math500: no effect with data.path, .* set data.test_name to an empty text, or name files",
+    ),
     "unit of nothing": (
         {"federation__swap_period": 0, "federation__swap_unit": "round"},
         "federation.swap_unit=round: no step is public .* set federation.swap_unit=step",
@@ -61,7 +65,7 @@ def test_settings_that_have_an_effect_pass(values):
 
 
 def test_layers_are_checked_without_loading_anything():
-    assert checks.LAYERS == types.LINEAR_LAYERS
+    assert checks.layers("all") == types.LINEAR_LAYERS and checks.layers("attention") == types.LINEAR_LAYERS[:4]
     settings.check(with_fields(model__lora_targets="q_proj, down_proj"))
     with pytest.raises(ValueError, match="config.model.lora_targets: 'q_projection' is none of all, attention, q_proj"):
         settings.check(with_fields(model__lora_targets="q_projection"))

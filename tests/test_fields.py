@@ -3,7 +3,7 @@
 import pathlib
 import re
 
-from pubswap_jax import fields, settings
+from pubswap_jax import field_table, fields, settings
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -20,7 +20,7 @@ def test_names_are_unique_and_defaults_pass_the_check():
     settings.check(config)
     assert settings.flatten(config).keys() == set(names)
     assert all(field.default in field.choices for field in fields.FIELDS if field.choices)
-    assert all(field.source in (fields.PAPER, fields.READING, fields.OURS) for field in fields.FIELDS)
+    assert all(field.source in (field_table.PAPER, field_table.READING, field_table.OURS) for field in fields.FIELDS)
 
 
 def test_no_field_does_nothing():

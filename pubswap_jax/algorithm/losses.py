@@ -37,6 +37,11 @@ def group_advantages(reward: Array, *, scale: bool = True, eps: float = 1e-6) ->
     return centred / (_root_mean_square(centred, axis=-1) + eps) if scale else centred
 
 
+def centred_advantages(reward: Array) -> Array:
+    """Aᵢ = rᵢ − mean r over the last axis (Dr.GRPO). [..., G] -> [..., G]."""
+    return group_advantages(reward, scale=False)
+
+
 def batch_advantages(reward: Array, *, eps: float = 1e-6) -> Array:
     """Aᵢ = (rᵢ − mean of its group) / (std r + ε), the deviation taken over groups and batch. [..., B, G] -> [..., B, G]."""
     spread = reward - reward.mean(axis=(-2, -1), keepdims=True)

@@ -15,8 +15,9 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pubswap_jax.questions.problem import KINDS, Problem, nearest
+from pubswap_jax.questions.problem import KINDS, Problem
 from pubswap_jax.questions.schedule import permutation
+from pubswap_jax.settings import nearest
 
 NUMBERS = range(2, 30)
 LETTERS = "ABCD"
@@ -130,7 +131,7 @@ def problems(split: str, *, seed: int, count: int | None, preset: str = "easy", 
     """`count` distinct questions (None: all), cycling through the topics. Splits share no pair of numbers, for any seeds."""
     for name, value, known in (("split", split, SPLITS), ("preset", preset, RIGHT), ("kind", kind, KINDS)):
         if value not in known:
-            raise ValueError(f"homework {name} is {value!r}{nearest(value, known)}")
+            raise ValueError(f"homework {name} is {value!r}{nearest(value, known, write=repr)}")
     each = len(_pairs(split)) * FORMS
     count = each * len(TOPICS) if count is None else count
     if not 0 <= count <= each * len(TOPICS):

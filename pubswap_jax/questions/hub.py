@@ -7,8 +7,9 @@ import dataclasses
 import itertools
 from collections.abc import Mapping
 
-from pubswap_jax.questions.problem import Problem, nearest
+from pubswap_jax.questions.problem import Problem
 from pubswap_jax.questions.sources import Fields, questions
+from pubswap_jax.settings import nearest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +103,7 @@ HUB = {
 def hub(short: str, split: str = "train") -> list[Problem]:
     """Questions of a set in `HUB`, read from the hub or its local cache."""
     if short not in HUB:
-        raise ValueError(f"data.name is {short!r}{nearest(short, HUB)}")
+        raise ValueError(f"data.name is {short!r}{nearest(short, HUB, write=repr)}")
     entry = HUB[short]
     if split not in entry.splits:
         raise ValueError(f"{entry.name} has no {split} split; it has {', '.join(entry.splits)}")

@@ -6,13 +6,12 @@ and together contain every index.
 
 import collections
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from pubswap_jax.questions.leakage import near_copies
-from pubswap_jax.questions.problem import Problem, nearest, topics
+from pubswap_jax.questions.problem import Problem, topics
 from pubswap_jax.questions.schedule import PARTITION
 
 Partition = Callable[[Sequence[Problem], int, np.random.Generator], list[np.ndarray]]
@@ -63,27 +62,13 @@ def split(
     )
 
 
-def by_name(name: str, alpha: float) -> Partition:
-    """The partition function for data.partition, with `alpha` bound where the function takes one."""
-    named = {
-        "iid": iid,
-        "dirichlet": functools.partial(dirichlet, alpha=alpha),
-        "by_topic": by_topic,
-        "size_skew": functools.partial(size_skew, alpha=alpha),
-        "natural": natural,
-    }
-    if name not in named:
-        raise ValueError(f"data.partition is {name!r}{nearest(name, named)}")
-    return named[name]
-
-
 def iid(problems: Sequence[Problem], num_clients: int, rng: np.random.Generator) -> list[np.ndarray]:
     """Clients of equal size, drawn uniformly."""
     _check_clients(num_clients, len(problems))
     return np.array_split(rng.permutation(len(problems)), num_clients)
 
 
-def dirichlet(problems: Sequence[Problem], num_clients: int, rng: np.random.Generator, *, alpha: float) -> list[np.ndarray]:
+def dirichlet(alpha: float) -> Partition:
     """Clients of equal size. Client i draws its topic mixture q_i ~ Dir(alpha T p), with p the T topics' shares.
 
     The mixtures are then fitted to the number of questions per topic. A small alpha gives each client few topics (the limit is
@@ -91,14 +76,18 @@ def dirichlet(problems: Sequence[Problem], num_clients: int, rng: np.random.Gene
     Reading: alpha counts per topic, so equally frequent topics give the symmetric Dir(alpha, ..., alpha).
     """
     _check_alpha(alpha)
-    _check_clients(num_clients, len(problems))
-    piles = _shuffled_piles(problems, rng)
-    sizes = np.array([len(pile) for pile in piles])
-    shares = np.array([len(part) for part in np.array_split(np.arange(len(problems)), num_clients)])
-    wanted = rng.dirichlet(np.maximum(alpha * len(piles) * sizes / sizes.sum(), 1e-6), size=num_clients)
-    counts = _fitted(wanted, shares, sizes)
-    cuts = [np.split(pile, np.cumsum(column)[:-1]) for pile, column in zip(piles, counts.T, strict=True)]
-    return [np.concatenate(parts) for parts in zip(*cuts, strict=True)]
+
+    def partition(problems: Sequence[Problem], num_clients: int, rng: np.random.Generator) -> list[np.ndarray]:
+        _check_clients(num_clients, len(problems))
+        piles = _shuffled_piles(problems, rng)
+        sizes = np.array([len(pile) for pile in piles])
+        shares = np.array([len(part) for part in np.array_split(np.arange(len(problems)), num_clients)])
+        wanted = rng.dirichlet(np.maximum(alpha * len(piles) * sizes / sizes.sum(), 1e-6), size=num_clients)
+        counts = _fitted(wanted, shares, sizes)
+        cuts = [np.split(pile, np.cumsum(column)[:-1]) for pile, column in zip(piles, counts.T, strict=True)]
+        return [np.concatenate(parts) for parts in zip(*cuts, strict=True)]
+
+    return partition
 
 
 def _fitted(wanted: np.ndarray, rows: np.ndarray, columns: np.ndarray, rounds: int = 300) -> np.ndarray:
@@ -128,13 +117,18 @@ def by_topic(problems: Sequence[Problem], num_clients: int, rng: np.random.Gener
     return [part for topic in order for part in np.array_split(piles[topic], holders[topic])]
 
 
-def size_skew(problems: Sequence[Problem], num_clients: int, rng: np.random.Generator, *, alpha: float) -> list[np.ndarray]:
+def size_skew(alpha: float) -> Partition:
     """Client sizes ~ Dir(alpha, ..., alpha), at least one question each. All clients draw from the same topic mixture."""
     _check_alpha(alpha)
-    _check_clients(num_clients, len(problems))
-    shares = rng.dirichlet(np.full(num_clients, max(alpha, 1e-6)))
-    ends = np.arange(1, num_clients + 1) + np.floor(np.cumsum(shares) * (len(problems) - num_clients) + 0.5).astype(int)
-    return np.split(rng.permutation(len(problems)), ends[:-1])
+
+    def partition(problems: Sequence[Problem], num_clients: int, rng: np.random.Generator) -> list[np.ndarray]:
+        _check_clients(num_clients, len(problems))
+        shares = rng.dirichlet(np.full(num_clients, max(alpha, 1e-6)))
+        spare = len(problems) - num_clients
+        ends = np.arange(1, num_clients + 1) + np.floor(np.cumsum(shares) * spare + 0.5).astype(int)
+        return np.split(rng.permutation(len(problems)), ends[:-1])
+
+    return partition
 
 
 def natural(problems: Sequence[Problem], num_clients: int, rng: np.random.Generator) -> list[np.ndarray]:

@@ -2,14 +2,12 @@
 
 import collections
 import dataclasses
-import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from pubswap_jax.verifier import keys
-
-KINDS = ("math", "choice")
+from pubswap_jax.verifier.score import KINDS as KINDS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +58,3 @@ def dropped_line(dropped: Sequence[Problem], of: int, why: str, shown: int = 5) 
 def topics(problems: Sequence[Problem]) -> list[str]:
     """Topic names, most frequent first."""
     return [topic for topic, _ in collections.Counter(problem.topic for problem in problems).most_common()]
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """End of an error message about an unknown name: the closest known name, or all known names."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(map(repr, known))}"

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pubswap_jax.fields import field_named
+
 # Random streams derived from one seed. Each stream's number is part of its key.
 PRIVATE, PUBLIC, PARTICIPATION, PARTITION = range(4)
 
@@ -24,11 +26,12 @@ class Schedule:
 
     steps: int  # the paper's tau: steps between two averagings; with unit 'extra', private steps only
     period: int = 2
-    unit: str = "step"  # step | extra | round
+    unit: str = "step"  # a choice of the field federation.swap_unit
 
     def __post_init__(self):
-        if self.unit not in ("step", "extra", "round"):
-            raise ValueError(f"the schedule's unit is {self.unit!r}, not one of step, extra, round")
+        units = field_named("federation.swap_unit").choices
+        if self.unit not in units:
+            raise ValueError(f"the schedule's unit is {self.unit!r}, not one of {', '.join(units)}")
         if self.steps < 1 or self.period < 0:
             raise ValueError(f"a schedule needs steps >= 1 and period >= 0, got {self.steps} and {self.period}")
 

@@ -14,9 +14,10 @@ import string
 from collections.abc import Iterable, Mapping, Sequence
 
 from pubswap_jax.questions import readers
-from pubswap_jax.questions.problem import Problem, nearest
+from pubswap_jax.questions.problem import Problem
 from pubswap_jax.questions.readers import first_repeated
 from pubswap_jax.questions.readers import jsonl as jsonl
+from pubswap_jax.settings import nearest
 
 LETTERS = string.ascii_uppercase
 
@@ -49,7 +50,7 @@ class Fields:
         known = [field.name for field in dataclasses.fields(cls)]
         for name in names:
             if name not in known:
-                raise ValueError(f"data.fields has no {name!r}{nearest(name, known)}")
+                raise ValueError(f"data.fields has no {name!r}{nearest(name, known, write=repr)}")
         for name, value in names.items():
             several = name == "options" and isinstance(value, list | tuple)
             expected = (int, "a whole number") if name == "topic_depth" else (str, "the name of a column")
@@ -62,7 +63,7 @@ class Fields:
         fields = cls(**names)
         for final in fields.final.split("|"):
             if final not in FINAL:
-                raise ValueError(f"data.fields.final is {fields.final!r}{nearest(final, FINAL)}")
+                raise ValueError(f"data.fields.final is {fields.final!r}{nearest(final, FINAL, write=repr)}")
         return fields
 
 
@@ -159,7 +160,7 @@ def _cell(place: str, row: Mapping, columns: str, field: str) -> object:
     if not present and "" not in names:
         unset = "" if field in ("prompt", "answer", "options") else f", or set data.fields.{field} to '' for none"
         wanted = " or ".join(map(repr, names))
-        raise ValueError(f"{place}: no column {wanted} for data.fields.{field}{nearest(names[0], row)}{unset}")
+        raise ValueError(f"{place}: no column {wanted} for data.fields.{field}{nearest(names[0], row, write=repr)}{unset}")
     return next((row[name] for name in present if not _missing(row[name])), None)
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import optax
 from jax.experimental.compilation_cache import compilation_cache
 
-from pubswap_jax.algorithm import losses, swap
+from pubswap_jax import settings
+from pubswap_jax.algorithm import losses
 from pubswap_jax.algorithm.aggregation import alone, mean
 from pubswap_jax.algorithm.distortion import make_measure
 from pubswap_jax.algorithm.pubswap import Algorithm, pubswap
@@ -19,7 +20,7 @@ from pubswap_jax.devices import mesh
 from pubswap_jax.policy.logps import check_positions, response_logps
 from pubswap_jax.policy.model import Transformer, init_adapter
 from pubswap_jax.questions import embedded
-from pubswap_jax.questions.load import HOMEWORK, Questions, load_questions
+from pubswap_jax.questions.load import HOMEWORK, Questions, Wanted, load_questions
 from pubswap_jax.questions.partition import Split
 from pubswap_jax.questions.problem import KINDS
 from pubswap_jax.questions.schedule import Schedule, participants
@@ -28,7 +29,7 @@ from pubswap_jax.questions.tokens import INSTRUCTIONS, Tokenizer, load_tokenizer
 from pubswap_jax.run.judge import grade, grade_together, make_judge
 from pubswap_jax.run.pass_at_k import make_sampler
 from pubswap_jax.run.placement import make_devices, make_place, make_place_questions, placed
-from pubswap_jax.types import LINEAR_LAYERS, Aggregator, Array, Batch, Hparams, ModelConfig, PyTree, ServerState
+from pubswap_jax.types import Aggregator, Array, Batch, Hparams, ModelConfig, PyTree, ServerState
 from pubswap_jax.verifier import pool
 from pubswap_jax.weights import hf_folder
 from pubswap_jax.weights.hf_config import read_config
@@ -36,25 +37,6 @@ from pubswap_jax.weights.hf_folder import base_digest as base_digest
 from pubswap_jax.weights.pretrained import load_pretrained
 
 LORA_STREAM = 2**32 - 1  # no round has this number; rounds are folded into the same key
-TARGETS = {"all": LINEAR_LAYERS, "attention": LINEAR_LAYERS[:4]}
-LOSSES = {"grpo": losses.grpo_term, "gspo": losses.gspo_term, "cispo": losses.cispo_term}
-ADVANTAGES = {
-    "group": losses.group_advantages,
-    "centred": partial(losses.group_advantages, scale=False),
-    "none": losses.no_baseline,
-    "batch": losses.batch_advantages,
-}
-NORMALISE = {
-    "sequence": lambda length: losses.per_sequence,
-    "token": lambda length: losses.per_token,
-    "fixed": losses.fixed_length,
-}
-TRUNCATION = {
-    "keep": lambda buffer: losses.keep_truncated,
-    "mask": lambda buffer: losses.mask_truncated,
-    "penalise": losses.penalise_truncated,
-}
-KL = {"none": None, "k1": losses.kl_k1, "k2": losses.kl_k2, "k3": losses.kl_k3}
 
 
 class Run(NamedTuple):
@@ -105,12 +87,12 @@ def assemble(config) -> Run:
     shapes = jax.eval_shape(lambda: params)  # `init_adapter` is jitted: eager, it would compile one program per leaf
     adapter = jax.jit(lambda key: init_adapter(key, model, shapes))(jax.random.fold_in(key, LORA_STREAM))
     place = make_place(devices)
-    asked = load_questions(config, tokenizer)
+    asked = load_questions(questions_of(config), tokenizer)
     schedule = make_schedule(config)
     if schedule.period and not asked.split.public:
         raise ValueError("no public questions for the public steps: raise data.public, or set federation.swap_period to 0")
-    settings = {"max_new_tokens": config.training.max_new_tokens, "temperature": config.evaluation.temperature}
-    settings |= {"top_k": config.evaluation.top_k, "top_p": config.evaluation.top_p, "min_p": config.evaluation.min_p}
+    sampling = {"max_new_tokens": config.training.max_new_tokens, "temperature": config.evaluation.temperature}
+    sampling |= {"top_k": config.evaluation.top_k, "top_p": config.evaluation.top_p, "min_p": config.evaluation.min_p}
     return Run(
         config=config,
         base=base,
@@ -130,8 +112,8 @@ def assemble(config) -> Run:
         hparams=make_hparams(config, schedule, place),
         present=partial(present, config),
         weights=make_weights(config, asked.split, place),
-        sampler=make_sampler(model, samples=config.evaluation.samples, **settings),
-        greedy=make_sampler(model, samples=1, greedy=True, **settings),
+        sampler=make_sampler(model, samples=config.evaluation.samples, **sampling),
+        greedy=make_sampler(model, samples=1, greedy=True, **sampling),
         grade=partial(grade_together, partial(grade, tokenizer, timeout=config.verifier.timeout)),
         place=place,
         place_questions=make_place_questions(devices),
@@ -202,15 +184,10 @@ def make_tokenizer(config, folder: pathlib.Path) -> Tokenizer:
 
 def adapt(config, model_config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
     """The loaded model config with the run's LoRA and remat settings and the tokenizer's stop tokens."""
-    names = config.model.lora_targets
-    targets = TARGETS.get(names) or tuple(name.strip() for name in names.split(","))
-    for name in targets:
-        if name not in LINEAR_LAYERS:
-            raise ValueError(f"config.model.lora_targets: {name!r} is none of all, attention, {', '.join(LINEAR_LAYERS)}")
     return model_config.replace(
         lora_rank=config.model.lora_rank,
         lora_alpha=config.model.lora_alpha,
-        lora_targets=targets,
+        lora_targets=settings.targets(config),
         remat=config.model.remat,
         eos_ids=tuple(dict.fromkeys((*model_config.eos_ids, *tokenizer.stop_ids))),
         pad_id=tokenizer.pad_id,
@@ -225,13 +202,14 @@ def make_algorithm(config, model) -> Algorithm:
     training, federation = config.training, config.federation
     one_cpu = jax.default_backend() == "cpu" and config.mesh.client * config.mesh.data * config.mesh.model == 1
     advantages, normalise = _weighing(config)
+    loss = settings.chosen(config, "training.loss")
     return pubswap(
         model,
         make_optimizer(config),
         num_clients=federation.num_clients,
         group=training.group,
-        swap=getattr(swap, federation.swap),
-        loss=partial(LOSSES[training.loss], dual_clip=True) if training.dual_clip else LOSSES[training.loss],
+        swap=settings.chosen(config, "federation.swap"),
+        loss=partial(loss, dual_clip=True) if training.dual_clip else loss,
         aggregator=make_aggregator(config),
         average_moments=federation.moments == "average",
         microbatch=training.microbatch or None,
@@ -239,9 +217,9 @@ def make_algorithm(config, model) -> Algorithm:
         inner_epochs=training.inner_epochs,
         advantages=advantages,
         normalise=normalise,
-        kl=KL[training.kl],
+        kl=settings.chosen(config, "training.kl"),
         kl_in_reward=training.kl_in == "reward",
-        truncation=TRUNCATION[training.truncation](training.truncation_buffer),
+        truncation=settings.chosen(config, "training.truncation"),
         importance=losses.truncated_importance(training.importance_cap) if training.importance_cap else None,
     )
 
@@ -252,8 +230,7 @@ def make_aggregator(config) -> Aggregator:
 
 def _weighing(config) -> tuple[Callable, Callable]:
     """The advantage function and the normaliser of the config."""
-    training = config.training
-    return ADVANTAGES[training.advantages], NORMALISE[training.normalise](training.max_new_tokens)
+    return settings.chosen(config, "training.advantages"), settings.chosen(config, "training.normalise")
 
 
 def make_optimizer(config) -> optax.GradientTransformation:
@@ -323,3 +300,16 @@ def make_batches(config, schedule, train: Questions, split: Split, devices) -> C
         return Batch(prompts, answers, public=schedule.public(round, step))
 
     return batch
+
+
+def questions_of(config) -> Wanted:
+    """What the config says about questions, for `load_questions`."""
+    names = ("name", "path", "test_path", "test_name", "public_path", "max_prompt_tokens", "max_questions")
+    names += ("test", "validation", "public", "partition")
+    return Wanted(
+        seed=config.seed,
+        num_clients=config.federation.num_clients,
+        fields=config.data.fields.to_dict(),
+        partitioned=settings.chosen(config, "data.partition"),
+        **{name: config.data[name] for name in names},
+    )

@@ -6,7 +6,7 @@ import pathlib
 from ml_collections import ConfigDict
 
 from pubswap_jax import settings
-from pubswap_jax.fields import FIELDS, default_config
+from pubswap_jax.fields import FIELDS, FREE, default_config
 
 RUN = "run.json"
 # Fields that may differ from the run's config when its adapters are evaluated or exported: none of them shaped the adapters.
@@ -73,7 +73,3 @@ def agree(config: ConfigDict, base_sha256: str, workdir: pathlib.Path, mode: str
             f"{workdir}: the base model: {theirs['base_sha256'][:12]} before, {base_sha256[:12]} now; give the "
             f"--config.model.path of the base that the run was trained on"
         )
-
-
-# Fields that may differ from the run's config in every mode: the number of rounds and the checkpoint settings.
-FREE = ("federation.rounds", "checkpoint.")

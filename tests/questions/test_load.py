@@ -9,11 +9,11 @@ from small_world import finished, small_config
 from pubswap_jax.fields import default_config
 from pubswap_jax.questions import embedded
 from pubswap_jax.questions.load import load_questions, read_problems
-from pubswap_jax.run.assembly import base_folder, make_tokenizer
+from pubswap_jax.run.assembly import base_folder, make_tokenizer, questions_of
 
 
 def asked(config):
-    return load_questions(config, make_tokenizer(config, base_folder(config)))
+    return load_questions(questions_of(config), make_tokenizer(config, base_folder(config)))
 
 
 def test_parts_are_disjoint_and_complete():
@@ -61,7 +61,7 @@ def test_the_embedded_world_keeps_its_own_splits():
     config.data.max_questions = config.data.validation = config.data.test = 16
     for name, kind in (("homework", "math"), ("homework_choice", "choice")):
         config.data.name = name
-        train, validation, test = read_problems(config)
+        train, validation, test = read_problems(questions_of(config))
         assert [len(part) for part in (train, validation, test)] == [16, 16, 16]
         assert {p.kind for p in train} == {kind} and train == embedded.problems(
             "train", seed=0, count=16, preset=train[0].level, kind=kind
@@ -72,7 +72,7 @@ def test_an_unknown_set_is_named():
     config = default_config()
     config.data.name = "deepmth"
     with pytest.raises(ValueError, match=r"config.data.name=deepmth; did you mean deepmath\?"):
-        read_problems(config)
+        read_problems(questions_of(config))
 
 
 def test_a_file_of_test_questions_counts_beside_embedded_ones_too(tmp_path):
@@ -81,26 +81,26 @@ def test_a_file_of_test_questions_counts_beside_embedded_ones_too(tmp_path):
     row = {"question": "6 x 7 = ?", "answer": "42", "id": "q", "topic": "", "level": ""}
     (tmp_path / "test.jsonl").write_text(json.dumps(row))
     config.data.test_path = str(tmp_path / "test.jsonl")
-    assert [problem.answer for problem in read_problems(config)[2]] == ["42"]
+    assert [problem.answer for problem in read_problems(questions_of(config))[2]] == ["42"]
 
 
 def test_no_field_about_files_is_passed_over():
     config = default_config()
     config.data.fields.prompt = "text"
     with pytest.raises(ValueError, match=r"config.data.fields: there is no file"):
-        read_problems(config)
+        read_problems(questions_of(config))
     config.data.path = "questions.jsonl"
     for name, value in (("prompt", 5), ("options", [1, 2]), ("topic_depth", "two")):
         config.data.fields = {name: value}
         with pytest.raises(ValueError, match=f"data.fields.{name} is .*expected"):
-            read_problems(config)
+            read_problems(questions_of(config))
 
 
 def test_nought_is_all_there_are():
     config = default_config()
     config.data.test = config.data.max_questions = 0
     config.data.validation = 8
-    train, valid, test = read_problems(config)
+    train, valid, test = read_problems(questions_of(config))
     assert len(valid) == 8 and len(test) > 1000 and len(train) > 1000
 
 
@@ -190,4 +190,4 @@ def test_paths_may_have_spaces_between_them(tmp_path):
     for name, part in (("one", rows[:60]), ("two", rows[60:])):
         (tmp_path / f"{name}.jsonl").write_text("\n".join(part))
     config.data.path = f"{tmp_path}/one.jsonl, {tmp_path}/two.jsonl,"
-    assert len(read_problems(config)[0]) == 120
+    assert len(read_problems(questions_of(config))[0]) == 120

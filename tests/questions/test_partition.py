@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pubswap_jax.fields import default_config
 from pubswap_jax.questions.partition import (
     Split,
-    by_name,
     by_topic,
     counts,
     dirichlet,
@@ -23,8 +23,16 @@ from pubswap_jax.questions.partition import (
 )
 from pubswap_jax.questions.problem import Problem
 from pubswap_jax.questions.sources import local
+from pubswap_jax.settings import chosen
 
 NAMES = ("iid", "dirichlet", "by_topic", "size_skew")
+
+
+def named(name, alpha):
+    """The partition that a config names."""
+    config = default_config()
+    config.data.partition, config.data.alpha = name, alpha
+    return chosen(config, "data.partition")
 
 
 def made(*sizes):
@@ -50,9 +58,9 @@ def test_disjoint_complete_and_nobody_empty(sizes, num_clients, name, alpha):
     problems = made(*sizes)
     if len(problems) < num_clients:
         with pytest.raises(ValueError, match=f"num_clients is {num_clients}, but there are {len(problems)} private questions"):
-            by_name(name, alpha)(problems, num_clients, rng())
+            named(name, alpha)(problems, num_clients, rng())
         return
-    parts = by_name(name, alpha)(problems, num_clients, rng())
+    parts = named(name, alpha)(problems, num_clients, rng())
     assert len(parts) == num_clients and all(len(part) for part in parts)
     assert sorted(np.concatenate(parts).tolist()) == list(range(len(problems)))
 
@@ -63,18 +71,18 @@ def test_disjoint_complete_and_nobody_empty(sizes, num_clients, name, alpha):
 )
 def test_a_split_uses_every_question_once(sizes, seed, public, name):
     problems = made(*sizes, 8)
-    got = split(problems, 2, by_name(name, 0.3), seed=seed, public=public)
+    got = split(problems, 2, named(name, 0.3), seed=seed, public=public)
     lists = [got.public, *got.clients, *got.removed.values()]
     assert sorted(i for part in lists for i in part) == list(range(len(problems)))
     assert Split(**json.loads(json.dumps(got.manifest()))) == got
-    assert got == split(problems, 2, by_name(name, 0.3), seed=seed, public=public)
+    assert got == split(problems, 2, named(name, 0.3), seed=seed, public=public)
 
 
 GOLDEN = """\
 from pubswap_jax.questions.problem import Problem
-from pubswap_jax.questions.partition import by_name, split
+from pubswap_jax.questions.partition import dirichlet, split
 problems = [Problem(str(i), f"{i * 7919}?", str(i), "abc"[i % 3]) for i in range(18)]
-got = split(problems, 3, by_name("dirichlet", 0.3), seed=7, public=0.2)
+got = split(problems, 3, dirichlet(0.3), seed=7, public=0.2)
 print(got.public, got.clients)
 """
 
@@ -101,7 +109,7 @@ def test_dirichlet_gives_equal_shares_and_the_topics_that_alpha_asks_for():
     problems = made(100, 100, 100, 100)
     largest = []
     for alpha in (0.02, 0.3, 1e6):
-        tables = [topic_table(problems, dirichlet(problems, 4, rng(seed), alpha=alpha), 4) for seed in range(20)]
+        tables = [topic_table(problems, dirichlet(alpha)(problems, 4, rng(seed)), 4) for seed in range(20)]
         assert all((table.sum(axis=0) == 100).all() and (table.sum(axis=1) == 100).all() for table in tables)
         largest.append(np.mean([table.max(axis=1).mean() for table in tables]))
     few, some, equal = largest
@@ -111,7 +119,7 @@ def test_dirichlet_gives_equal_shares_and_the_topics_that_alpha_asks_for():
 def test_dirichlet_seldom_asked_topics_go_to_few():
     problems = made(300, 300, 300, 30)
     holders = [
-        sum(len([i for i in part if problems[i].topic == "t3"]) > 2 for part in dirichlet(problems, 10, rng(s), alpha=0.3))
+        sum(len([i for i in part if problems[i].topic == "t3"]) > 2 for part in dirichlet(0.3)(problems, 10, rng(s)))
         for s in range(20)
     ]
     assert np.mean(holders) < 4
@@ -128,7 +136,7 @@ def test_by_topic():
 
 def test_size_skew_skews_sizes_and_not_topics():
     problems = made(500, 500)
-    parts = size_skew(problems, 5, rng(3), alpha=0.5)
+    parts = size_skew(0.5)(problems, 5, rng(3))
     sizes = sorted(map(len, parts))
     assert sizes[-1] > 4 * sizes[0]
     assert abs(np.mean([problems[i].topic == "t0" for i in max(parts, key=len)]) - 0.5) < 0.1
@@ -165,18 +173,18 @@ def test_near_copies_of_test_and_public_questions_leave_the_clients():
     ("call", "message"),
     [
         (
-            lambda problems: by_name("dirichlet", 0.0)(problems, 2, rng()),
+            lambda problems: dirichlet(0.0)(problems, 2, rng()),
             "data.alpha must be greater than 0 and finite, not 0.0",
         ),
         (
-            lambda problems: by_name("size_skew", -1.0)(problems, 2, rng()),
+            lambda problems: size_skew(-1.0)(problems, 2, rng()),
             "data.alpha must be greater than 0 and finite, not -1.0",
         ),
         (
-            lambda problems: by_name("dirichlet", float("nan"))(problems, 2, rng()),
+            lambda problems: dirichlet(float("nan"))(problems, 2, rng()),
             "data.alpha must be greater than 0 and finite, not nan",
         ),
-        (lambda problems: by_name("dirichlett", 1.0), "data.partition is 'dirichlett'; did you mean 'dirichlet'"),
+        (lambda problems: named("dirichlett", 1.0), "config.data.partition=dirichlett: did you mean dirichlet[?]"),
         (lambda problems: split(problems, 0, iid, seed=0), "federation.num_clients must be at least 1, not 0"),
         (lambda problems: split(problems, 10, iid, seed=0), "num_clients is 10, but there are 9 private questions to share"),
         (lambda problems: split(problems, 2, iid, seed=0, public=1.5), "data.public is a share of the questions, .* not 1.5"),
@@ -190,7 +198,7 @@ def test_errors(call, message):
 
 def test_math_over_ten_clients(shared_data):
     problems = local([str(shared_data / "math" / f"{name}.jsonl") for name in ("math_train", "math_test")])
-    got = split(problems, 10, by_name("dirichlet", 0.3), seed=0)
+    got = split(problems, 10, dirichlet(0.3), seed=0)
     sizes = [len(part) for part in got.clients]
     assert max(sizes) - min(sizes) <= 1 and len(got.public) == 72
     shares = [max(np.unique([problems[i].topic for i in part], return_counts=True)[1]) / len(part) for part in got.clients]

@@ -130,18 +130,6 @@ def test_a_run_may_say_how_cut_off_responses_and_negative_advantages_count():
     assert (np.asarray(made["bounded"]["loss"]) != np.asarray(made["plain"]["loss"])).any()
 
 
-def test_the_choices_of_a_field_are_those_that_the_assembly_knows():
-    tables = {
-        "training.loss": assembly.LOSSES,
-        "training.advantages": assembly.ADVANTAGES,
-        "training.normalise": assembly.NORMALISE,
-        "training.kl": assembly.KL,
-        "training.truncation": assembly.TRUNCATION,
-    }
-    choices = {field.name: set(field.choices) for field in FIELDS}
-    assert {name: set(table) for name, table in tables.items()} == {name: choices[name] for name in tables}
-
-
 def test_warm_up_reaches_the_learning_rate_and_counts_over_rounds():
     run, _ = finished()
     config = run.config.copy_and_resolve_references()
