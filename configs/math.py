@@ -4,38 +4,42 @@ python -m pubswap_jax.main --config=configs/math.py                    # tiny: p
 python -m pubswap_jax.main --config=configs/math.py:qwen3-1.7b         # not yet run
 """
 
-from pubswap_jax.fields import default_config
-from pubswap_jax.settings import nearest
+from pubswap_jax.settings import beside
+
+common = beside(__file__, "common.py")
+
+
+# --- the embedded world ---------------------------------------------------------------------------------------------------
 
 
 def tiny(config):
     """The embedded model and its noisy homework: minutes on two cores."""
-    config.model.instruction = ""
-    config.model.lora_rank, config.model.lora_alpha = 8, 16.0
+    common.tiny(config)
     config.data.name = "homework"
-    config.data.max_questions, config.data.validation, config.data.test = 4096, 128, 256
-    config.data.partition, config.data.public, config.data.max_prompt_tokens = "by_topic", 0.1, 64
-    config.federation.num_clients, config.federation.rounds, config.federation.steps = 4, 3, 40
-    config.training.prompts, config.training.max_new_tokens, config.training.lr = 8, 8, 1e-3
-    config.evaluation.samples = 4
+    config.training.max_new_tokens = 8
 
 
 def hard(config):
     """Homework of which the embedded model knows no topic's procedure: most groups hold few right answers."""
     tiny(config)
-    config.data.name, config.data.test, config.data.partition, config.data.alpha = "homework_hard", 512, "dirichlet", 0.3
-    config.federation.num_clients, config.federation.rounds, config.training.prompts = 8, 8, 4
+    config.data.name = "homework_hard"
+    config.data.test = 512
+    config.data.partition = "dirichlet"
+    config.data.alpha = 0.3
+    config.federation.num_clients = 8
+    config.federation.rounds = 8
+    config.training.prompts = 4
     config.evaluation.samples = 1
+
+
+# --- the paper ------------------------------------------------------------------------------------------------------------
 
 
 def paper(config):
     """The paper's settings, as far as they are public, on MATH."""
-    config.model.dtype, config.model.remat, config.model.scan_layers = "bfloat16", "block", True
-    config.data.name, config.data.test_name = "math", "math500"
-    config.federation.rounds, config.federation.steps = 10, 40
-    config.training.microbatch, config.training.client_microbatch = 1, 1
-    config.evaluation.samples, config.evaluation.clients = 1, False
-    config.checkpoint.steps = 10
+    common.paper(config)
+    config.data.name = "math"
+    config.data.test_name = "math500"
 
 
 def qwen25_math(config):
@@ -45,22 +49,25 @@ def qwen25_math(config):
 
 def qwen3_small(config):
     paper(config)
-    config.model.path, config.model.thinking = "Qwen/Qwen3-1.7B", "off"
+    config.model.path = "Qwen/Qwen3-1.7B"
+    config.model.thinking = "off"
 
 
 def qwen3(config):
     paper(config)
-    config.model.path, config.model.thinking = "Qwen/Qwen3-4B", "off"
-    config.data.name, config.data.test_name = "deepmath", ""
+    config.model.path = "Qwen/Qwen3-4B"
+    config.model.thinking = "off"
+    config.data.name = "deepmath"
+    config.data.test_name = ""
+
+
+# --- any model ------------------------------------------------------------------------------------------------------------
 
 
 def smoke(config):
     """The path of a real model in a minute: give --config.model.path and --config.data.path."""
-    config.data.validation, config.data.test, config.data.max_questions = 4, 4, 64
-    config.data.public, config.data.max_prompt_tokens = 0.2, 256
-    config.federation.num_clients, config.federation.rounds, config.federation.steps = 2, 1, 2
-    config.training.group, config.training.prompts, config.training.max_new_tokens = 2, 2, 16
-    config.evaluation.samples, config.evaluation.batch = 1, 4
+    common.smoke(config)
+    config.data.max_prompt_tokens = 256
 
 
 PRESETS = {
@@ -74,8 +81,4 @@ PRESETS = {
 
 
 def get_config(preset="tiny"):
-    if preset not in PRESETS:
-        raise ValueError(f"there is no preset {preset!r}{nearest(preset, PRESETS)}")
-    config = default_config()
-    PRESETS[preset](config)
-    return config
+    return common.config_of(PRESETS, preset)

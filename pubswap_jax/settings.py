@@ -7,6 +7,7 @@ import importlib.util
 import math
 import numbers
 import pathlib
+import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -16,6 +17,8 @@ from pubswap_jax import checks
 from pubswap_jax.field_table import FIELDS, Field
 from pubswap_jax.fields import field_named
 
+SHARED = "common.py"  # a file of this name has what the configs of its folder share; it is no config
+
 
 def load(spec: str) -> ConfigDict:
     """`path/to/config.py` or `path/to/config.py:preset` -> its config."""
@@ -23,10 +26,8 @@ def load(spec: str) -> ConfigDict:
     file = pathlib.Path(path)
     if not file.is_file():
         raise ValueError(f"--config={path}: {_no_file(file)}")
-    module_spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
-    module = importlib.util.module_from_spec(module_spec)
     try:
-        module_spec.loader.exec_module(module)
+        module = _module(file)
         presets = getattr(module, "PRESETS", {})
         if preset and preset not in presets:
             raise ValueError(f"there is no preset {preset!r}{nearest(preset, presets)}")
@@ -42,18 +43,43 @@ def load(spec: str) -> ConfigDict:
         raise ValueError(f"--config={spec}: {file}{place}: {kind}{getattr(error, 'msg', None) or error}") from error
 
 
+def beside(config_file: str, name: str) -> types.ModuleType:
+    """The module of the file `name` in the folder of `config_file`: code that the configs of one folder share.
+
+    A config cannot import its neighbour by name, since it is loaded by its path, from any folder, or as part of a package.
+    """
+    file = pathlib.Path(config_file).with_name(name)
+    if not file.is_file():
+        raise ValueError(f"it needs {name} in its folder, and there is no {file}")
+    try:
+        return _module(file)
+    except SyntaxError as error:
+        raise ValueError(f"{file}:{error.lineno}: {error.msg}") from error
+
+
+def _module(file: pathlib.Path) -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def _no_file(file: pathlib.Path) -> str:
     """Says why `file` is not a config file, and lists or suggests config files."""
     if file.is_dir():
-        siblings = sorted(str(other) for other in file.glob("*.py"))
+        siblings = sorted(str(other) for other in _configs_in(file))
         return f"a folder; name a config file{'' if not siblings else ': ' + ', '.join(siblings[:12])}"
-    siblings = sorted(str(other) for folder in {file.parent, pathlib.Path("configs")} for other in folder.glob("*.py"))
+    siblings = sorted(str(other) for folder in {file.parent, pathlib.Path("configs")} for other in _configs_in(folder))
     if siblings:
         return f"no such file{nearest(str(file), siblings)}"
     return (
         f"no such file, and no configs/ folder in {pathlib.Path.cwd()}; run from the repository's folder, or give the path of "
         f"a Python file whose get_config() changes pubswap_jax.fields.default_config()"
     )
+
+
+def _configs_in(folder: pathlib.Path) -> list[pathlib.Path]:
+    return [file for file in folder.glob("*.py") if file.name not in (SHARED, "__init__.py")]
 
 
 def override(config: ConfigDict, name: str, text: str) -> None:

@@ -1,7 +1,10 @@
 """Configs: every preset loads, flags change what they name, and a mistake is one line with the nearest name."""
 
+import ast
+import importlib
 import importlib.util
 import pathlib
+import shutil
 
 import pytest
 
@@ -142,3 +145,46 @@ def test_a_missing_config_file_says_what_to_give(tmp_path, monkeypatch):
         settings.load(str(tmp_path / "mime.py"))
     with pytest.raises(ValueError, match="a folder; name a config file: .*mine.py"):
         settings.load(str(tmp_path))
+
+
+def copy_of(folder):
+    shutil.copytree(CONFIGS, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_configs_share_a_file_wherever_their_folder_is(name, tmp_path, monkeypatch):
+    folder = copy_of(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    shared = (folder / "common.py").read_text()
+    (folder / "common.py").write_text(shared.replace("lora_rank = 8", "lora_rank = 9"))
+    there = settings.load(f"mine/{name}.py:tiny")  # its own neighbour, not the repository's
+    assert there.model.lora_rank == 9 and settings.load(f"{CONFIGS / name}.py:tiny").model.lora_rank == 8
+    (folder / "common.py").write_text("def tiny(:\n")
+    with pytest.raises(ValueError, match=r"mine/common.py:1: invalid syntax"):
+        settings.load(f"mine/{name}.py")
+    (folder / "common.py").unlink()
+    with pytest.raises(ValueError, match=rf"mine/{name}.py: it needs common.py in its folder, and there is no .*common.py"):
+        settings.load(f"mine/{name}.py")
+
+
+def test_configs_can_be_a_package(tmp_path, monkeypatch):
+    folder = copy_of(tmp_path / "a_package" / "configs")
+    for inner in (folder, folder.parent):
+        (inner / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name, presets in PRESETS.items():
+        module = importlib.import_module(f"a_package.configs.{name}")
+        for preset in presets:
+            assert module.get_config(preset).to_dict() == settings.load(f"{CONFIGS / name}.py:{preset}").to_dict()
+
+
+def test_the_shared_file_is_not_offered_as_a_config(tmp_path):
+    with pytest.raises(ValueError, match="a folder; name a config file: [^,]*math.py, [^,]*medical.py$"):
+        settings.load(str(copy_of(tmp_path / "mine")))
+
+
+def test_presets_assign_one_field_a_line():
+    for file in CONFIGS.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            assert not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Tuple), f"{file.name}:{node.lineno}"
