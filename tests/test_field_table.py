@@ -24,8 +24,16 @@ def test_every_choice_stands_for_a_function(name, choice):
 
 def test_a_choice_is_the_function_or_what_its_factory_makes_of_other_fields():
     config = default_config()
-    config.training.kl, config.training.normalise, config.training.max_new_tokens = "k3", "fixed", 7
+    config.training.loss = "gspo"
+    config.training.advantages = "centred"
+    config.training.kl = "k3"
+    config.training.truncation = "mask"
+    config.training.normalise = "fixed"
+    config.training.max_new_tokens = 7
+    assert settings.chosen(config, "training.loss") is losses.gspo_term
+    assert settings.chosen(config, "training.advantages") is losses.centred_advantages
     assert settings.chosen(config, "training.kl") is losses.kl_k3
+    assert settings.chosen(config, "training.truncation") is losses.mask_truncated
     assert settings.chosen(config, "federation.swap") is swap.balanced
     mask = losses.jnp.ones((1, 2, 3), bool)
     assert (settings.chosen(config, "training.normalise")(mask) == losses.fixed_length(7)(mask)).all()

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from small_world import finished, small_config
+from small_world import CHARACTERS, finished, small_config
 
 from pubswap_jax import settings
 from pubswap_jax.algorithm import losses
@@ -17,8 +17,9 @@ from pubswap_jax.fields import FIELDS
 from pubswap_jax.policy.model import Transformer
 from pubswap_jax.questions.schedule import Schedule, participants
 from pubswap_jax.questions.schedule import rows as schedule_rows
-from pubswap_jax.run import assembly
-from pubswap_jax.types import LINEAR_LAYERS, Llama3Rope, Verdict
+from pubswap_jax.questions.tokens import save_char_tokenizer
+from pubswap_jax.run import assembly, judge
+from pubswap_jax.types import LINEAR_LAYERS, Llama3Rope, Rollout, Verdict
 
 
 def test_model_and_adapter_are_the_configs():
@@ -191,7 +192,8 @@ def test_compiled_programs_are_found_again_by_a_later_start(tmp_path):
     """Two starts with the same folder: the second reads what the first wrote, and writes nothing new."""
     code = """
 import sys, jax
-from pubswap_jax.run import assembly
+from pubswap_jax.questions.tokens import save_char_tokenizer
+from pubswap_jax.run import assembly, judge
 jax.jit(lambda x: x + 1)(1.0)  # a process that has compiled before
 hits = []
 jax.monitoring.register_event_listener(lambda event, **_: hits.append(event))
@@ -214,3 +216,45 @@ def test_the_config_names_the_folder_of_compiled_programs(tmp_path, monkeypatch)
     with pytest.raises(ValueError, match="enough"):
         assembly.assemble(small_config(tmp_path, compilation_cache=tmp_path / "cache"))
     assert asked == [str(tmp_path / "cache")]
+
+
+def responses(run, sampler):
+    """Token ids of the responses to four validation questions."""
+    prompts, numbers = jax.tree.map(lambda x: x[:4], run.validation.prompts), np.arange(4, dtype=np.int32)
+    adapters = jax.tree.map(lambda x: x[None], run.server.adapter)
+    return np.asarray(sampler(run.params, adapters, prompts, numbers, run.evaluation_key).tokens)
+
+
+NARROW = {"evaluation__top_k": 1, "evaluation__min_p": 1.0, "evaluation__top_p": 1e-6, "evaluation__temperature": 1e-6}
+
+
+@pytest.mark.parametrize("field", NARROW)
+def test_the_evaluation_samples_as_the_config_says(field, tmp_path):
+    """Each setting leaves only the likeliest token, so every sample is the greedy response."""
+    free = finished()[0]
+    greedy = responses(free, free.greedy)
+    assert (responses(free, free.sampler) != greedy).any()
+    run = assembly.assemble(small_config(tmp_path, **{field: NARROW[field]}))
+    np.testing.assert_array_equal(responses(run, run.sampler), np.repeat(greedy, 2, axis=2))
+
+
+def test_fields_of_the_verifier_the_prompt_and_the_seed_reach_what_they_name(tmp_path, monkeypatch):
+    workers, limits = [], []
+    assembly.pool.shared()  # made here, since its workers are only counted below
+    monkeypatch.setattr(assembly.pool, "set_workers", workers.append)
+    verify = judge.verify
+    monkeypatch.setattr(judge, "verify", lambda *args, timeout, **how: limits.append(timeout) or verify(*args, **how))
+    config = small_config(tmp_path, verifier__workers=3, verifier__timeout=7.5, model__system="1+2", evaluation__seed=5)
+    save_char_tokenizer(tmp_path / "base", CHARACTERS, "{% for message in messages %}{{ message.content }}{% endfor %}")
+    config.training.temperature, config.training.clip_low, config.training.clip_high = 0.5, 0.1, 0.4
+    run = assembly.assemble(config)
+    assert workers == [3] and jax.random.key_data(run.evaluation_key).tolist() == [0, 5]
+    batch, hparams = run.batch(0, 0), run.hparams(0, 0)
+    slots = (*batch.prompts.tokens.shape[:2], config.training.group, 3)
+    rollouts = Rollout(jnp.full(slots, 3), jnp.ones(slots, bool), jnp.zeros(slots))
+    run.judge(rollouts, batch)
+    run.grade(rollouts, batch.answers)
+    assert limits == [7.5, 7.5]
+    np.testing.assert_allclose((hparams.temperature, hparams.clip_low, hparams.clip_high), (0.5, 0.1, 0.4), rtol=1e-6)
+    question = run.tokenizer.hf.decode(run.train.prompts.tokens[0], skip_special_tokens=True)
+    assert question == "1+2" + run.train.problems[0].prompt
