@@ -1,0 +1,37 @@
+"""Responses cut off by the length limit, and tokens whose sampler was not the scorer.
+
+A rule for truncated responses maps (reward f32[B, G], mask bool[B, G, R], truncated bool[B, G]) to the reward and a weight of
+each response in the loss, both f32[B, G].
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from pubswap_jax.types import Array
+
+
+def keep_truncated(reward: Array, mask: Array, truncated: Array) -> tuple[Array, Array]:
+    """A truncated response counts like any other response."""
+    return reward, jnp.ones_like(reward)
+
+
+def mask_truncated(reward: Array, mask: Array, truncated: Array) -> tuple[Array, Array]:
+    """A truncated response has no term in the loss; its reward stays in the group (overlong filtering, arXiv 2503.14476)."""
+    return reward, jnp.where(truncated, 0.0, jnp.ones_like(reward))
+
+
+def penalise_truncated(buffer: int):
+    """Subtracts up to 1 from the reward, linearly in the last `buffer` tokens before the limit (arXiv 2503.14476)."""
+
+    def penalise(reward: Array, mask: Array, truncated: Array) -> tuple[Array, Array]:
+        free = mask.shape[-1] - buffer
+        over = jnp.maximum(mask.sum(axis=-1) - free, 0)
+        return reward - over.astype(reward.dtype) / buffer, jnp.ones_like(reward)
+
+    return penalise
+
+
+def truncated_importance(cap: float) -> Callable[[Array, Array], Array]:
+    """min(π_old / π_sampler, cap) per token: corrects for a sampler whose log-probs differ from the scorer's."""
+    return lambda old_logps, sampler_logps: jnp.minimum(jnp.exp(old_logps - sampler_logps), cap)
