@@ -1,8 +1,9 @@
 """Estimators of KL(π‖π_ref) per token (Schulman, "Approximating KL divergence", 2020), and the KL inside the reward.
 
-The gradient of an unbiased estimate need not be unbiased: ∇E_π[k] = E_π[∇k] + E_π[k ∇log π]. An estimator in the loss yields only
-the first term. An estimator in the reward (`reward_less_kl`) yields only the second term. In the docstrings below, KL is that of
-one token given the tokens before it, on policy. The effect of a token on the KL of later tokens counts only in the reward.
+The gradient of an unbiased estimate need not be unbiased: ∇E_π[k] = E_π[∇k] + E_π[k ∇log π]. An estimator in the loss yields
+only the first term. An estimator in the reward (`reward_less_kl`) yields only the second term. In the docstrings below, KL is
+that of one token given the tokens before it, on policy. The effect of a token on the KL of later tokens counts
+only in the reward.
 """
 
 from collections.abc import Callable

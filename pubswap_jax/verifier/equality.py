@@ -13,7 +13,8 @@ from pubswap_jax.verifier.labels import is_name
 from pubswap_jax.verifier.notation import squeezed, thousands
 from pubswap_jax.verifier.numerals import close, readings
 from pubswap_jax.verifier.prose import plain
-from pubswap_jax.verifier.structure import Shape, Undecided, Unreadable, expressions, read
+from pubswap_jax.verifier.shape import Shape, Undecided, Unreadable, expressions
+from pubswap_jax.verifier.structure import read
 
 _ZERO_ITEM = re.compile(r"(?<=[0-9]),0[0-9]")
 _BRACKET = re.compile(r"[(\[{]")

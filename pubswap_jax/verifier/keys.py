@@ -8,14 +8,18 @@ import re
 import string
 from collections.abc import Iterable, Mapping
 
+from pubswap_jax.verifier.pattern import Pattern
+
 MOST = len(string.ascii_uppercase)
 # Words that may follow a key that is an answer: "yes because ...", "2 is correct". Before any other word the key is prose.
-_AFTER = (
+_NO_PROSE_NEXT = (
     r"(?!\s+(?!(?:is|was|because|since|as|for|and|or|but|would|seems|must|should|over|not|nor|vs|versus|to|plus|with|then|however|given"
     r"|due|based)\b)[A-Za-z])"
 )
-_SMALL_IS_RIGHT = re.compile(
-    r"(?<![A-Za-z0-9'’])([a-z])(?=\)?\s(?:is|must\s+be|seems)\s(?:the\s)?(?:correct|right|best|answer|most\s+likely)\b)"
+_SMALL_LETTER_IS_CORRECT = Pattern(
+    r"(?<![A-Za-z0-9'’])([a-z])(?=\)?\s(?:is|must\s+be|seems)\s(?:the\s)?(?:correct|right|best|answer|most\s+likely)\b)",
+    matches=["a is correct", "b) is the answer"],
+    not_=["a is fine", "data is correct"],
 )
 
 
@@ -39,7 +43,11 @@ def lettered(text: str, options: Mapping[str, str]) -> tuple[str, dict[str, str]
     """(text, letter -> option's text, key -> letter). Keys in the text and in the options' texts become capital letters."""
     letters = {key: label.upper() for key, label in labels(options).items()}
     if _are_letters(options):
-        text = _SMALL_IS_RIGHT.sub(lambda match: match[1].upper(), text) if any(key.islower() for key in options) else text
+        text = (
+            _SMALL_LETTER_IS_CORRECT.sub(lambda match: match[1].upper(), text)
+            if any(key.islower() for key in options)
+            else text
+        )
         return text, {letters[key]: option for key, option in options.items()}, letters
     said = {_folded(key): letters[key] for key in options}
     # a key such as `2` that is also another option's text is ambiguous: neither the key nor that text counts
@@ -80,5 +88,5 @@ def _replaced(text: str, letters: Mapping[str, str]) -> str:
         r"(?<![A-Za-z0-9.+'’$^_\\-])(?<![\^_]\{)(?<![0-9][,/])",
         r"(?![A-Za-z0-9'’%^+-]|[.,/][0-9]|\s*(?:[=<>]|\*\s*[0-9A-Za-z]))",
     )
-    pattern = f"{before}(?:{names}){behind}{_AFTER}"
+    pattern = f"{before}(?:{names}){behind}{_NO_PROSE_NEXT}"
     return re.sub(pattern, lambda match: letters[_folded(match[0])], text, flags=re.IGNORECASE)

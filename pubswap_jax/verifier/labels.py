@@ -2,21 +2,33 @@
 
 import re
 
-from pubswap_jax.verifier.notation import closing
+from pubswap_jax.verifier.braces import closing
+from pubswap_jax.verifier.pattern import Pattern
 
 _LETTER = (
     r"(?:[A-Za-z]|\\(?:alpha|beta|gamma|delta|Delta|epsilon|theta|lambda|mu|rho|sigma|tau|phi|varphi|omega|ell"
     r"|angle|triangle|Pr|max|min|deg|overline|vec|hat|mathbf|mathbb))"
 )
-_NAME = re.compile(
+_NAME = Pattern(
     rf"(?:\\text\{{[^{{}}0-9]*\}}|{_LETTER}|_(?:[A-Za-z0-9]|\{{[A-Za-z0-9, \\]*\}})|[/:'{{}} ]|\\frac"
-    r"|\([A-Za-z0-9, ]*\)|\^\{?(?:\\prime|-1)\}?)+"
+    r"|\([A-Za-z0-9, ]*\)|\^\{?(?:\\prime|-1)\}?)+",
+    matches=["x", "x_1", "f(x)", r"\text{Area}", r"\angle ABC", "f^{-1}(x)", r"\frac{NO}{BO}"],
+    not_=["2x", "x+y", "x^2", r"\sqrt{x}", r"\text{Area 2}"],
+    by=re.Pattern.fullmatch,
 )
-_FUNCTION = re.compile(
-    r"(?:[fghFGHPENn]|\\(?:phi|psi|Pr|varphi)|\\text\{ ?[A-Za-z]+ ?\})'{0,3}(?:_(?:[A-Za-z0-9]|\{[A-Za-z0-9, ]*\}))?\s*\("
+_FUNCTION = Pattern(
+    r"(?:[fghFGHPENn]|\\(?:phi|psi|Pr|varphi)|\\text\{ ?[A-Za-z]+ ?\})'{0,3}(?:_(?:[A-Za-z0-9]|\{[A-Za-z0-9, ]*\}))?\s*\(",
+    matches=["f(", "P(X=1)", r"\Pr (", "f''_{1}(x)", r"\text{ gcd }("],
+    not_=["x(", "f", "af(", "ab("],
+    by=re.Pattern.match,
 )
-_SETS = re.compile(r"\\c[au]p(?![A-Za-z])|[A-Z]")
-_MEASURE = re.compile(r"\|[A-Z][A-Za-z]?(?:\s*\\c[au]p\s*[A-Z])*\||\[[A-Z]{3,}\]")
+_SETS = Pattern(r"\\c[au]p(?![A-Za-z])|[A-Z]", matches=[r"A \cup B", "X", r"\cap b"], not_=[r"\cups", "n+1", r"\cot"])
+_MEASURE = Pattern(
+    r"\|[A-Z][A-Za-z]?(?:\s*\\c[au]p\s*[A-Z])*\||\[[A-Z]{3,}\]",
+    matches=["|S|", "|AB|", r"|A \cup B|", "[ABC]"],
+    not_=["|x|", "[AB]", "|S|+1"],
+    by=re.Pattern.fullmatch,
+)
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _POINT = re.compile(r"[A-Z]'?\s*(?=\()")
 

@@ -2,6 +2,8 @@
 
 import re
 
+from pubswap_jax.verifier.pattern import Pattern
+
 MAX_CHARACTERS = 4096
 MAX_NESTING = 64
 MAX_RUN = 256
@@ -11,32 +13,69 @@ MAX_FACTORIAL = 500
 MAX_CHOICE = 5000
 MAX_POWER_DIGITS = 6000  # decimal digits of a numeric power's value
 
-_RUN = re.compile(rf"[0-9]{{{MAX_RUN + 1},}}", re.ASCII)
+_LONG_RUN_OF_DIGITS = Pattern(
+    rf"[0-9]{{{MAX_RUN + 1},}}",
+    re.ASCII,
+    matches=["1" * (MAX_RUN + 1)],
+    not_=[
+        "1" * MAX_RUN,
+        "1 " * MAX_RUN,
+    ],
+)
 _DIGITS = re.compile(r"[0-9]", re.ASCII)
-_NODES = re.compile(r"\\[A-Za-z]+|[0-9]+|[^\s{}0-9]", re.ASCII)
-_HEAVY = re.compile(
-    r"\\(?:int|iint|iiint|oint|sum|prod|lim|Gamma|zeta|gcd|lcm|det|partial|def|let|write|input|immediate|csname|newcommand|xrightarrow)(?![a-z])"
+_SYMBOL = Pattern(r"\\[A-Za-z]+|[0-9]+|[^\s{}0-9]", re.ASCII, matches=[r"\pi", "12", "x", "+"], not_=["{", " ", "}"])
+_HEAVY_COMMAND = Pattern(
+    r"\\(?:int|iint|iiint|oint|sum|prod|lim|Gamma|zeta|gcd|lcm|det|partial|def|let|write|input|immediate|csname|newcommand|xrightarrow)(?![a-z])",
+    matches=[r"\int x", r"\sum_1", r"\lim", r"\csname"],
+    not_=[r"\integer", "sum", r"\summand"],
 )
-_OPERATORS = re.compile(
-    r"\\(?:operatorname|text)\s*\{\s*(?:svd|SVD|eig|rank|eye|zeros|ones|diag|rref|nullspace|orth|det|Res|lambdify|gcd|lcm)"
+_HEAVY_OPERATOR = Pattern(
+    r"\\(?:operatorname|text)\s*\{\s*(?:svd|SVD|eig|rank|eye|zeros|ones|diag|rref|nullspace|orth|det|Res|lambdify|gcd|lcm)",
+    matches=[r"\operatorname{rank}", r"\text { det A}", r"\text{gcd}"],
+    not_=[r"\operatorname{sin}", "rank", r"\text{ange}"],
 )
-_DERIVATIVE = re.compile(r"\\frac\{d(?:\^[^{}]*|\^\{[^{}]*\})?[^{}]{0,4}\}\{d[a-z]")
-_FACTORIAL = re.compile(r"([0-9]+|\)|\}|[a-z])\s*!(!?)", re.ASCII)
-_CHOOSE = re.compile(r"\\[dt]?binom|\\choose")
+_DERIVATIVE = Pattern(
+    r"\\frac\{d(?:\^[^{}]*|\^\{[^{}]*\})?[^{}]{0,4}\}\{d[a-z]",
+    matches=[r"\frac{dy}{dx}", r"\frac{d^2y}{dx^2}", r"\frac{d}{dt}"],
+    not_=[r"\frac{d}{2}", r"\frac{x}{dx}", "dx"],
+)
+_FACTORIAL = Pattern(
+    r"([0-9]+|\)|\}|[a-z])\s*!(!?)", re.ASCII, matches=["5!", "n !", "(x+1)!", "5!!"], not_=["!5", "+!", "x+1"]
+)
+_BINOMIAL = Pattern(r"\\[dt]?binom|\\choose", matches=[r"\binom{5}{2}", r"\dbinom", r"{5 \choose 2}"], not_=["binom", r"\bin"])
 # Refuses 2^{3^{4}}, 9^9^9 and every tower of three levels; allows e^{x^2}.
-_TOWER = re.compile(r"\^\s*(?:\{[^{}]*[0-9)}]\s*\^\s*\{?\s*[0-9]|[0-9a-z]\s*\^|\{[^{}]*\^\s*\{[^{}]*\^|\([^()]*\^)", re.ASCII)
-_NUMERIC_POWER = re.compile(r"([0-9.]+|\)|\})\s*\^\s*(?:\{\s*[+-]?\s*([0-9.]+)[^{}]*\}|([0-9]))", re.ASCII)
-_MATRIX_POWER = re.compile(r"\\end\{[pbBvV]?matrix\}\s*\)?\s*\^\s*\{?\s*([0-9]+)", re.ASCII)
-_CODE = re.compile(r"__|(?<!\\)lambda\b|\bimport\b|\bexec\b|\beval\b|\bopen\s*\(")
+_TOWER_OF_POWERS = Pattern(
+    r"\^\s*(?:\{[^{}]*[0-9)}]\s*\^\s*\{?\s*[0-9]|[0-9a-z]\s*\^|\{[^{}]*\^\s*\{[^{}]*\^|\([^()]*\^)",
+    re.ASCII,
+    matches=["2^{3^{4}}", "9^9^9", "x^(y^z)", "x^{a^{b^c}}"],
+    not_=["e^{x^2}", "2^3", "x^2y^2"],
+)
+_NUMERIC_POWER = Pattern(
+    r"([0-9.]+|\)|\})\s*\^\s*(?:\{\s*[+-]?\s*([0-9.]+)[^{}]*\}|([0-9]))",
+    re.ASCII,
+    matches=["2^3", "(x)^{12}", "1.5 ^ {-2}", "2^{3x}"],
+    not_=["x^2", "2^x", "2^{x}"],
+)
+_MATRIX_POWER = Pattern(
+    r"\\end\{[pbBvV]?matrix\}\s*\)?\s*\^\s*\{?\s*([0-9]+)",
+    re.ASCII,
+    matches=[r"\end{pmatrix}^{5}", r"\end{bmatrix})^2"],
+    not_=[r"\end{pmatrix}", r"\end{array}^2", r"\end{pmatrix}^T"],
+)
+_CODE = Pattern(
+    r"__|(?<!\\)lambda\b|\bimport\b|\bexec\b|\beval\b|\bopen\s*\(",
+    matches=["__class__", "lambda x", "import os", "open ("],
+    not_=[r"\lambda x", "important", "opens("],
+)
 
 
 def refusal(text: str) -> str:
     """Why a canonical answer must not be parsed; empty if it may be."""
     if len(text) > MAX_CHARACTERS:
         return "too long"
-    if _RUN.search(text) or len(_DIGITS.findall(text)) > MAX_DIGITS:
+    if _LONG_RUN_OF_DIGITS.search(text) or len(_DIGITS.findall(text)) > MAX_DIGITS:
         return "too many digits"
-    if len(_NODES.findall(text)) > MAX_NODES:
+    if len(_SYMBOL.findall(text)) > MAX_NODES:
         return "too many symbols"
     if too_deep(text):
         return "nested too deeply"
@@ -46,14 +85,14 @@ def refusal(text: str) -> str:
 
 
 def _computation(text: str) -> str:
-    if _HEAVY.search(text) or _OPERATORS.search(text) or _DERIVATIVE.search(text):
+    if _HEAVY_COMMAND.search(text) or _HEAVY_OPERATOR.search(text) or _DERIVATIVE.search(text):
         return "a computation"
-    if _TOWER.search(text):
+    if _TOWER_OF_POWERS.search(text):
         return "a tower of powers"
     for match in _FACTORIAL.finditer(text):
         if match[2] or match[1] in ")}" or (match[1].isdigit() and int(match[1]) > MAX_FACTORIAL):
             return "a large factorial"
-    if _CHOOSE.search(text) and any(int(n) > MAX_CHOICE for n in re.findall(r"[0-9]+", text)):
+    if _BINOMIAL.search(text) and any(int(n) > MAX_CHOICE for n in re.findall(r"[0-9]+", text)):
         return "a large binomial"
     if any(int(match[1]) > 20 for match in _MATRIX_POWER.finditer(text)):
         return "a large power of a matrix"

@@ -3,7 +3,7 @@
 import dataclasses
 
 from pubswap_jax.verifier.numerals import readings
-from pubswap_jax.verifier.structure import Shape
+from pubswap_jax.verifier.shape import Shape
 
 
 def reduced(shape: Shape) -> Shape:

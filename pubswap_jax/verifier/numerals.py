@@ -4,17 +4,46 @@ import re
 from fractions import Fraction
 
 from pubswap_jax.verifier.notation import squeezed
+from pubswap_jax.verifier.pattern import Pattern
 
 DIGITS = 6  # significant digits to which a decimal must agree with the other value
 MAX_CHARACTERS = 600
 Number = tuple[Fraction, int | None]  # (value, decimal places); None if exact, such as an integer or a fraction
 
-_DECIMAL = re.compile(r"(?P<sign>[+-]?)(?P<whole>[0-9]+(?:,[0-9]{3})*|)(?:\.(?P<part>[0-9]*))?", re.ASCII)
-_REPEATING = re.compile(r"([+-]?)([0-9]*)\.([0-9]*)\\(?:overline|bar|dot)\{?([0-9]+)\}?", re.ASCII)
-_RATIO = re.compile(r"([+-]?)(?:\\frac\{([+-]?[0-9]+)\}\{([+-]?[0-9]+)\}|([0-9]+)/([+-]?[0-9]+|\([+-]?[0-9]+\)))", re.ASCII)
-_MIXED = re.compile(r"([+-]?)([0-9]+) ?(?:\\frac\{([0-9]+)\}\{([0-9]+)\}|(?<= )([0-9]+)/([0-9]+))", re.ASCII)
-_SCIENTIFIC = re.compile(
-    r"([+-]?[0-9]*\.?[0-9]*)(?:\\(?:times|cdot)10\^(?:\{([+-]?[0-9]{1,3})\}|([0-9]))|[eE]([+-]?[0-9]{1,3}))", re.ASCII
+_DECIMAL = Pattern(
+    r"(?P<sign>[+-]?)(?P<whole>[0-9]+(?:,[0-9]{3})*|)(?:\.(?P<part>[0-9]*))?",
+    re.ASCII,
+    matches=["12", "-1.5", "1,234.5", ".5", "5."],
+    not_=["1,23", "x", "1.2.3", "１"],
+    by=re.Pattern.fullmatch,
+)
+_REPEATING = Pattern(
+    r"([+-]?)([0-9]*)\.([0-9]*)\\(?:overline|bar|dot)\{?([0-9]+)\}?",
+    re.ASCII,
+    matches=[r"0.\overline{3}", r"1.2\bar{34}", r"-.\dot3"],
+    not_=["0.3", r"\overline{3}", r"0.\overline{a}"],
+    by=re.Pattern.fullmatch,
+)
+_RATIO = Pattern(
+    r"([+-]?)(?:\\frac\{([+-]?[0-9]+)\}\{([+-]?[0-9]+)\}|([0-9]+)/([+-]?[0-9]+|\([+-]?[0-9]+\)))",
+    re.ASCII,
+    matches=["1/2", r"-\frac{1}{2}", "3/(-4)", r"\frac{-1}{2}"],
+    not_=["1/x", "1/2/3", r"\frac{1}{2}3", "1.5/2"],
+    by=re.Pattern.fullmatch,
+)
+_MIXED = Pattern(
+    r"([+-]?)([0-9]+) ?(?:\\frac\{([0-9]+)\}\{([0-9]+)\}|(?<= )([0-9]+)/([0-9]+))",
+    re.ASCII,
+    matches=["1 1/2", r"2\frac{1}{3}", r"-1 \frac{1}{2}"],
+    not_=["11/2", "1/2", r"1.5\frac{1}{2}"],
+    by=re.Pattern.fullmatch,
+)
+_SCIENTIFIC = Pattern(
+    r"([+-]?[0-9]*\.?[0-9]*)(?:\\(?:times|cdot)10\^(?:\{([+-]?[0-9]{1,3})\}|([0-9]))|[eE]([+-]?[0-9]{1,3}))",
+    re.ASCII,
+    matches=[r"1.5\times10^{3}", r"2\cdot10^5", "1e-5", r"-3\times10^{-12}"],
+    not_=["1.5", r"1.5\times10^12", "10^{3}", "1e1234"],
+    by=re.Pattern.fullmatch,
 )
 
 

@@ -5,17 +5,29 @@ import re
 from fractions import Fraction
 
 from pubswap_jax.verifier.numerals import readings
-from pubswap_jax.verifier.structure import Shape, read
+from pubswap_jax.verifier.pattern import Pattern
+from pubswap_jax.verifier.shape import Shape
+from pubswap_jax.verifier.structure import read
 
 FLIP = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", "=": "=", r"\neq": r"\neq"}
 _ENDS = {"<": "()", r"\le": "[]"}
 _LOW, _HIGH = Shape("expr", r"-\infty"), Shape("expr", r"\infty")
 _FACTOR = r"(?:[0-9]+(?:\.[0-9]+)?|\\frac\{[0-9]+\}\{[0-9]+\})?"
-_MODULUS = re.compile(r"\|([^|]+)\|")
-# Linear terms in an absolute value: a factor, the unknown, and a constant that follows (_LINEAR) or precedes (_LINEAR_LAST).
+_MODULUS = Pattern(r"\|([^|]+)\|", matches=["|x|", "|2x-1|"], not_=["|x", "||", "2|x|"], by=re.Pattern.fullmatch)
+# Linear terms in an absolute value, such as `2x-1` (_UNKNOWN_FIRST) and `1-2x` (_CONSTANT_FIRST).
 _CONSTANT = r"(?:\\(?:frac|sqrt|pi)|[^a-zA-Z\\])"
-_LINEAR = re.compile(rf"(-?{_FACTOR}) ?([a-zA-Z])((?: ?[+-]{_CONSTANT}+)?)")
-_LINEAR_LAST = re.compile(rf"({_CONSTANT}+?) ?([+-] ?{_FACTOR}) ?([a-zA-Z])")
+_UNKNOWN_FIRST = Pattern(
+    rf"(-?{_FACTOR}) ?([a-zA-Z])((?: ?[+-]{_CONSTANT}+)?)",
+    matches=["x", "2x-1", "-3 x", r"\frac{1}{2}x + 5", r"x - \sqrt{2}"],
+    not_=["1-x", "xy", "x^2", "2"],
+    by=re.Pattern.fullmatch,
+)
+_CONSTANT_FIRST = Pattern(
+    rf"({_CONSTANT}+?) ?([+-] ?{_FACTOR}) ?([a-zA-Z])",
+    matches=["1-x", "3 + 2x", r"\frac{1}{2}-x"],
+    not_=["x-1", "x", "1-x^2", "y-x"],
+    by=re.Pattern.fullmatch,
+)
 
 
 def needed(gold: Shape, answer: Shape) -> bool:
@@ -130,9 +142,9 @@ def _is_negative(bound: str) -> bool:
 
 def _linear(text: str) -> tuple[Fraction, Fraction | str] | None:
     """(k, c) of `kx + c` with k > 0; None if not linear. For negative k both signs are flipped: |kx + c| stays the same."""
-    if match := _LINEAR.fullmatch(text):
+    if match := _UNKNOWN_FIRST.fullmatch(text):
         factor, constant = match[1], match[3].replace(" ", "").removeprefix("+") or "0"
-    elif match := _LINEAR_LAST.fullmatch(text):
+    elif match := _CONSTANT_FIRST.fullmatch(text):
         factor, constant = match[2].replace(" ", "").removeprefix("+"), match[1].strip()
     else:
         return None

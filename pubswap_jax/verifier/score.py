@@ -12,11 +12,13 @@ from typing import NamedTuple
 import numpy as np
 
 from pubswap_jax.verifier import choice, keys, pool
+from pubswap_jax.verifier.boxes import boxes_together
+from pubswap_jax.verifier.division import result
 from pubswap_jax.verifier.equality import Quick, equal_texts, has_several, plain_numbers
-from pubswap_jax.verifier.extraction import boxes_together, extract, gold_answer
+from pubswap_jax.verifier.extraction import extract, gold_answer
 from pubswap_jax.verifier.limits import MAX_CHARACTERS, refusal, too_deep
 from pubswap_jax.verifier.notation import canonical, radians
-from pubswap_jax.verifier.structure import Undecided, Unreadable, result
+from pubswap_jax.verifier.shape import Undecided, Unreadable
 
 CACHE = 1 << 15  # (gold, answer) pairs whose verdict is remembered
 KINDS = ("math", "choice")

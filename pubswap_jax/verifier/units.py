@@ -2,23 +2,37 @@
 
 import re
 
+from pubswap_jax.verifier.pattern import Pattern
+
 _TEXT = r"\\text\s*\{[^{}]*\}(?:\s*\^\{?-?[0-9]\}?)?"
-_TEXT_UNIT = re.compile(rf"{_TEXT}(?:\s*(?:/|\\cdot)?\s*{_TEXT})*$")
-_COUNTED = re.compile(r"\{[^{}]*(?:^|[\s(,{])[0-9]")  # `\text{ hours 30 minutes}` is more than a unit
+_TEXT_UNIT = Pattern(
+    rf"{_TEXT}(?:\s*(?:/|\\cdot)?\s*{_TEXT})*$",
+    matches=[r"15\text{ cm}", r"15\text{m}^2", r"3 \text{m}\cdot\text{s}^{-1}", r"\text{km}/\text{h}"],
+    not_=[r"\text{cm} 5", "5 cm"],
+)
+_SECOND_COUNT = Pattern(
+    r"\{[^{}]*(?:^|[\s(,{])[0-9]",
+    matches=[r"\text{ hours 30 minutes}", "{ 2 cm}", "{(5)}"],
+    not_=[r"\text{ hours}", r"\text{cm}^2", "{m2}"],
+)  # `\text{ hours 30 minutes}` is more than a unit
 _TOP, _BELOW = (
     r"(?:[cmk]?m|km|mi|miles?|ft|feet|in|k?g|mg|m?[lL]|dollars?|J|N|C)",
     r"(?:s|sec|seconds?|min|minutes?|h|hr|hours?|days?|m|[ck]m|m?L)",
 )
-_FRACTION_UNIT = re.compile(
+_FRACTION_UNIT = Pattern(
     rf"(?<=[0-9}}])\s*\\frac\{{\s*(?:\\text\{{\s*)?({_TOP})\s*\}}?\s*\}}"
-    rf"\{{\s*(?:\\text\{{\s*)?({_BELOW})\s*\}}?\s*(\^\{{?[23]\}}?)?\s*\}}$"
+    rf"\{{\s*(?:\\text\{{\s*)?({_BELOW})\s*\}}?\s*(\^\{{?[23]\}}?)?\s*\}}$",
+    matches=[r"15\frac{m}{s}", r"9.8\frac{\text{m}}{\text{s}^2}", r"5 \frac{dollars}{hour}"],
+    not_=[r"15\frac{x}{y}", r"\frac{m}{s}", r"15\frac{m}{s}+1"],
 )
 _LENGTHS = ("m", "cm", "mm", "km", "ft", "in", "sq")
 _SHORT = r"(?:[cmkd]?m|k?g|mg|sq|s|h|hr|ft|in|mi|lb|oz|m?[lL]|[JNWVCFK]|k[JNW]|mph|yd|M?Hz|Pa|eV|by|of)"
 _WORD = rf"(?:[A-Za-z]{{3,}}|{_SHORT}(?![A-Za-z]))\.?"
-_BARE_UNIT = re.compile(
+_BARE_UNIT = Pattern(
     rf"(?<=[0-9}})i])(?:\s*[AaPp]\.?\s?[Mm]\.?$|(?:\s+{_WORD}|\s*(?:[cmk]m|kg|mph|ft|lbs?|hrs?|mins?|secs?))"
-    rf"(?:(?:\s+|/){_WORD}){{0,3}}(?:\s*\^\{{?[23]\}}?)?$)"
+    rf"(?:(?:\s+|/){_WORD}){{0,3}}(?:\s*\^\{{?[23]\}}?)?$)",
+    matches=["5 cm", "60 miles per hour", "12:30 p.m.", "5cm", "15 m/s", "4 cm^2"],
+    not_=["5 x", "cm", "5x", "x apples"],
 )
 # A unit without a space before it: `60km`, `9.8m/s^2`, `3hours`. `5x`, `12k`, `20i` and `3e` have none.
 _GLUED_UNIT = (
@@ -27,13 +41,20 @@ _GLUED_UNIT = (
     r"|grams?|lit(?:er|re)s?|pounds?|points?|(?!alpha|beta|gamma|delta|theta|lambda|omega|sqrt)[a-z]{4,})"
 )
 _GLUED_POWER = r"(?:\^?[23]|\^\{[23]\}|[²³])?"
-_GLUED = re.compile(
-    rf"([-+]?[$£€]?[0-9][0-9,]*(?:\.[0-9]+)?)({_GLUED_UNIT}{_GLUED_POWER}(?:/{_GLUED_UNIT}{_GLUED_POWER})?)\.?", re.ASCII
+_NUMBER_AND_UNIT = Pattern(
+    rf"([-+]?[$£€]?[0-9][0-9,]*(?:\.[0-9]+)?)({_GLUED_UNIT}{_GLUED_POWER}(?:/{_GLUED_UNIT}{_GLUED_POWER})?)\.?",
+    re.ASCII,
+    matches=["500g", "9.8m/s^2", "-40km/h", "3hours", "25cm²", "1,000kg."],
+    not_=["5x", "12k", "3e", "500 g", "2alpha"],
+    by=re.Pattern.fullmatch,
 )
-_BASE = re.compile(
+_BASE = Pattern(
     r"\(?(-?[0-9A-F]+)\)?(?:_(?:([0-9])|\{(?:\\text\{)?([a-z0-9]+)\}?\})|\s*\\text\{\s*\(?base\s*([a-z0-9]+)\)?\s*\}"
     r"|\s*\\text\{\s*\(?base\s*\}\s*([0-9]+)|\s+\(?base\s+([a-z0-9]+)\)?)",
     re.ASCII,
+    matches=["1210_5", "1A_{16}", r"1010_{\text{two}}", r"101\text{ (base 2)}", "12 base 5", "(1010)_2"],
+    not_=["x_5", "1210", "12 based 5", "1210_5+1"],
+    by=re.Pattern.fullmatch,
 )
 _BASES = {
     "two": "2",
@@ -49,10 +70,17 @@ _BASES = {
     "twelve": "12",
     "sixteen": "16",
 }
-_QUANTITY = re.compile(
-    r"[+-]?(?:[0-9][0-9.,:]*(?:\s?/\s?[0-9]+)?)?\s*(?:\\frac\{[0-9]+\}\{[0-9]+\})?(?<=[0-9}])\s*(?:\\sqrt\{[0-9]+\}|\\pi(?![A-Za-z]))*\s*[A-Za-z]"
+_QUANTITY = Pattern(
+    r"[+-]?(?:[0-9][0-9.,:]*(?:\s?/\s?[0-9]+)?)?\s*(?:\\frac\{[0-9]+\}\{[0-9]+\})?(?<=[0-9}])\s*(?:\\sqrt\{[0-9]+\}|\\pi(?![A-Za-z]))*\s*[A-Za-z]",
+    matches=["5 cm", "1/2 hour", r"6\sqrt{5} m", r"\frac{1}{2} cup", "12:30 pm"],
+    not_=["n apples", "cm", "5", "5+x"],
+    by=re.Pattern.match,
 )
-_ORDINAL = re.compile(r"(?<=[0-9])(?:\s*\\text\{\s*(?:st|nd|rd|th)\s*\}|\^\{?\\text\{\s*(?:st|nd|rd|th)\s*\}\}?|st|nd|rd|th)$")
+_ORDINAL = Pattern(
+    r"(?<=[0-9])(?:\s*\\text\{\s*(?:st|nd|rd|th)\s*\}|\^\{?\\text\{\s*(?:st|nd|rd|th)\s*\}\}?|st|nd|rd|th)$",
+    matches=["3rd", r"3\text{ rd }", r"4^{\text{th}}", "21st"],
+    not_=["third", "nth", "3r", "3rd x"],
+)
 # Words that never belong to a unit: `5 or`, `5 million`, `5 squared`.
 _NOT_UNITS = frozenset(
     """
@@ -113,7 +141,7 @@ def split_unit(text: str) -> tuple[str, str]:
     if (
         not words
         or len(words) > 5
-        or _COUNTED.search(match[0])
+        or _SECOND_COUNT.search(match[0])
         or any(word.lower() in _NOT_UNITS for word in words)
         or core[-1] in "+-*/^_=<>(,"
     ):
@@ -124,7 +152,7 @@ def split_unit(text: str) -> tuple[str, str]:
 
 def unglued(text: str) -> str:
     """`500g` -> `500 g`: separates a number from a unit written without a space. Other texts are returned unchanged."""
-    match = _GLUED.fullmatch(text.strip(" *"))
+    match = _NUMBER_AND_UNIT.fullmatch(text.strip(" *"))
     return f"{match[1]} {match[2]}" if match else text
 
 

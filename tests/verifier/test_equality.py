@@ -11,7 +11,7 @@ from pubswap_jax.verifier import pool
 from pubswap_jax.verifier.equality import Quick, equal_texts, plain_numbers
 from pubswap_jax.verifier.notation import canonical
 from pubswap_jax.verifier.score import verify
-from pubswap_jax.verifier.structure import Undecided
+from pubswap_jax.verifier.shape import Undecided
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 

@@ -22,13 +22,21 @@ from pubswap_jax.verifier.labels import is_name, point
         r"S_{\triangle ABC}",
         r"f_{\max}",
         r"f(\frac12)",
+        "x_1",
+        r"\text{Area}",
+        "V_1:V_2",
+        r"\frac{NO}{BO}",
+        r"\angle A",
+        "f^{-1}(x)",
     ],
 )
 def test_names(text):
     assert is_name(text)
 
 
-@pytest.mark.parametrize("text", ["n(n+1)", "x(x+1)", "a(b+c)", "|x|", "|x-1|", "5", "f(1)+1", "P(X=1", "x" * 100, ""])
+@pytest.mark.parametrize(
+    "text", ["n(n+1)", "x(x+1)", "a(b+c)", "|x|", "|x-1|", "5", "f(1)+1", "P(X=1", "x" * 100, "", "2x", "x+y", "x^2", "3"]
+)
 def test_no_names(text):
     assert not is_name(text)
 

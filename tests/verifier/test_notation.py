@@ -47,27 +47,6 @@ def test_any_text_has_a_spelling_and_keeps_it(text):
 
 
 @pytest.mark.parametrize(
-    ("name", "matches", "others"),
-    [
-        ("_PLAIN_MATRIX", [r"\pmatrix{1 & 2 \cr 3 & 4}", r"\bmatrix {\frac{1}{2}}"], [r"\begin{pmatrix}1", r"\pmatrix 1"]),
-        ("_HLINE", [r"\hline 1"], [r"\hlines"]),
-        ("_COLUMNS", [r"\begin{array}{*{20}{c}}"], [r"\begin{array}{cc}", r"\begin{pmatrix}"]),
-        ("_TURNED", ["]2,5[", "]2,5]", r"[0, \infty["], ["],[", "] u [", "2,5"]),
-        (
-            "_SENTENCE",
-            [r"\text{The sum of } 2 \text{ and } 3 \text{ is } 5"],
-            [r"\text{The sum } 5", r"\text{The } x \text{ is not } 5"],
-        ),
-        ("_EQUALS", ["=", r"\equiv 3"], [r"\equivalent", "3"]),
-    ],
-)
-def test_patterns_beside_their_examples(name, matches, others):
-    pattern = getattr(notation, name)
-    assert [text for text in matches if not pattern.search(text)] == []
-    assert [text for text in others if pattern.search(text)] == []
-
-
-@pytest.mark.parametrize(
     ("text", "spelling"),
     [
         ("40 (percentage)", "40%"),
