@@ -53,8 +53,8 @@ def lines(
         for x, y in zip(curve.x, curve.y, strict=True):
             if y is not None:
                 cx, cy = at(x, y)
-                told = _title(f"{curve.name}, {x_label} {_number(x)}: {_number(y)}")
-                parts.append(f'<circle class="dot {colour}" cx="{cx:.1f}" cy="{cy:.1f}" r="{radius}">{told}</circle>')
+                title = _title(f"{curve.name}, {x_label} {_number(x)}: {_number(y)}")
+                parts.append(f'<circle class="dot {colour}" cx="{cx:.1f}" cy="{cy:.1f}" r="{radius}">{title}</circle>')
     return _svg(WIDTH, HEIGHT, parts) + _legend([curve.name for curve in curves])
 
 
@@ -74,9 +74,9 @@ def heat_map(rows: Sequence[str], columns: Sequence[str], values, *, digits: int
             if value is None:
                 continue
             depth, hue = min(abs(value) / top, 1.0), "c1" if value < 0 else "c0"
-            x, told = left + j * cell_width, _title(f"{name}, {columns[j]}: {_number(value)}")
+            x, title = left + j * cell_width, _title(f"{name}, {columns[j]}: {_number(value)}")
             box = f'x="{x:.1f}" y="{y}" width="{cell_width - 2:.1f}" height="{cell_height - 2}"'
-            parts.append(f'<rect class="cell {hue}" fill-opacity="{0.06 + 0.5 * depth:.3f}" {box}>{told}</rect>')
+            parts.append(f'<rect class="cell {hue}" fill-opacity="{0.06 + 0.5 * depth:.3f}" {box}>{title}</rect>')
             if cell_width >= 30:
                 place = f'x="{x + cell_width / 2 - 1:.1f}" y="{y + 15}"'
                 parts.append(f'<text class="small value" text-anchor="middle" {place}>{value:.{digits}f}</text>')
@@ -97,10 +97,10 @@ def bubbles(rows: Sequence[str], columns: Sequence[str], counts) -> str:
         parts.append(f'<text class="small" text-anchor="end" x="{left - 6}" y="{y + 4}">{_text(name, 24)}</text>')
         for j, value in enumerate(row):
             if value:
-                radius, told = cell * 0.48 * math.sqrt(value / top), _title(f"{name}, {columns[j]}: {value} questions")
+                radius, title = cell * 0.48 * math.sqrt(value / top), _title(f"{name}, {columns[j]}: {value} questions")
                 hue = "c1" if j == 0 else "c0"
                 parts.append(
-                    f'<circle class="bubble {hue}" cx="{left + (j + 0.5) * cell}" cy="{y}" r="{radius:.1f}">{told}</circle>'
+                    f'<circle class="bubble {hue}" cx="{left + (j + 0.5) * cell}" cy="{y}" r="{radius:.1f}">{title}</circle>'
                 )
                 parts.append(
                     f'<text class="small value" text-anchor="middle" x="{left + (j + 0.5) * cell}" y="{y + 4}">{value}</text>'
@@ -122,9 +122,9 @@ def stacked_bars(labels: Sequence[str], parts_of: Mapping[str, Sequence[float]],
         for number, (name, values) in enumerate(parts_of.items()):
             tall = values[i] / high * (HEIGHT - TOP - BOTTOM)
             base -= tall
-            told = _title(f"{name}, {label}: {_number(values[i])}")
+            title = _title(f"{name}, {label}: {_number(values[i])}")
             box = f'x="{x:.1f}" y="{base:.1f}" width="{step * 0.7:.1f}" height="{tall:.1f}"'
-            drawn.append(f'<rect class="cell c{number % COLOURS}" {box}>{told}</rect>')
+            drawn.append(f'<rect class="cell c{number % COLOURS}" {box}>{title}</rect>')
         if i % every == 0:
             place = f'x="{x + step * 0.35:.1f}" y="{HEIGHT - 16}"'
             drawn.append(f'<text class="small" text-anchor="middle" {place}>{_text(label, 12)}</text>')
@@ -151,9 +151,10 @@ def _legend(names: Sequence[str]) -> str:
 def _y_axis(low: float, high: float, label: str, decades: bool = False) -> str:
     parts = [f'<text class="small" x="2" y="{TOP - 12}">{html.escape(label)}</text>']
     for tick in ticks(low, high, whole=decades):
-        y, told = TOP + (high - tick) / (high - low) * (HEIGHT - TOP - BOTTOM), _number(10**tick if decades else tick)
+        y = TOP + (high - tick) / (high - low) * (HEIGHT - TOP - BOTTOM)
+        value = _number(10**tick if decades else tick)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="small" text-anchor="end" x="{LEFT - 6}" y="{y + 4:.1f}">{told}</text>')
+        parts.append(f'<text class="small" text-anchor="end" x="{LEFT - 6}" y="{y + 4:.1f}">{value}</text>')
     return "".join(parts)
 
 

@@ -21,20 +21,20 @@ def headline(run: Mapping, evaluations: Sequence[Mapping]) -> str:
     best = [row for row in tested if row["round"] == chosen]
     topics = run.get("topics_of", {}).get("test") or [None] * len(base[0]["correct"])  # an earlier version recorded no topics
     shape = (run["config"][f"federation.{name}"] for name in ("num_clients", "rounds", "steps", "swap", "swap_period"))
-    told = "{} clients, {} rounds of {} steps, swap {}, period {}. ".format(*shape)
+    text = "{} clients, {} rounds of {} steps, swap {}, period {}. ".format(*shape)
     if best:
         lines = [_line(*row) for row in comparison(_read(base[0], topics), [_read(row, topics) for row in best])]
         if None in topics:
             lines = lines[-1:]
         _, count, before, after, change = lines[-1]
-        told += f"Best round by the validation questions: {chosen}. pass@1 on {count} test questions: "
-        told += f"{before} → {after}, change {change} (95 % interval)."
+        text += f"Best round by the validation questions: {chosen}. pass@1 on {count} test questions: "
+        text += f"{before} → {after}, change {change} (95 % interval)."
     else:
         lines = [[topic, topics.count(topic) or "", f"{value:.3f}", "", ""] for topic, value in base[0]["by_topic"].items()]
         lines.append(["all", len(topics), f"{base[0]['figures']['pass@1']:.3f}", "", ""])
-        told += f"Best round so far by the validation questions: {chosen}; its test figures come at the end of the run."
+        text += f"Best round so far by the validation questions: {chosen}; its test figures come at the end of the run."
     head = ["topic", "questions", "base", "best", "change [95 % interval]"]
-    return section("Result", f"<p>{html.escape(told)}</p>" + table(head, lines))
+    return section("Result", f"<p>{html.escape(text)}</p>" + table(head, lines))
 
 
 def best_round(evaluations: Sequence[Mapping]) -> int:

@@ -1,4 +1,4 @@
-"""The report's HTML template, with its styles (light and dark, wide and narrow), and helpers for sections and tables."""
+"""The report's HTML template, with its styles (light and dark, wide and narrow), and its sections, tables and figures."""
 
 import html
 from collections.abc import Sequence
@@ -65,6 +65,7 @@ summary {{ cursor: pointer; overflow-wrap: anywhere; }}
 
 
 def section(title: str, body: str) -> str:
+    """A part of the report with a heading. `body` is HTML."""
     return f"<section><h2>{html.escape(title)}</h2>{body}</section>"
 
 
@@ -73,3 +74,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     top = "".join(f"<th>{html.escape(str(name))}</th>" for name in head)
     lines = ("".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) for row in rows)
     return f'<div class="scroll"><table><tr>{top}</tr>{"".join(f"<tr>{line}</tr>" for line in lines)}</table></div>'
+
+
+def figure(caption: str, body: str) -> str:
+    """A chart or table with a caption above."""
+    return f"<figure><figcaption>{html.escape(caption)}</figcaption>{body}</figure>"

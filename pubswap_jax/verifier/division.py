@@ -10,6 +10,9 @@ _EQUALS = re.compile("=")
 
 def divide(text: str, pattern: re.Pattern | Pattern) -> tuple[list[str], list[str]]:
     """Splits at the matches outside all brackets: (parts, separators)."""
+    matches = list(pattern.finditer(text))
+    if not matches:
+        return [text.strip()], []
     depths, depth, i = [], 0, 0
     while i < len(text):
         escaped = text[i] == "\\"
@@ -18,7 +21,7 @@ def divide(text: str, pattern: re.Pattern | Pattern) -> tuple[list[str], list[st
         depth += (char in _OPEN_ESCAPED) - (char in _CLOSE_ESCAPED) if escaped else (char in _OPEN) - (char in _CLOSE)
         i += 1 + escaped
     parts, separators, start = [], [], 0
-    for match in pattern.finditer(text):
+    for match in matches:
         if depths[match.start()] <= 0:
             parts.append(text[start : match.start()].strip())
             separators.append(match[0].strip())

@@ -52,10 +52,10 @@ def test_without_averaging_the_interval_is_of_the_change_of_the_clients_mean():
     low, high = interval(np.array([1.0, 0.25, 0.0, 0.0]), lowest=-1.0)
     text = headline(RUN, rows)
     change = f"+0.312 [{low:+.3f}, {high:+.3f}]"
-    told = (
+    sentence = (
         f"Best round by the validation questions: 1. pass@1 on 4 test questions: 0.250 → 0.562, change {change} (95 % interval)"
     )
-    assert told in text and f"<td>all</td><td>4</td><td>0.250</td><td>0.562</td><td>{change}</td>" in text
+    assert sentence in text and f"<td>all</td><td>4</td><td>0.250</td><td>0.562</td><td>{change}</td>" in text
     assert "<td>primes</td><td>1</td>" in text and "<td>sums</td><td>3</td>" in text
 
 

@@ -6,8 +6,14 @@ from pubswap_jax.report import page
 
 
 def test_cells_are_text():
-    text = page.table(["<b>"], [["<script>", 3]]) + page.section("<i>", "")
-    assert "<script>" not in text and "&lt;script&gt;" in text and "&lt;b&gt;" in text and "&lt;i&gt;" in text
+    text = page.table(["<b>"], [["<script>", 3]]) + page.section("<i>", "") + page.figure("<u>", "")
+    assert (
+        "<script>" not in text
+        and "&lt;script&gt;" in text
+        and "&lt;b&gt;" in text
+        and "&lt;i&gt;" in text
+        and "&lt;u&gt;" in text
+    )
 
 
 def test_light_and_dark_define_the_same_colours_and_nothing_is_fetched():

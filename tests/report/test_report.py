@@ -57,17 +57,6 @@ def test_every_section_and_the_runs_own_figures(workdir):
     assert "federation.num_clients" in text and json.loads((workdir / "run.json").read_text())["base_sha256"] in text
 
 
-def test_the_bound_is_drawn_beside_the_distance(workdir):
-    measured = [row for row in journal.read(workdir, "metrics") if "swap/bound" in row]
-    pairs = [pair for row in measured for pair in zip(row["swap/distance"], row["swap/bound"], strict=True) if pair[1]]
-    text = read(report.write(workdir))
-    assert "M·β, the bound" in text and f"% of the bound in {len(pairs)} measurements" in text
-    assert report.theory(
-        [{"at": 1, "swap/bound": [None, 0.0], "swap/distance": [None, 0.0], "swap/beta": [None, float("nan")]}]
-    )
-    assert "not measured" in report.theory([])
-
-
 def test_a_hostile_transcript_stays_text(workdir):
     rows = journal.read(workdir, "rollouts")
     rows[-1]["responses"][0]["text"] = "</details><script>alert(1)</script>"
@@ -87,12 +76,6 @@ def test_a_run_that_has_just_begun(workdir, kept):
 def test_a_folder_without_a_run_is_named(tmp_path):
     with pytest.raises(ValueError, match="no run.json in it; give the --workdir of a run"):
         report.write(tmp_path)
-
-
-def test_transcripts_count_from_one_and_say_that_they_are_private(workdir):
-    told = report.transcripts([row for row in journal.read(workdir, "rollouts") if row["round"] == row["step"] == 0])
-    assert "round 1, step 1, " in told and "private questions and answers of every client" in told
-    assert "--config.log.transcripts=0" in told and "round 0" not in told
 
 
 def test_the_speed_leaves_out_the_steps_that_compile():
