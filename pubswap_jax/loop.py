@@ -8,25 +8,22 @@ import time
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from pubswap_jax import settings
-from pubswap_jax.algorithm.aggregation import choose, sound
-from pubswap_jax.algorithm.drift import drift
-from pubswap_jax.algorithm.pubswap import Algorithm, client_step, step_key
+from pubswap_jax.algorithm.aggregation import sound
+from pubswap_jax.algorithm.federation import direct, step_key
 from pubswap_jax.devices import hosts
 from pubswap_jax.report import report
-from pubswap_jax.run import evaluation, state
-from pubswap_jax.run.assembly import Run, assemble, taking_part
-from pubswap_jax.run.channel import gated, in_parts
-from pubswap_jax.run.journal import Clock
-from pubswap_jax.run.ledger import Counters, Gate
-from pubswap_jax.run.programs import Ahead, compile_round
+from pubswap_jax.run import evaluation, manifest, state
+from pubswap_jax.run.assembly import Run, assemble
+from pubswap_jax.run.judge import judge_of_shapes
+from pubswap_jax.run.ledger import Gate
+from pubswap_jax.run.programs import shapes
 from pubswap_jax.run.recorder import FILES, Recorder, of_present, read_evaluations, transcripts, transcripts_a_step
 from pubswap_jax.run.signals import Stopped as Stopped
-from pubswap_jax.run.state import Best, Standing
-from pubswap_jax.types import Array, ClientState, ServerState
+from pubswap_jax.run.state import Best, RunState, place_of
+from pubswap_jax.types import Channel, Event, Judge, PyTree
 
 Check = Callable[[], None]
 Offer = Callable[[Callable[[], None]], None]
@@ -34,8 +31,8 @@ Offer = Callable[[Callable[[], None]], None]
 
 def train_and_evaluate(
     config, workdir, *, fork: bool = False, check: Check = lambda: None, offer: Offer = lambda save: None
-) -> ServerState:
-    """Trains to the last round, writes everything under `workdir`, and returns the server's last state.
+) -> PyTree:
+    """Trains to the last round, writes everything under `workdir`, and returns the federation's last state.
 
     `check` is called often and may raise Stopped: the current step is discarded and a checkpoint is written. After each step,
     `offer(save)` is called. A signal handler may run `save` from another thread when the loop cannot reach its next `check`.
@@ -70,80 +67,217 @@ def train(
     fork: bool = False,
     check: Check = lambda: None,
     offer: Offer = lambda save: None,
-) -> ServerState:
+) -> PyTree:
     """`train_and_evaluate` for an assembled run."""
-    with state.alone(workdir):
+    with manifest.alone(workdir):
         return _start(run, workdir, fork, check, offer)
 
 
-def _start(run: Run, workdir: pathlib.Path, fork: bool, check: Check, offer: Offer) -> ServerState:
-    described = state.agree(workdir, run, fork)
-    folder, rounds = workdir / "checkpoints", run.config.federation.rounds
+def _train(run: Run, at: RunState, book: "Book", examine: evaluation.Examine, check: Check) -> RunState:
+    """The loop: every event of the run's timeline from `at` on. `book` records and saves."""
+    federation, clock, sure, closing = run.federation, book.recorder.clock, at, {}
+    gate = make_gate(run, at)
+    judge = watched(run.judge, clock, check)
+    try:
+        while at.number < run.timeline.length:
+            check()
+            event, values, best = run.timeline(at.number), {}, at.best
+            clock.split()  # time booked after this call belongs to this event
+            started = time.perf_counter()
+            if event.kind == "open":
+                following = federation.open(at.federation, gate.channel, run.who(event))
+            elif event.kind == "close":
+                following, closing = federation.close(at.federation, gate.channel, run.weights(event))
+                closing = book.closed(event, closing)
+            elif event.kind == "evaluate":
+                following = at.federation
+                first, ours = event.round < 0, (run, examine, book.recorder)
+                values = clock.timed("evaluate", evaluation.base)(*ours) if first else {}
+                values |= {} if first else clock.timed("evaluate", evaluation.trained)(*ours, event, following)
+                reached = Best(event.round + 1, values.get("eval/pass@1", -1.0))
+                best = max(best, reached, key=lambda one: one.score)  # ties: the earlier round
+            else:
+                with jax.transfer_guard("disallow"):  # only explicit transfers between host and device
+                    key = step_key(run.key, run.place.put(np.array([event.round, event.step], np.uint32)))
+                    batch, hparams = run.data.batch(event), run.hparams(event)
+                    following, seen = federation.step(
+                        run.policy.base, at.federation, batch, judge, gate.channel, key, hparams, run.who(event)
+                    )
+                book.stepped(event, batch, seen, hparams, time.perf_counter() - started, gate.channel)
+            at = RunState(at.number + 1, following, best, dict(gate.account))
+            if event.kind == "evaluate":
+                accounts = {f"ledger/{name}": sizes for name, sizes in gate.close_round().items()}
+                sure = at = book.ended(event, at._replace(account={}), values | closing | accounts)
+            elif event.kind in ("private", "public"):
+                sure = book.reached(
+                    at, run.save_every and (event.step + 1) % run.save_every == 0 and event.step + 1 < run.steps
+                )
+    except Stopped:
+        if sure.number and place_of(run, sure.number)[1]:
+            book.keep(sure)
+        raise
+    return at
+
+
+class Book:
+    """What the loop tells the outside: rows, printed lines, checkpoints, and the state that a signal handler may save."""
+
+    def __init__(self, run: Run, recorder: Recorder, folder: pathlib.Path, offer: Offer):
+        self.run, self.recorder, self._folder, self._offer = run, recorder, folder, offer
+        self._saving = threading.Lock()
+        self.say = recorder.progress.say
+        self.keep = recorder.clock.timed("save", self._save)
+
+    def _save(self, at: RunState, position: dict[str, int] | None = None) -> None:
+        with self._saving:
+            here = self.recorder.journal.position()
+            state.save(self._folder, self.run, at, here if position is None else position)
+
+    def reached(self, at: RunState, keep: bool = False) -> RunState:
+        """The run can go on from `at`: offers to save it, and saves it if `keep`."""
+        position = self.recorder.journal.told()
+
+        def end() -> None:
+            self._save(at, position)
+            self.recorder.close_sinks()
+
+        self._offer(end)
+        if keep:
+            own = self.run.federation.own(at.federation)
+            healthy(hosts.fetch(sound(own)) if own is not None else np.ones(1, bool), self.run.timeline(at.number))
+            self.keep(at)
+        return at
+
+    def stepped(self, event: Event, batch, seen, hparams, seconds: float, channel: Channel) -> None:
+        for record in transcripts(self.run, event, batch, seen):
+            self.recorder.transcript(channel.up(record))
+        self.recorder.step(event, batch, seen, hparams, seconds)
+
+    def closed(self, event: Event, figures: dict) -> dict[str, object]:
+        """The figures of a round's end, as the journal has them. Raises if no client is sound any more."""
+        figures = hosts.fetch(figures)
+        here = figures.pop("sound", np.ones(len(event.who), bool))
+        healthy(here, event)
+        if not here.all():
+            self.say(exclusion(event.round + 1, here))
+        values = {f"round/{name}": value for name, value in of_present(figures, event.who).items()}
+        return values | {"round/excluded": [int(not fine) for fine in here]}
+
+    def ended(self, event: Event, at: RunState, values: dict[str, object]) -> RunState:
+        """Writes a finished round's row, saves, and then announces the round."""
+        self.recorder.round(event.round + 1, values)
+        self.keep(self.reached(at))
+        if event.round < 0:
+            self.say(f"base model saved: validation pass@1 {at.best.score:.3f}")
+        else:
+            self.say(announcement(event.round + 1, self.run.rounds, values, at.best))
+        return at
+
+
+def _start(run: Run, workdir: pathlib.Path, fork: bool, check: Check, offer: Offer) -> PyTree:
+    described = manifest.agree(workdir, run, fork)
+    folder = workdir / "checkpoints"
     at, position = state.resume(folder, run, print) or (None, None)
-    begun = at.round + bool(at.step) if at else 0
-    if begun > rounds:
-        raise ValueError(f"config.federation.rounds={rounds}: {workdir} is in round {begun} already")
-    if at is None and hosts.first() and not (workdir / state.RUN).exists():
+    round, step = place_of(run, at.number) if at else (0, 0)
+    if round + bool(step) > run.rounds:
+        raise ValueError(f"config.federation.rounds={run.rounds}: {workdir} is in round {round + bool(step)} already")
+    if at is None and hosts.first() and not (workdir / manifest.RUN).exists():
         unknown_files(workdir)
-    state.record(workdir, described)
-    if at and at.round == rounds and not fork:
-        done = hosts.first() and evaluation.tested(run, read_evaluations(workdir, asked(run)), at.best.round)
-        if hosts.told(done):
+    manifest.record(workdir, described)
+    if at and round == run.rounds and not fork:
+        found = read_evaluations(workdir, asked(run)) if hosts.first() else {}
+        if hosts.told(hosts.first() and evaluation.tested(run, at.federation, found, at.best.round)):
             finish(run, workdir, at.best.round, print)
-            return at.server
-    recorder = Recorder(run, workdir, position, at.round * run.schedule.length + at.step if at else 0)
+            return at.federation
+    recorder = Recorder(run, workdir, position, round * run.steps + step)
     gc.freeze()  # objects that exist now live to the end; unfrozen, the collector would scan them during every trace
     try:
-        return _train(run, at, recorder, workdir, folder, check, offer)
+        return _session(run, at, Book(run, recorder, folder, offer), workdir, check)
     finally:
         gc.unfreeze()
         recorder.close()
 
 
-def _train(run: Run, at: Standing | None, recorder: Recorder, workdir, folder, check: Check, offer: Offer) -> ServerState:
-    clock, say = recorder.clock, recorder.progress.say
-    examine = evaluation.make_examine(run, check)
-    saving = threading.Lock()
-
-    def save(at: Standing, position: dict[str, int] | None = None) -> None:
-        with saving:
-            here = recorder.journal.position()
-            state.save(folder, run, at, here if position is None else position)
-
-    def reached(at: Standing) -> Standing:
-        position = recorder.journal.told()
-
-        def end() -> None:
-            save(at, position)
-            recorder.close_sinks()
-
-        offer(end)
-        return at
-
-    keep = clock.timed("save", save)
+def _session(run: Run, at: RunState | None, book: Book, workdir: pathlib.Path, check: Check) -> PyTree:
+    examine, recorder = evaluation.make_examine(run, check), book.recorder
     begun = at or state.beginning(run)
-    if begun.round < run.config.federation.rounds:
-        compile_round(recorder.ahead, run, begun.server, (begun.round, begun.step))
+    if begun.number < run.timeline.length:
+        compile_ahead(run, begun)
     if at is None:
         for line in run.notes:
-            say(line)
-        score = clock.timed("evaluate", evaluation.base)(run, examine, recorder)
-        at = begun._replace(best=Best(0, score))
-        recorder.round(0, {"eval/pass@1": score})
-        keep(reached(at))
-        say(f"base model saved: validation pass@1 {score:.3f}")
+            book.say(line)
     else:
-        say(f"going on after round {at.round}" + (f", step {at.step}" if at.step else ""))
-        reached(at)
-    while at.round < run.config.federation.rounds:
-        at = train_round(run, at, recorder, examine, keep, check, reached)
-    last = at
-    if at.best.round != at.round:
-        at = state.load_best(folder, at, run)
-    clock.timed("evaluate", evaluation.best)(run, examine, recorder, at.server, at.clients)
+        round, step = place_of(run, at.number)
+        book.say(f"going on after round {round}" + (f", step {step}" if step else ""))
+        book.reached(at)
+    last = _train(run, begun, book, examine, check)
+    found = state.load_best(workdir / "checkpoints", last, run)
+    recorder.clock.timed("evaluate", evaluation.best)(run, examine, recorder, last.best.round, found.federation)
     recorder.journal.position()
-    finish(run, workdir, at.round, say)
-    return last.server
+    finish(run, workdir, last.best.round, book.say)
+    return last.federation
+
+
+def make_gate(run: Run, at: RunState) -> Gate:
+    """The gate of the run's records. Adapters may cross in the shapes that the federation itself sends."""
+    found: dict[str, PyTree] = {}
+
+    def noting(record):
+        if record.kind == "adapters":
+            found[f"{record.direction}/adapters"] = shapes(record.arrays)
+        return record
+
+    noted = Channel(noting, noting)
+    opened = run.federation.open(shapes(run.federation.init(run.policy.adapter)), noted)
+    run.federation.close(opened, noted)
+    first = max(run.timeline(at.number).round, 0) == 0
+    public = len(run.data.split.public)
+    return Gate(public, found, transcripts=transcripts_a_step(run.log) > 0, first=first, account=at.account)
+
+
+def watched(judge: Judge, clock, check: Check) -> Judge:
+    """The same judge, timed. It waits for the rollouts first; `check` may raise there to discard the step."""
+
+    def timed(rollouts, batch):
+        clock.timed("rollout", jax.block_until_ready)(rollouts)
+        check()
+        return clock.timed("verify", judge)(rollouts, batch)
+
+    return timed
+
+
+def compile_ahead(run: Run, at: RunState) -> None:
+    """Compiles in the background what the coming round will call, in the order of the calls, by running it on shapes.
+
+    Only on one CPU device. On a GPU, XLA times kernels while it compiles, and other work would distort the timings. On several
+    devices, the compiler chooses the shardings of results, so the arguments' shardings are not known in advance.
+    """
+    if jax.default_backend() != "cpu" or run.place.spread:
+        return
+
+    run.programs.ahead = True
+    federated, federation, done = shapes(at.federation), run.federation, set()
+    for number in range(at.number, min(at.number + run.steps + 4, run.timeline.length)):
+        event = run.timeline(number)
+        if event.kind in done:
+            continue
+        done.add(event.kind)
+        if event.kind == "open":
+            federated = federation.open(federated, direct, run.who(event))
+        elif event.kind == "close":
+            weights = run.weights(event)
+            federated, _ = federation.close(federated, direct, None if weights is None else shapes(weights))
+        elif event.kind != "evaluate":
+            batch = run.data.batch(event)
+            federated, _ = federation.step(
+                run.policy.base, federated, batch, judge_of_shapes, direct, run.key, run.hparams(event), run.who(event)
+            )
+    own = federation.own(federated)
+    if own is not None and (run.examiner.clients or federation.shared(federated) is None):
+        asked = (run.data.validation.prompts, run.data.validation.prompts.tokens[:, 0])
+        some = evaluation.parts(run, own, np.flatnonzero(run.timeline(at.number).who))[0]
+        first = jax.tree.map(lambda x: jax.ShapeDtypeStruct((run.examiner.batch, *x.shape[1:]), x.dtype), asked)
+        run.examiner.sampler(run.policy.base, some, *first, run.examiner.key)
 
 
 def finish(run: Run, workdir: pathlib.Path, best: int, say: Callable[[str], None]) -> None:
@@ -156,7 +290,7 @@ def finish(run: Run, workdir: pathlib.Path, best: int, say: Callable[[str], None
 
 
 def asked(run: Run) -> dict[str, list]:
-    return {"validation": run.validation.problems, "test": run.test.problems}
+    return {"validation": run.data.validation.problems, "test": run.data.test.problems}
 
 
 def unknown_files(workdir: pathlib.Path) -> None:
@@ -167,79 +301,13 @@ def unknown_files(workdir: pathlib.Path) -> None:
             raise ValueError(f"{path}: no run of ours wrote it, and this one would; name another --workdir")
 
 
-def train_round(run: Run, at: Standing, recorder: Recorder, examine, keep, check: Check, reached=lambda at: at) -> Standing:
-    """One round: its steps, the averaging, the evaluation, a checkpoint and a printed line."""
-    config, round, length = run.config, at.round, run.schedule.length
-    shown = transcripts_a_step(config)
-    # Take the shapes from `init_clients`, not from `at.clients`: a checkpoint between two rounds may omit the moments.
-    clients = jax.eval_shape(run.algorithm.init_clients, at.server)
-    gate = Gate((run.train.problems[i].id for i in run.split.public), crossing(config, clients), shown > 0)
-    gate.bytes = dict(at.account)
-    algorithm, judge = observed(run, gate, recorder.clock, recorder.ahead, check, taking_part(run, round))
-    if at.step == 0:
-        kept = at.clients if state.carries_moments(config) else None
-        at = at._replace(clients=algorithm.init_clients(at.server, kept))
-    weights = run.weights(round)
-    present = None if weights is None else run.place(run.present(round))
-    try:
-        for step in range(at.step, length):
-            check()
-            recorder.clock.split()  # time booked after this call belongs to this step
-            started = time.perf_counter()
-            with jax.transfer_guard("disallow"):  # only explicit transfers between host and device
-                key = step_key(run.key, run.place(np.array([round, step], np.uint32)))
-                batch, hparams = run.batch(round, step), run.hparams(round, step)
-                clients, record = client_step(
-                    algorithm, run.params, at.server, at.clients, batch, judge, key, hparams, weights, present
-                )
-            gate.admit(Counters(record.metrics), run.present(round))
-            seconds = time.perf_counter() - started
-            for one in transcripts(run, round, step, batch, record, shown):
-                recorder.transcript(gate.open(gate.admit(one)).row)
-            recorder.step(round, step, batch, record, seconds, at.clients.adapter, hparams)
-            at = reached(at._replace(clients=clients, step=step + 1, account=dict(gate.bytes)))
-            if config.checkpoint.steps and at.step % config.checkpoint.steps == 0 and at.step < length:
-                healthy(run, at)
-                keep(at)
-        here, ended = healthy(run, at), at
-        if not here.all():
-            ended, weights = without(run, at, here)
-            recorder.progress.say(exclusion(round + 1, here))
-        server = algorithm.aggregate(at.server, ended.clients, weights)
-        figures = recorder.clock.timed("evaluate", evaluation.trained)(run, examine, recorder, server, ended.clients)
-    except Stopped:
-        if at.step:
-            keep(at)
-        raise
-    best = max(at.best, Best(round + 1, figures.get("eval/pass@1", -1.0)), key=lambda one: one.score)  # ties: the earlier round
-    moved = hosts.fetch(recorder.ahead.awaited(drift)(ended.clients.adapter, at.server.adapter, weights))
-    values = figures | {f"round/{name}": value for name, value in of_present(moved, run.present(round)).items()}
-    values["round/excluded"] = [int(not sound) for sound in here]
-    values |= {f"ledger/{name}": sizes for name, sizes in gate.close_round().items()}
-    at = Standing(server, ended.clients, 0, best, {})
-    recorder.round(round + 1, values)
-    keep(reached(at))
-    recorder.progress.say(announcement(round + 1, config.federation.rounds, figures, best))
-    return at
-
-
-def healthy(run: Run, at: Standing) -> np.ndarray:
-    """bool[C]: the clients whose adapter and moments are finite. Raises if none of them takes part in this round."""
-    here = hosts.fetch(sound((at.clients.adapter, at.clients.opt_state)))
-    if not (here & run.present(at.round)).any():
+def healthy(here: np.ndarray, event: Event) -> None:
+    """Raises if no client in bool[C] `here` takes part in the event's round."""
+    if not (here & event.who).any():
         raise ValueError(
-            f"round {at.round + 1}: no client's adapter is finite any more; lower --config.training.lr or "
+            f"round {event.round + 1}: no client's adapter is finite any more; lower --config.training.lr or "
             f"--config.training.clip_norm and go on from the last checkpoint with --fork"
         )
-    return here
-
-
-def without(run: Run, at: Standing, here: np.ndarray) -> tuple[Standing, Array]:
-    """Resets the clients outside bool[C] `here` to the server's adapter and fresh moments; their weight in the average is 0."""
-    clients = choose(run.place(here), at.clients, run.algorithm.init_clients(at.server))
-    weights = run.weights(at.round)
-    share = np.ones(len(here), jnp.result_type(float)) if weights is None else hosts.fetch(weights)
-    return at._replace(clients=clients), run.place(np.where(here, share, 0))
 
 
 def exclusion(round: int, here: np.ndarray) -> str:
@@ -248,30 +316,6 @@ def exclusion(round: int, here: np.ndarray) -> str:
         f"round {round}: the adapter of client {names} is not finite; it is left out of the average and starts anew from "
         f"the server's"
     )
-
-
-def observed(
-    run: Run, gate: Gate, clock: Clock, ahead: Ahead, check: Callable[[], None], who: np.ndarray | None = None
-) -> tuple[Algorithm, Callable]:
-    """The run's algorithm and judge in parts, timed, and behind the gate. `who` int[k]: the clients to compute; None: all."""
-    size = run.config.training.client_microbatch or run.config.federation.num_clients
-    coming = ("rollout", "swap", "update", "aggregate")
-    awaited = run.algorithm._replace(**{name: ahead.awaited(getattr(run.algorithm, name)) for name in coming})
-    algorithm, judge = in_parts(awaited, run.judge, size, clock, check, who)
-    timed = algorithm._replace(
-        swap=clock.timed("swap", algorithm.swap, jax.block_until_ready),
-        aggregate=clock.timed("average", algorithm.aggregate, jax.block_until_ready),
-    )
-    numbers = {run.train.problems[i].id: number for number, i in enumerate(run.split.public)}
-    return gated(timed, judge, gate, numbers, run.present, lambda clients: crossing(run.config, clients))
-
-
-def crossing(config, clients: ClientState) -> dict | None:
-    """The averaged fields of the clients' state; None if every client trains alone."""
-    if not config.federation.average:
-        return None
-    moments = {"opt_state": clients.opt_state} if config.federation.moments == "average" else {}
-    return {"adapter": clients.adapter} | moments
 
 
 def announcement(round: int, rounds: int, figures: dict, best: Best) -> str:

@@ -279,6 +279,7 @@ class Timeline(NamedTuple):
 
     event: Callable[[int], Event]
     length: int
+    number: Callable[[int, int], int]  # (round, step) -> the index of that step's event
 
     def __call__(self, index: int) -> Event:
         return self.event(index)

@@ -126,9 +126,7 @@ def pubswap(
     """
     if num_clients < 1:
         raise ValueError(f"num_clients: 1 or more expected, got {num_clients}")
-    how = Learning(
-        loss, advantages, normalise, kl, kl_in_reward, truncation, importance, correction, microbatch, inner_epochs
-    )
+    how = Learning(loss, advantages, normalise, kl, kl_in_reward, truncation, importance, correction, microbatch, inner_epochs)
     tokens = model.config.max_new_tokens if max_new_tokens is None else max_new_tokens
     ends = (model.config.eos_ids if eos_ids is None else tuple(eos_ids), model.config.pad_id if pad_id is None else pad_id)
     client = make_client(model, tx, how, group=group, max_new_tokens=tokens, ends=ends, moments=moments, lockstep=lockstep)
@@ -293,7 +291,7 @@ def join(
         "two_keys": lambda key: tuple(jax.random.split(key)),
         "keys": fold,
         "rollout": stacked.respond,
-        "own": no_swap,
+        "own": _no_swap,
         "swap": server.swap,
         "receive": receive,
         "update": learn,
@@ -330,7 +328,7 @@ def join(
             given, plan = exchange(served, channel, swap_key, own, batch.ids, who, present)
             after = run["receive"](*own, given)
         else:
-            plan = run["own"](swap_key, own[1].correct)
+            plan = run["own"](own[1].correct)
         shared = not jax.tree.leaves(clients.received)
         learnt = []
         for of_part in parts.of((clients, batch.prompts, *after, plan.swapped)):
@@ -361,6 +359,12 @@ def join(
         return state if keeps else state.replace(clients=state.clients.replace(opt_state=()))
 
     return Federation(run["init"], open, step, close, shared, lambda state: state.clients.adapter, saved)
+
+
+def _no_swap(correct: Array) -> SwapPlan:
+    """The plan of a private step, on the devices of `correct`."""
+    plan = no_swap(None, correct)
+    return plan.replace(swapped=plan.swapped & correct)
 
 
 def _placed(who):

@@ -40,4 +40,5 @@ def lockstep(schedule, rounds: int, present: Callable[[int], np.ndarray]) -> Tim
         kind = {0: "open", schedule.length + 1: "close", schedule.length + 2: "evaluate"}[at]
         return Event(kind, who, round, min(step, schedule.length), round + (kind == "evaluate"), served(round + (at > 0)))
 
-    return Timeline(event, 1 + rounds * (schedule.length + 3))
+    block = schedule.length + 3
+    return Timeline(event, 1 + rounds * block, lambda round, step: 2 + round * block + step)

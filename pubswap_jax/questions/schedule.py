@@ -95,26 +95,15 @@ def participants(seed: int, round: int, num_clients: int, count: int = 0) -> np.
     return present
 
 
-def attended(seed: int, round: int, num_clients: int, schedule: Schedule, count: int = 0) -> np.ndarray:
-    """int[C]: private steps of each client before this round. Rounds in which the client was absent do not count."""
-    steps = np.zeros(num_clients, int)
-    for past in range(round):
-        steps += participants(seed, past, num_clients, count) * schedule.private_steps(past)
-    return steps
-
-
-def rows(split, schedule: Schedule, size: int, *, seed: int, round: int, step: int, taking_part: int = 0) -> np.ndarray:
-    """int[C, B]: every client's questions at (round, step), as indices into the list of questions that was split.
+def rows(split, size: int, *, seed: int, event) -> np.ndarray:
+    """int[C, B]: every client's questions at an event, as indices into the list of questions that was split.
 
     In a public step all clients get the same rows. A client's private stream advances only in rounds in which it takes part,
     so its epochs skip no question. The row of an absent client holds the questions that it gets when it returns.
     """
-    num_clients = len(split.clients)
-    earlier, here = schedule.public_before(round, step)
-    if schedule.public(round, step):
+    if event.kind == "public":
         if not len(split.public):
             raise ValueError("a public step needs public questions: raise data.public, or set federation.swap_period to 0")
-        return np.tile(stream(split.public, size, earlier + here, seed, PUBLIC), (num_clients, 1))
-    counts = attended(seed, round, num_clients, schedule, taking_part) + step - here
+        return np.tile(stream(split.public, size, event.number, seed, PUBLIC), (len(split.clients), 1))
     clients = enumerate(split.clients)
-    return np.stack([stream(questions, size, int(counts[c]), seed, PRIVATE, c) for c, questions in clients])
+    return np.stack([stream(questions, size, int(event.served[c]), seed, PRIVATE, c) for c, questions in clients])

@@ -16,7 +16,7 @@ from pubswap_jax.report.series import over_steps
 from pubswap_jax.report.swaps import swaps
 from pubswap_jax.report.transcripts import transcripts
 from pubswap_jax.run import journal, ledger
-from pubswap_jax.run.state import described
+from pubswap_jax.run.earlier import described
 
 PHASES = ("rollout", "verify", "swap", "update", "distortion", "average", "evaluate", "save", "other")
 PEAKS = (("host", "time/peak_host_bytes"), ("first device", "time/peak_device_bytes"))

@@ -1,4 +1,7 @@
-"""Builds a `Run` from a config: the model, the questions and their split, the algorithm, the evaluation's sampler."""
+"""Builds a `Run` from a config: the policy, the questions, the federation, its timeline, and the evaluation's samplers.
+
+The config is read here and in policy.py; what runs gets values.
+"""
 
 import pathlib
 from collections.abc import Callable
@@ -12,62 +15,79 @@ import optax
 from jax.experimental.compilation_cache import compilation_cache
 
 from pubswap_jax import settings
-from pubswap_jax.algorithm import losses
 from pubswap_jax.algorithm.aggregation import alone, mean
 from pubswap_jax.algorithm.distortion import make_measure
-from pubswap_jax.algorithm.pubswap import Algorithm, pubswap
-from pubswap_jax.devices import mesh
-from pubswap_jax.policy.logps import check_positions, response_logps
-from pubswap_jax.policy.model import Transformer, init_adapter
-from pubswap_jax.questions import embedded
-from pubswap_jax.questions.load import HOMEWORK, Questions, Wanted, load_questions
+from pubswap_jax.algorithm.federation import Rows, make_rows
+from pubswap_jax.algorithm.pubswap import pubswap
+from pubswap_jax.algorithm.timeline import lockstep
+from pubswap_jax.algorithm.truncation import truncated_importance
+from pubswap_jax.policy.logps import response_logps
+from pubswap_jax.questions import schedule
+from pubswap_jax.questions.load import Asked, Questions, Wanted, load_questions
 from pubswap_jax.questions.partition import Split
-from pubswap_jax.questions.problem import KINDS
-from pubswap_jax.questions.schedule import Schedule, participants
-from pubswap_jax.questions.schedule import rows as schedule_rows
-from pubswap_jax.questions.tokens import INSTRUCTIONS, Tokenizer, load_tokenizer
+from pubswap_jax.questions.schedule import Schedule
+from pubswap_jax.run.journal import Clock
 from pubswap_jax.run.judge import grade, grade_together, make_judge
-from pubswap_jax.run.pass_at_k import make_sampler
-from pubswap_jax.run.placement import make_devices, make_place, make_place_questions, placed
-from pubswap_jax.types import Aggregator, Array, Batch, Hparams, ModelConfig, PyTree, ServerState
+from pubswap_jax.run.pass_at_k import Examiner, make_sampler
+from pubswap_jax.run.placement import Placement, make_devices, placement
+from pubswap_jax.run.policy import Policy, load_policy
+from pubswap_jax.run.programs import Programs
+from pubswap_jax.types import Array, Batch, Event, Federation, Hparams, Judge, Program, Timeline, compiled
 from pubswap_jax.verifier import pool
-from pubswap_jax.weights import hf_folder
-from pubswap_jax.weights.hf_config import read_config
-from pubswap_jax.weights.hf_folder import base_digest as base_digest
-from pubswap_jax.weights.pretrained import load_pretrained
-
-LORA_STREAM = 2**32 - 1  # no round has this number; rounds are folded into the same key
 
 
-class Run(NamedTuple):
-    """The fixed parts of a run. ServerState and ClientState hold the parts that change from step to step."""
+class Data(NamedTuple):
+    """The questions of a run."""
 
-    config: Any
-    base: pathlib.Path  # the base model's folder
-    tokenizer: Tokenizer
-    model_config: ModelConfig
-    params: PyTree
-    server: ServerState  # before the first round
-    algorithm: Algorithm
-    measure: Callable  # M·β of a public step; see algorithm/distortion.py
-    judge: Callable
-    schedule: Schedule
-    train: Questions
+    train: Questions  # public and private questions; `split` holds indices into them
     split: Split
     validation: Questions
     test: Questions
-    batch: Callable[[int, int], Batch]  # (round, step)
-    hparams: Callable[[int, int], Hparams]  # (round, step)
-    present: Callable[[int], np.ndarray]  # (round) -> bool[C]
-    weights: Callable[[int], Array | None]  # (round) -> f32[C]; None: equal weights
-    sampler: Callable
-    greedy: Callable
-    grade: Callable
-    place: Callable[..., PyTree]  # (tree, sharding=replicated) -> arrays on the run's devices
-    place_questions: Callable[[PyTree, int], PyTree]  # (tree [B, ...], number of models) -> sharded arrays
+    batch: Callable[[Event], Batch]
+
+
+class Log(NamedTuple):
+    """What a run writes beside its metrics."""
+
+    transcripts: int  # groups a step; -1: one, or none where several processes run
+    distortion: str  # when M·β is measured: off, or after some public steps
+    tensorboard: str  # on | off | auto
+    wandb: str  # the project's name, or empty
+
+
+class Run(NamedTuple):
+    """The fixed parts of a run; a `RunState` holds the parts that change from event to event."""
+
+    settings: dict[str, Any]  # the config, field -> value
+    policy: Policy
+    data: Data
+    federation: Federation
+    timeline: Timeline
+    rounds: int
+    steps: int  # of one round
+    judge: Judge
+    measure: Callable | None  # M·β of a public step, see algorithm/distortion.py; None: no swap to measure
+    hparams: Callable[[Event], Hparams]
+    weights: Callable[[Event], Array | None]  # f32[C] of an averaging; None: equal weights
     key: Array
-    evaluation_key: Array
+    examiner: Examiner
+    place: Placement
+    programs: Programs
+    rows: Rows
+    part: int | None  # clients at a time, in a step and in an evaluation; None: all
+    save_every: int  # steps between two checkpoints within a round; 0: none
+    kept: int  # checkpoints that are kept, beside the best round's
+    log: Log
     notes: list[str]  # questions and settings without effect, and why; one line each
+
+    def who(self, event: Event):
+        """The clients of an event as `Federation.step` takes them; None: all.
+
+        On one device only those who take part are computed. On a mesh each device holds some clients, and all are computed.
+        """
+        if event.who.all():
+            return None
+        return self.place.put(event.who) if self.place.spread else event.who
 
 
 def assemble(config) -> Run:
@@ -75,59 +95,39 @@ def assemble(config) -> Run:
     if config.verifier.workers:
         pool.set_workers(config.verifier.workers)
     keep_programs(config.compilation_cache)
-    devices = make_devices(config)
-    base = base_folder(config)
-    tokenizer = make_tokenizer(config, base)
-    check_context(config, read_config(base))
-    shardings = devices and partial(mesh.params_sharding, devices)
-    loaded, params = load_pretrained(base, dtype=config.model.dtype, shardings=shardings, scan_layers=config.model.scan_layers)
-    model_config = adapt(config, loaded, tokenizer)
-    model = Transformer(model_config)
-    key = jax.random.key(config.seed)
-    shapes = jax.eval_shape(lambda: params)  # `init_adapter` is jitted: eager, it would compile one program per leaf
-    adapter = jax.jit(lambda key: init_adapter(key, model, shapes))(jax.random.fold_in(key, LORA_STREAM))
-    place = make_place(devices)
-    asked = load_questions(questions_of(config), tokenizer)
-    schedule = make_schedule(config)
-    if schedule.period and not asked.split.public:
+    axes = config.mesh
+    devices = make_devices(axes.client, axes.data, axes.model, config.training.client_microbatch)
+    policy = load_policy(config, devices)
+    asked, plan = load_questions(questions_of(config), policy.tokenizer), make_schedule(config)
+    if plan.period and not asked.split.public:
         raise ValueError("no public questions for the public steps: raise data.public, or set federation.swap_period to 0")
-    sampling = {"max_new_tokens": config.training.max_new_tokens, "temperature": config.evaluation.temperature}
-    sampling |= {"top_k": config.evaluation.top_k, "top_p": config.evaluation.top_p, "min_p": config.evaluation.min_p}
+    place = placement(devices, config.federation.num_clients, config.training.prompts)
+    programs = Programs(Clock(), place.shardings)
+    timeline = make_timeline(config, plan)
+    key = jax.random.key(config.seed)
     return Run(
-        config=config,
-        base=base,
-        tokenizer=tokenizer,
-        model_config=model_config,
-        params=params,
-        server=place(beginning(config, adapter)),
-        algorithm=placed(make_algorithm(config, model), devices, config.federation.num_clients),
-        measure=make_measure(partial(response_logps, model), *_weighing(config)),
-        judge=make_judge(tokenizer, config.verifier.timeout),
-        schedule=schedule,
-        train=asked.train,
-        split=asked.split,
-        validation=asked.validation,
-        test=asked.test,
-        batch=make_batches(config, schedule, asked.train, asked.split, devices),
-        hparams=make_hparams(config, schedule, place),
-        present=partial(present, config),
-        weights=make_weights(config, asked.split, place),
-        sampler=make_sampler(model, samples=config.evaluation.samples, **sampling),
-        greedy=make_sampler(model, samples=1, greedy=True, **sampling),
-        grade=partial(grade_together, partial(grade, tokenizer, timeout=config.verifier.timeout)),
+        settings=settings.flatten(config),
+        policy=policy._replace(adapter=place.put(policy.adapter)),
+        data=Data(asked.train, asked.split, asked.validation, asked.test, make_batches(config, asked, place)),
+        federation=make_federation(config, policy.model, programs),
+        timeline=timeline,
+        rounds=config.federation.rounds,
+        steps=plan.length,
+        judge=make_judge(policy.tokenizer, config.verifier.timeout),
+        measure=make_measurement(config, policy.model, programs),
+        hparams=make_hparams(config, plan.length, place.put),
+        weights=make_weights(config, asked.split, place.put),
+        key=place.put(key),
+        examiner=make_examiner(config, policy, place, programs),
         place=place,
-        place_questions=make_place_questions(devices),
-        key=place(key),
-        evaluation_key=place(jax.random.key(config.evaluation.seed)),
-        notes=asked.notes + _never_public(schedule, config.federation.rounds) + _without_gradient(config.training),
+        programs=programs,
+        rows=make_rows(programs),
+        part=config.training.client_microbatch or None,
+        save_every=config.checkpoint.steps,
+        kept=config.checkpoint.keep,
+        log=Log(config.log.transcripts, config.log.distortion, config.log.tensorboard, config.log.wandb),
+        notes=asked.notes + _never_public(timeline, plan) + _without_gradient(config.training),
     )
-
-
-def beginning(config, adapter: PyTree) -> ServerState:
-    """The server before the first round. It holds averaged moments from the start, so that its pytree never changes."""
-    server = ServerState.create(adapter).replace(memory=make_aggregator(config).init(adapter))
-    averaged = config.federation.average and config.federation.moments == "average"
-    return server.replace(moments=jax.jit(make_optimizer(config).init)(adapter)) if averaged else server
 
 
 def keep_programs(folder: str) -> None:
@@ -142,11 +142,10 @@ def keep_programs(folder: str) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def _never_public(schedule: Schedule, rounds: int) -> list[str]:
-    steps = ((round, step) for round in range(rounds) for step in range(schedule.length))
-    if not schedule.period or any(schedule.public(*at) for at in steps):
+def _never_public(timeline: Timeline, plan: Schedule) -> list[str]:
+    if not plan.period or any(timeline(number).kind == "public" for number in range(timeline.length)):
         return []
-    return [f"no step is public: federation.swap_period={schedule.period} is more than there is; 0 says that it is meant"]
+    return [f"no step is public: federation.swap_period={plan.period} is more than there is; 0 says that it is meant"]
 
 
 def _without_gradient(training) -> list[str]:
@@ -155,82 +154,35 @@ def _without_gradient(training) -> list[str]:
     return ["training.kl=k1 in the loss has no gradient on average: set training.kl_in=reward, or training.kl=k2"]
 
 
-# --- the model ----------------------------------------------------------------------------------------------------------
+# --- the federation -----------------------------------------------------------------------------------------------------
 
 
-def base_folder(config) -> pathlib.Path:
-    """The base model's folder; an embedded model if the config names none."""
-    if not config.model.path:
-        preset, _ = HOMEWORK.get(config.data.name, ("easy", "math"))
-        return embedded.tiny_path(preset)
-    return hf_folder.find_folder(config.model.path)
-
-
-def check_context(config, model_config: ModelConfig) -> None:
-    """Raises if the longest prompt and the longest response together exceed the base model's context."""
-    prompt = ("config.data.max_prompt_tokens", config.data.max_prompt_tokens)
-    check_positions(model_config, prompt, ("config.training.max_new_tokens", config.training.max_new_tokens))
-
-
-def make_tokenizer(config, folder: pathlib.Path) -> Tokenizer:
-    told = config.model.instruction
-    return load_tokenizer(
-        folder,
-        system=config.model.system or None,
-        instructions=INSTRUCTIONS if told == "default" else dict.fromkeys(KINDS, told),
-        chat_template_kwargs={} if config.model.thinking == "default" else {"enable_thinking": config.model.thinking == "on"},
-    )
-
-
-def adapt(config, model_config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
-    """The loaded model config with the run's LoRA and remat settings and the tokenizer's stop tokens."""
-    return model_config.replace(
-        lora_rank=config.model.lora_rank,
-        lora_alpha=config.model.lora_alpha,
-        lora_targets=settings.targets(config),
-        remat=config.model.remat,
-        eos_ids=tuple(dict.fromkeys((*model_config.eos_ids, *tokenizer.stop_ids))),
-        pad_id=tokenizer.pad_id,
-        max_new_tokens=config.training.max_new_tokens,
-    )
-
-
-# --- the algorithm ------------------------------------------------------------------------------------------------------
-
-
-def make_algorithm(config, model) -> Algorithm:
+def make_federation(config, model, program: Program = compiled) -> Federation:
+    """The way of federating that the config names. No other file asks which one it is."""
     training, federation = config.training, config.federation
     one_cpu = jax.default_backend() == "cpu" and config.mesh.client * config.mesh.data * config.mesh.model == 1
-    advantages, normalise = _weighing(config)
     loss = settings.chosen(config, "training.loss")
     return pubswap(
         model,
         make_optimizer(config),
         num_clients=federation.num_clients,
         group=training.group,
-        swap=settings.chosen(config, "federation.swap"),
+        planner=settings.chosen(config, "federation.swap"),
         loss=partial(loss, dual_clip=True) if training.dual_clip else loss,
-        aggregator=make_aggregator(config),
-        average_moments=federation.moments == "average",
+        aggregator=mean() if federation.average else alone(),
+        moments=federation.moments,
         microbatch=training.microbatch or None,
         clients_at_once=1 if one_cpu else None,
+        part=training.client_microbatch or None,
         inner_epochs=training.inner_epochs,
-        advantages=advantages,
-        normalise=normalise,
+        advantages=settings.chosen(config, "training.advantages"),
+        normalise=settings.chosen(config, "training.normalise"),
         kl=settings.chosen(config, "training.kl"),
         kl_in_reward=training.kl_in == "reward",
         truncation=settings.chosen(config, "training.truncation"),
-        importance=losses.truncated_importance(training.importance_cap) if training.importance_cap else None,
+        importance=truncated_importance(training.importance_cap) if training.importance_cap else None,
+        program=program,
     )
-
-
-def make_aggregator(config) -> Aggregator:
-    return mean() if config.federation.average else alone()
-
-
-def _weighing(config) -> tuple[Callable, Callable]:
-    """The advantage function and the normaliser of the config."""
-    return settings.chosen(config, "training.advantages"), settings.chosen(config, "training.normalise")
 
 
 def make_optimizer(config) -> optax.GradientTransformation:
@@ -242,64 +194,82 @@ def make_optimizer(config) -> optax.GradientTransformation:
     return optax.chain(*parts)
 
 
+def make_measurement(config, model, program: Program = compiled) -> Callable | None:
+    """The measure of M·β, by the advantages and the normaliser of the run."""
+    if config.federation.swap == "no_swap" or config.log.distortion == "off":
+        return None
+    weighing = (settings.chosen(config, f"training.{name}") for name in ("advantages", "normalise"))
+    return program("measure", make_measure(partial(response_logps, model), *weighing))
+
+
 def make_schedule(config) -> Schedule:
     return Schedule(config.federation.steps, config.federation.swap_period, config.federation.swap_unit)
 
 
-def make_hparams(config, schedule: Schedule, place: Callable = jax.device_put) -> Callable[[int, int], Hparams]:
+def make_timeline(config, plan: Schedule) -> Timeline:
+    federation = config.federation
+    present = partial(schedule.participants, config.seed, num_clients=federation.num_clients, count=federation.participants)
+    return lockstep(plan, federation.rounds, present)
+
+
+def make_hparams(config, steps: int, place: Callable = jax.device_put) -> Callable[[Event], Hparams]:
     names = ("lr", "clip_low", "clip_high", "dual_clip", "kl_coef", "prox_coef", "swap_weight", "temperature")
     constant = place(Hparams.create(**{name: config.training[name] for name in names}))
+    highest, warmup = config.training.lr, config.training.warmup
 
-    def hparams(round: int, step: int) -> Hparams:
-        done = round * schedule.length + step + 1
-        if done >= config.training.warmup:
+    def hparams(event: Event) -> Hparams:
+        done = event.round * steps + event.step + 1
+        if done >= warmup:
             return constant
-        return constant.replace(
-            lr=place(np.asarray(config.training.lr * done / config.training.warmup, jnp.result_type(float)))
-        )
+        return constant.replace(lr=place(np.asarray(highest * done / warmup, jnp.result_type(float))))
 
     return hparams
 
 
-def make_weights(config, split: Split, place: Callable = jax.device_put) -> Callable[[int], Array | None]:
+def make_weights(config, split: Split, place: Callable = jax.device_put) -> Callable[[Event], Array | None]:
     sizes = np.array([len(questions) for questions in split.clients], float)
-    base = sizes if config.federation.weights == "size" else np.ones_like(sizes)
+    uniform = config.federation.weights == "uniform"
+    share, equal = np.ones_like(sizes) if uniform else sizes, uniform and not config.federation.participants
 
-    def weights(round: int) -> Array | None:
-        if config.federation.weights == "uniform" and not config.federation.participants:
-            return None
-        return place(np.asarray(base * present(config, round), jnp.result_type(float)))
+    def weights(event: Event) -> Array | None:
+        return None if equal else place(np.asarray(share * event.who, jnp.result_type(float)))
 
     return weights
 
 
-def present(config, round: int) -> np.ndarray:
-    return participants(config.seed, round, config.federation.num_clients, config.federation.participants)
+# --- questions and evaluation -------------------------------------------------------------------------------------------
 
 
-def taking_part(run: Run, round: int) -> np.ndarray | None:
-    """int32[k]: the clients that a round computes; None: all of them.
+def make_batches(config, asked: Asked, place: Placement) -> Callable[[Event], Batch]:
+    seed, size = config.seed, config.training.prompts
+    numbers = np.full(len(asked.train.problems), -1, np.int32)
+    numbers[list(asked.split.public)] = np.arange(len(asked.split.public))
 
-    A mesh computes all clients, since each device holds some of them; absent clients get weight zero in the average.
-    """
-    mesh, present = run.config.mesh, run.present(round)
-    if present.all() or mesh.client * mesh.data * mesh.model > 1:
-        return None
-    return np.flatnonzero(present).astype(np.int32)
-
-
-def make_batches(config, schedule, train: Questions, split: Split, devices) -> Callable[[int, int], Batch]:
-    clients, size = config.federation.num_clients, config.training.prompts
-    place, sharding = make_place(devices), devices and mesh.data_sharding(devices, clients, size)
-
-    def batch(round: int, step: int) -> Batch:
-        taking_part = config.federation.participants
-        rows = schedule_rows(split, schedule, size, seed=config.seed, round=round, step=step, taking_part=taking_part)
-        prompts = place(jax.tree.map(lambda x: x[rows], train.prompts), sharding)
-        answers = [[train.problems[i] for i in row] for row in rows]
-        return Batch(prompts, answers, public=schedule.public(round, step))
+    def batch(event: Event) -> Batch:
+        rows = schedule.rows(asked.split, size, seed=seed, event=event)
+        prompts = place.put(jax.tree.map(lambda x: x[rows], asked.train.prompts), *([place.batch] if place.batch else []))
+        answers = [[asked.train.problems[i] for i in row] for row in rows]
+        return Batch(prompts, answers, event.kind == "public", numbers[rows])
 
     return batch
+
+
+def make_examiner(config, policy: Policy, place: Placement, program: Program) -> Examiner:
+    asked = config.evaluation
+    how = {"max_new_tokens": config.training.max_new_tokens, "temperature": asked.temperature}
+    how |= {"top_k": asked.top_k, "top_p": asked.top_p, "min_p": asked.min_p}
+    greedy = make_sampler(policy.model, samples=1, greedy=True, **how) if asked.greedy else None
+    return Examiner(
+        sampler=program("examine", make_sampler(policy.model, samples=asked.samples, **how)),
+        greedy=greedy,
+        grade=partial(grade_together, partial(grade, policy.tokenizer, timeout=config.verifier.timeout)),
+        key=place.put(jax.random.key(asked.seed)),
+        put=place.put_questions,
+        batch=asked.batch,
+        samples=asked.samples,
+        every=asked.every,
+        clients=asked.clients,
+    )
 
 
 def questions_of(config) -> Wanted:

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
@@ -56,10 +57,10 @@ def allow(mode: str, name: str, workdir: pathlib.Path) -> None:
         )
 
 
-def agree(config: ConfigDict, base_sha256: str, workdir: pathlib.Path, mode: str) -> None:
-    """Raises if `config` or the base model does not match the run in `workdir`, whose checkpoints would then be misread."""
+def agree(config: Mapping, base_sha256: str, workdir: pathlib.Path, mode: str) -> None:
+    """Raises if the fields of `config`, or the base model, are not those of the run in `workdir`: it would be misread."""
     theirs = described(workdir)
-    made = {name: value for name, value in settings.flatten(config).items() if not name.startswith(FREE + ALLOWED[mode])}
+    made = {name: value for name, value in config.items() if not name.startswith(FREE + ALLOWED[mode])}
     before = settings.flatten(config_of(workdir)[0])
     changed = settings.differences(made, {name: before[name] for name in made})
     if changed:

@@ -5,19 +5,20 @@ import os
 import pathlib
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from pubswap_jax import settings
-from pubswap_jax.algorithm.swap import no_swap
+from pubswap_jax.algorithm.federation import direct
 from pubswap_jax.files import bytes_text
 from pubswap_jax.policy.model import Transformer, init_adapter
 from pubswap_jax.questions.schedule import Schedule
-from pubswap_jax.run.assembly import adapt, base_folder, check_context, keep_programs, make_algorithm
-from pubswap_jax.types import Hparams, ModelConfig, Prompts, ServerState, Verdict
+from pubswap_jax.run.assembly import keep_programs, make_federation
+from pubswap_jax.run.judge import judge_of_shapes
+from pubswap_jax.run.policy import adapt, base_folder, check_context
+from pubswap_jax.types import Batch, Hparams, ModelConfig, Prompts
 from pubswap_jax.weights.hf_config import read_config
 from pubswap_jax.weights.hf_folder import find_folder
 from pubswap_jax.weights.pretrained import param_shapes
@@ -108,25 +109,32 @@ def of_one_device(config):
 
 def needed(config, model_config: ModelConfig) -> dict[str, int]:
     """Bytes on one device, from shapes and from XLA's memory analysis of the compiled rollout and update."""
-    config = of_one_device(config)
-    model = Transformer(model_config)
-    algorithm = make_algorithm(config, model)
+    config, analysed = of_one_device(config), {}
     base = {"params": param_shapes(model_config, config.model.dtype), "basis": {}}
-    server = jax.eval_shape(lambda: ServerState.create(init_adapter(jax.random.key(0), model, base)))
-    clients = jax.eval_shape(algorithm.init_clients, server)
-    part = config.training.client_microbatch or config.federation.num_clients
-    some = jax.tree.map(lambda x: jax.ShapeDtypeStruct((part, *x.shape[1:]), x.dtype), clients)
-    shape = (part, config.training.prompts, config.data.max_prompt_tokens)
+
+    def analyse(name: str, function: Callable) -> Callable:
+        """A program that gives shapes; rollout and update are compiled for their memory analysis."""
+        jitted = jax.jit(function)
+
+        def call(*arguments):
+            if name in ("rollout", "update"):
+                analysed[name] = jitted.lower(*arguments).compile().memory_analysis()
+            return jax.eval_shape(jitted, *arguments)
+
+        return call
+
+    model = Transformer(model_config)
+    federation = make_federation(config, model, analyse)
+    state = federation.init(jax.eval_shape(lambda: init_adapter(jax.random.key(0), model, base)))
+    clients, size = config.federation.num_clients, config.training.client_microbatch or config.federation.num_clients
+    shape = (clients, config.training.prompts, config.data.max_prompt_tokens)
     prompts = Prompts(jax.ShapeDtypeStruct(shape, jnp.int32), jax.ShapeDtypeStruct(shape, bool))
     key, hparams = jax.eval_shape(lambda: jax.random.key(0)), jax.eval_shape(Hparams.create)
-    rollouts = jax.eval_shape(algorithm.rollout, base, some, prompts, key, hparams)
-    correct = jax.ShapeDtypeStruct(rollouts.tokens.shape[:3], bool)
-    verdicts = jax.eval_shape(Verdict.from_correct, correct)
-    swap_plan = jax.eval_shape(partial(no_swap, None), correct)
-    rollout = algorithm.rollout.lower(base, some, prompts, key, hparams).compile().memory_analysis()
-    update = (
-        algorithm.update.lower(base, server, some, prompts, rollouts, verdicts, swap_plan, hparams).compile().memory_analysis()
-    )
+    batch = Batch(prompts, [[]] * clients)
+    federation.step(base, state, batch, judge_of_shapes, direct, key, hparams)
+    rollout, update = analysed["rollout"], analysed["update"]
+    server, clients = state.server, state.clients
+    some = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), clients)
     weights, adapters, moments = _bytes(base), _bytes(clients.adapter) + _bytes(server.adapter), _bytes(clients.opt_state)
     elsewhere = weights - weights // config.mesh.model  # bytes of the base on the model axis's other devices
     weights -= elsewhere

@@ -5,11 +5,10 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from pubswap_jax.run import tree
 from pubswap_jax.run.assembly import Run
 from pubswap_jax.run.pass_at_k import Evaluation, comparison, evaluate
 from pubswap_jax.run.recorder import Recorder
-from pubswap_jax.types import ClientState, PyTree, ServerState
+from pubswap_jax.types import Event, PyTree
 
 Examine = Callable[..., list[Evaluation]]
 
@@ -19,39 +18,38 @@ def make_examine(run: Run, check: Callable[[], None]) -> Examine:
 
     def grade(rollouts, problems):
         check()
-        return run.grade(rollouts, problems)
+        return run.examiner.grade(rollouts, problems)
 
     def examine(adapters: PyTree, questions, greedy: bool = False) -> list[Evaluation]:
-        sampler, size = run.greedy if greedy else run.sampler, run.config.evaluation.batch
-        return evaluate(sampler, run.params, adapters, questions, run.evaluation_key, grade, size, run.place_questions)
+        return evaluate(run.examiner._replace(grade=grade), run.policy.base, adapters, questions, greedy)
 
     return examine
 
 
-def base(run: Run, examine: Examine, recorder: Recorder) -> float:
-    """Evaluates the base model on both splits before training. Returns pass@1 on the validation questions."""
-    adapters = _alone(run.server)
-    scores = {}
-    for split, questions in (("validation", run.validation), ("test", run.test)):
-        (evaluation,) = examine(adapters, questions)
+def base(run: Run, examine: Examine, recorder: Recorder) -> dict[str, object]:
+    """Evaluates the base model on both splits before training."""
+    adapter, scores = one(run.policy.adapter), {}
+    for split, questions in (("validation", run.data.validation), ("test", run.data.test)):
+        (evaluation,) = examine(adapter, questions)
         scores[split] = recorder.evaluation(0, split, "global", evaluation)["pass@1"]
-    _greedy(run, examine, recorder, 0, adapters)
-    return scores["validation"]
+    _greedy(run, examine, recorder, 0, adapter)
+    return {"eval/pass@1": scores["validation"]}
 
 
-def trained(run: Run, examine: Examine, recorder: Recorder, server: ServerState, clients: ClientState) -> dict[str, object]:
-    """Evaluates the averaged model, and each client's own model before averaging, on the validation questions.
+def trained(run: Run, examine: Examine, recorder: Recorder, event: Event, state: PyTree) -> dict[str, object]:
+    """Evaluates the shared adapter, and each client's own from before the averaging, on the validation questions.
 
-    Without averaging there is no common model: `eval/pass@1` is the mean over clients.
+    Where there is no shared adapter, `eval/pass@1` is the mean over clients.
     """
-    config, round = run.config, int(server.round)
-    if round % config.evaluation.every and round != config.federation.rounds:
+    round = event.round + 1
+    if round % run.examiner.every and round != run.rounds:
         return {}
-    average = config.federation.average
-    common = examine(_alone(server), run.validation) if average else []
-    # Without averaging, evaluate all clients, not only those present: each client has its own model in every round.
-    who = np.flatnonzero(run.present(round - 1)) if average else np.arange(config.federation.num_clients)
-    each = own(run, examine, clients, run.validation, who) if config.evaluation.clients or not average else []
+    shared, adapters = run.federation.shared(state), run.federation.own(state)
+    common = [] if shared is None else examine(one(shared), run.data.validation)
+    # Without a shared adapter, evaluate all clients, not only those present: each has its own model in every round.
+    who = np.flatnonzero(np.ones_like(event.who) if shared is None else event.who)
+    asked = adapters is not None and (run.examiner.clients or shared is None)
+    each = own(run, examine, adapters, run.data.validation, who) if asked else []
     # Write all rows here, not after each `examine`: `check` may raise in between, and a resumed run would write a row twice.
     values = {}
     for evaluation in common:
@@ -60,51 +58,57 @@ def trained(run: Run, examine: Examine, recorder: Recorder, server: ServerState,
     if each:
         named = zip(who.tolist(), each, strict=True)
         figures = {i: recorder.evaluation(round, "validation", f"client {i}", e)["pass@1"] for i, e in named}
-        values["clients/pass@1"] = [figures.get(i) for i in range(config.federation.num_clients)]
-        values |= {} if average else {"eval/pass@1": sum(figures.values()) / len(figures)}
+        values["clients/pass@1"] = [figures.get(i) for i in range(len(event.who))]
+        values |= {"eval/pass@1": sum(figures.values()) / len(figures)} if shared is None else {}
     return values
 
 
-def best(run: Run, examine: Examine, recorder: Recorder, server: ServerState, clients: ClientState) -> None:
+def best(run: Run, examine: Examine, recorder: Recorder, round: int, state: PyTree) -> None:
     """Evaluates the best round on the test questions. Round 0 is the base model, which `base` has evaluated."""
-    round = int(server.round)
     if round == 0:
         return
-    if run.config.federation.average:
-        (evaluation,) = examine(_alone(server), run.test)
+    shared = run.federation.shared(state)
+    if shared is not None:
+        (evaluation,) = examine(one(shared), run.data.test)
         recorder.evaluation(round, "test", "global", evaluation)
-        _greedy(run, examine, recorder, round, _alone(server))
+        _greedy(run, examine, recorder, round, one(shared))
         return
-    for i, evaluation in enumerate(own(run, examine, clients, run.test)):
+    for i, evaluation in enumerate(own(run, examine, run.federation.own(state), run.data.test)):
         recorder.evaluation(round, "test", f"client {i}", evaluation)
 
 
-def _greedy(run, examine, recorder, round, adapters) -> None:
-    if run.config.evaluation.greedy:
-        (evaluation,) = examine(adapters, run.test, greedy=True)
+def _greedy(run, examine, recorder, round, adapter) -> None:
+    if run.examiner.greedy:
+        (evaluation,) = examine(adapter, run.data.test, greedy=True)
         recorder.evaluation(round, "test", "global, greedy", evaluation)
 
 
-def own(run: Run, examine: Examine, clients: ClientState, questions, who: np.ndarray | None = None) -> list[Evaluation]:
-    """Evaluates the own models of clients int[k] `who`, before averaging. None: all clients."""
-    total = clients.id.shape[0]
-    size = run.config.training.client_microbatch or total
-    if who is None or len(who) == total:
-        parts = (jax.tree.map(lambda x, i=i: x[i : i + size], clients.adapter) for i in range(0, total, size))
-    else:
-        parts = (tree.rows(clients.adapter, jax.device_put(who[i : i + size])) for i in range(0, len(who), size))
-    return [evaluation for part in parts for evaluation in examine(part, questions)]
+def own(run: Run, examine: Examine, adapters: PyTree, questions, who: np.ndarray | None = None) -> list[Evaluation]:
+    """Evaluates the own adapters of clients int[k] `who`, a few at a time. None: all clients."""
+    return [evaluation for part in parts(run, adapters, who) for evaluation in examine(part, questions)]
 
 
-def _alone(server: ServerState) -> PyTree:
-    return jax.tree.map(lambda x: x[None], server.adapter)
+def parts(run: Run, adapters: PyTree, who: np.ndarray | None = None) -> list[PyTree]:
+    """The adapters [C, ...] of clients int[k] `who` in parts of at most `run.part` clients."""
+    total = jax.tree.leaves(adapters)[0].shape[0]
+    who = np.arange(total) if who is None else who
+    size = run.part or total
+    if len(who) == total <= size:
+        return [adapters]
+    return [run.rows.take(adapters, jax.device_put(who[i : i + size].astype(np.int32))) for i in range(0, len(who), size)]
 
 
-def tested(run: Run, found: dict[tuple[int, str, str], Evaluation], round: int) -> bool:
+def one(adapter: PyTree) -> PyTree:
+    """An adapter as a stack of one."""
+    return jax.tree.map(lambda x: x[None], adapter)
+
+
+def tested(run: Run, state: PyTree, found: dict[tuple[int, str, str], Evaluation], round: int) -> bool:
     """Whether `found` has every test evaluation of the best round."""
-    average = run.config.federation.average or round == 0
-    models = ["global"] if average else [f"client {i}" for i in range(run.config.federation.num_clients)]
-    models += ["global, greedy"] if average and run.config.evaluation.greedy else []
+    if round == 0 or run.federation.shared(state) is not None:
+        models = ["global"] + (["global, greedy"] if run.examiner.greedy else [])
+    else:
+        models = [f"client {i}" for i in range(jax.tree.leaves(run.federation.own(state))[0].shape[0])]
     return all((round, "test", model) in found for model in models)
 
 

@@ -7,14 +7,17 @@ import jax
 import numpy as np
 
 from pubswap_jax import settings
-from pubswap_jax.run import checkpoint, earlier, evaluation, journal, state
-from pubswap_jax.run.assembly import Run, adapt, assemble, base_digest, base_folder, make_tokenizer
+from pubswap_jax.policy.model import Transformer, init_adapter
+from pubswap_jax.run import checkpoint, earlier, evaluation, journal, manifest, state
+from pubswap_jax.run.assembly import Run, assemble, make_federation
 from pubswap_jax.run.pass_at_k import by_topic, pass_at_k, summary
+from pubswap_jax.run.policy import adapt, base_folder, make_tokenizer
 from pubswap_jax.run.recorder import KS
-from pubswap_jax.run.state import Standing
+from pubswap_jax.run.state import RunState, place_of
 from pubswap_jax.types import ModelConfig, PyTree
 from pubswap_jax.weights.hf_config import read_config
-from pubswap_jax.weights.pretrained import export_adapter, load_adapter
+from pubswap_jax.weights.hf_folder import base_digest
+from pubswap_jax.weights.pretrained import export_adapter, load_adapter, param_shapes
 
 CARD = """---
 base_model: {base}
@@ -46,7 +49,7 @@ class BestRound(NamedTuple):
 
     round: int  # 0: the base model was the best
     score: float  # pass@1 on the validation questions
-    adapter: PyTree  # the averaged adapter; if federation.average is False, the clients' own adapters, leaves [C, ...]
+    adapter: PyTree  # the averaged adapter; where there is none, the clients' own adapters, leaves [C, ...]
     config: ModelConfig  # of the base model with this adapter
     base: pathlib.Path  # the base model's folder
     settings: dict  # the run's config: dotted field name -> value
@@ -57,19 +60,21 @@ def best(workdir: str | pathlib.Path) -> BestRound:
     workdir = pathlib.Path(workdir)
     config, _ = earlier.config_of(workdir)
     base = base_folder(config)
-    earlier.agree(config, base_digest(base), workdir, "export")
+    earlier.agree(settings.flatten(config), base_digest(base), workdir, "export")
     folder = workdir / "checkpoints"
     newest = _newest(workdir)
     round, score = checkpoint.notes(newest)["best"]
-    found = next((c for c in checkpoint.listed(folder) if (c.round, c.step) == (round, 0)), None)
-    trouble = "it is not there" if found is None else checkpoint.problem(found.path)
-    if trouble:
-        raise ValueError(f"{workdir}: the best round, {round}, cannot be read: {trouble}; the newest is {newest.path.name}")
-    arrays = checkpoint.arrays(found)
-    adapter = arrays["server" if config.federation.average else "clients"]["adapter"]
     loaded = read_config(base).replace(scan_layers=config.model.scan_layers)
-    model_config = adapt(config, loaded, make_tokenizer(config, base))
-    return BestRound(round, score, adapter, model_config, base, settings.flatten(config))
+    model = Transformer(adapt(config, loaded, make_tokenizer(config, base)))
+    shapes = {"params": param_shapes(model.config), "basis": {}}
+    adapter = jax.eval_shape(lambda: init_adapter(jax.random.key(0), model, shapes))
+    federation = make_federation(config, model)
+    template = federation.saved(jax.eval_shape(federation.init, adapter))
+    found = checkpoint.load(state.best_of(folder, round, newest.round), template)
+    shared = federation.shared(found)
+    return BestRound(
+        round, score, federation.own(found) if shared is None else shared, model.config, base, settings.flatten(config)
+    )
 
 
 def export(config, workdir: pathlib.Path) -> list[pathlib.Path]:
@@ -79,71 +84,84 @@ def export(config, workdir: pathlib.Path) -> list[pathlib.Path]:
 
 def export_run(run: Run, workdir: pathlib.Path) -> list[pathlib.Path]:
     """`export` for an assembled run."""
-    config, at = run.config, best_standing(run, workdir)
-    adapters = {f"client_{i}": jax.tree.map(lambda x, i=i: x[i], at.clients.adapter) for i in _with_own(run, at.round)}
-    if config.federation.average:
-        adapters = {"global": at.server.adapter} | adapters
+    at = best_state(run, workdir)
+    shared, own = run.federation.shared(at.federation), run.federation.own(at.federation)
+    adapters = {f"client_{i}": jax.tree.map(lambda x, i=i: x[i], own) for i in _with_own(run, at)}
+    if shared is not None:
+        adapters = {"global": shared} | adapters
     folders = []
     for name, adapter in adapters.items():
         folder = workdir / "export" / name
         for file in folder.glob("*"):
             file.unlink()
-        export_adapter(folder, adapter, run.model_config, str(config.model.path or f"pubswap_jax/{run.base.name}"))
+        export_adapter(folder, adapter, run.policy.config, _base_name(run))
         (folder / "README.md").write_text(_card(run, at, workdir, name))
         folders.append(folder)
     return folders
 
 
-def _with_own(run: Run, round: int) -> list[int]:
-    """The clients with an adapter of their own after `round` rounds: with averaging, the last round's participants."""
-    if not run.config.federation.average:
-        return list(range(run.config.federation.num_clients))
-    return np.flatnonzero(run.present(round - 1)).tolist() if round else []
+def _base_name(run: Run) -> str:
+    return str(run.settings["model.path"] or f"pubswap_jax/{run.policy.folder.name}")
+
+
+def _with_own(run: Run, at: RunState) -> list[int]:
+    """The clients with an adapter of their own: with a shared one beside, the last round's participants."""
+    own = run.federation.own(at.federation)
+    if own is None:
+        return []
+    if run.federation.shared(at.federation) is None:
+        return list(range(jax.tree.leaves(own)[0].shape[0]))
+    return np.flatnonzero(run.timeline(at.number - 1).who).tolist() if place_of(run, at.number)[0] else []
 
 
 def evaluate_adapter(config, workdir: pathlib.Path, adapter: str) -> str:
     """Evaluates the PEFT folder `adapter` on the config's test questions, as text; empty: the best round in `workdir`."""
     run = assemble(config)
     if adapter:
-        found, loaded = load_adapter(adapter, run.model_config)
+        ours = run.policy.config
+        found, loaded = load_adapter(adapter, ours)
         changes = {name: getattr(found, name) for name in ("lora_rank", "lora_alpha", "lora_targets")}
-        run = run if found == run.model_config else assemble(_with_adapter(config, changes))
+        run = run if found == ours else assemble(_with_adapter(config, changes))
         return _figures(run, loaded)
     return evaluate_run(run, workdir)
 
 
 def evaluate_run(run: Run, workdir: pathlib.Path) -> str:
     """Evaluates the run's best round on its test questions, as text."""
-    at = best_standing(run, workdir)
-    return _figures(run, at.server.adapter) if run.config.federation.average or not at.round else _alone(run, at)
+    at = best_state(run, workdir)
+    if not place_of(run, at.number)[0]:
+        return _figures(run, run.policy.adapter)
+    shared = run.federation.shared(at.federation)
+    return _alone(run, at) if shared is None else _figures(run, shared)
 
 
 def _figures(run: Run, adapter: PyTree) -> str:
     examine = evaluation.make_examine(run, lambda: None)
-    (found,) = examine(jax.tree.map(lambda x: x[None], adapter), run.test)
+    (found,) = examine(evaluation.one(adapter), run.data.test)
     lines = [_asked(run)]
     lines += [f"{name:<24}{value:>8.4f}" for name, value in summary(found, KS).items()]
     lines += [f"pass@1 in {name:<14}{value:>8.4f}" for name, value in by_topic(found).items()]
     return "\n".join(lines)
 
 
-def _alone(run: Run, at: Standing) -> str:
+def _alone(run: Run, at: RunState) -> str:
     """pass@1 of each client's own model, and the mean, as text. Without averaging there is no common model."""
-    found = evaluation.own(run, evaluation.make_examine(run, lambda: None), at.clients, run.test)
+    examine = evaluation.make_examine(run, lambda: None)
+    found = evaluation.own(run, examine, run.federation.own(at.federation), run.data.test)
     figures = [pass_at_k(one.correct, 1) for one in found]
     lines = [_asked(run), f"{'pass@1, mean of clients':<24}{sum(figures) / len(figures):>8.4f}"]
     return "\n".join(lines + [f"{f'pass@1 of client {i}':<24}{figure:>8.4f}" for i, figure in enumerate(figures)])
 
 
 def _asked(run: Run) -> str:
-    return f"{len(run.test.problems)} test questions, {run.config.evaluation.samples} samples each"
+    return f"{len(run.data.test.problems)} test questions, {run.examiner.samples} samples each"
 
 
-def best_standing(run: Run, workdir: pathlib.Path) -> Standing:
+def best_state(run: Run, workdir: pathlib.Path) -> RunState:
     """The state of the run in `workdir` at the end of its best round."""
     newest = _newest(workdir)
-    earlier.agree(run.config, base_digest(run.base), workdir, "eval")
-    before, ours = earlier.described(workdir), state.describe(run)
+    earlier.agree(run.settings, base_digest(run.policy.folder), workdir, "eval")
+    before, ours = earlier.described(workdir), manifest.describe(run)
     same_data = all(ours["config"][name] == before["config"].get(name) for name in ours["config"] if name.startswith("data."))
     if same_data and before.get("asked_sha256", ours["asked_sha256"]) != ours["asked_sha256"]:
         raise ValueError(
@@ -167,25 +185,25 @@ def _with_adapter(config, changes: dict):
     return changed
 
 
-def _card(run: Run, at: Standing, workdir: pathlib.Path, name: str) -> str:
-    federation = run.config.federation
-    model = "global" if federation.average else name.replace("_", " ")
+def _card(run: Run, at: RunState, workdir: pathlib.Path, name: str) -> str:
+    known, shared = run.settings, run.federation.shared(at.federation) is not None
+    model, round = "global" if shared else name.replace("_", " "), place_of(run, at.number)[0]
     tested = [row for row in journal.read(workdir, "evaluations") if row["split"] == "test"]
     figures = {(row["round"], row["model"]): row["by_topic"] | {"all": row["figures"]["pass@1"]} for row in tested}
-    base, best = figures.get((0, "global"), {}), figures.get((at.round, model), {})
+    base, best = figures.get((0, "global"), {}), figures.get((round, model), {})
     cells = [f"| {topic} | {base[topic]:.3f} | {best[topic]:.3f} |" for topic in base if topic in best]
     return CARD.format(
-        base=run.config.model.path or f"pubswap_jax/{run.base.name}",
+        base=_base_name(run),
         name=f"{workdir.name}, {name}",
-        rank=run.model_config.lora_rank,
-        alpha=run.model_config.lora_alpha,
-        clients=federation.num_clients,
-        steps=federation.steps,
-        swap=federation.swap,
+        rank=run.policy.config.lora_rank,
+        alpha=run.policy.config.lora_alpha,
+        clients=known["federation.num_clients"],
+        steps=known["federation.steps"],
+        swap=known["federation.swap"],
         whose="the averaged adapter" if name == "global" else f"{name.replace('_', ' ')}'s own adapter, before averaging",
-        tested="the averaged model" if federation.average else "this client's model",
-        round=at.round,
-        rounds=federation.rounds,
+        tested="the averaged model" if shared else "this client's model",
+        round=round,
+        rounds=run.rounds,
         cells="\n".join(cells),
-        digest=state.base_digest(run.base),
+        digest=base_digest(run.policy.folder),
     )

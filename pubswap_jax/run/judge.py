@@ -54,6 +54,12 @@ def make_judge(tokenizer: Tokenizer, timeout: float = 1.0) -> Callable[[Rollout,
     return judge
 
 
+def judge_of_shapes(rollouts: Rollout, batch: Batch) -> Verdict:
+    """A judge for rollouts that are shapes: the shapes of their verdicts."""
+    dtypes = (jnp.result_type(float), bool, np.int8)
+    return Verdict(*(jax.ShapeDtypeStruct(rollouts.tokens.shape[:-1], dtype) for dtype in dtypes))
+
+
 def grade_together(grade: Callable, rollouts: Rollout, problems: Sequence[Sequence[Problem]]) -> Grades:
     """`grade` on many hosts: each process grades the responses on its own devices; statuses and answers are then exchanged."""
     if not isinstance(rollouts.tokens, jax.Array) or rollouts.tokens.is_fully_addressable:

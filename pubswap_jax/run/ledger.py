@@ -15,6 +15,7 @@ from pubswap_jax.devices.hosts import fetch
 from pubswap_jax.records import KINDS, SLOTS, Record, sent_bits, sent_rewards
 from pubswap_jax.types import Channel, PyTree
 
+DIRECTIONS = ("up", "down")
 COUNTER = re.compile(r"[a-z][a-z0-9_]{0,31}")
 # The arrays of records about questions: dtype and number of axes.
 ARRAYS = {

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,20 @@ from pubswap_jax.questions.load import Questions
 from pubswap_jax.questions.problem import Problem
 from pubswap_jax.run.judge import Grades
 from pubswap_jax.types import Array, Prompts, PyTree, Rollout
+
+
+class Examiner(NamedTuple):
+    """How a run's adapters are evaluated."""
+
+    sampler: Callable[..., Rollout]  # see `make_sampler`
+    greedy: Callable[..., Rollout] | None  # the same with temperature 0, one sample; None: not asked for
+    grade: Callable[[Rollout, Sequence[Sequence[Problem]]], Grades]
+    key: Array
+    put: Callable[[PyTree, int], PyTree]  # (questions [B, ...], M) puts a batch of questions on the devices
+    batch: int  # questions at a time
+    samples: int  # answers to each question
+    every: int  # rounds between two evaluations
+    clients: bool  # whether clients' own adapters are evaluated beside the shared one
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -135,19 +150,19 @@ def make_sampler(
     min_p: float = 0.0,
     greedy: bool = False,
 ) -> Callable[..., Rollout]:
-    """(params, adapters [M, ...], prompts [B, P], numbers int32[B], key) -> the M models' responses to the same prompts.
+    """(base, adapters [M, ...], prompts [B, P], numbers int32[B], key) -> the M models' responses to the same prompts.
 
     A question's random stream depends only on its number: not on the model, the round or the other questions in its batch.
     """
 
     @jax.jit
-    def run(params: PyTree, adapters: PyTree, prompts: Prompts, numbers: Array, key: Array) -> Rollout:
+    def run(base: PyTree, adapters: PyTree, prompts: Prompts, numbers: Array, key: Array) -> Rollout:
         models, batch = jax.tree.leaves(adapters)[0].shape[0], numbers.shape[0]
         fold = jax.vmap(jax.random.fold_in, (None, 0))
         keys = jax.vmap(fold, (0, None))(fold(key, numbers), jnp.arange(samples))
         return sample(
             model,
-            params,
+            base,
             adapters,
             jax.tree.map(lambda x: jnp.broadcast_to(x, (models, *x.shape)), prompts),
             jnp.broadcast_to(keys, (models, batch, samples)),
@@ -164,30 +179,21 @@ def make_sampler(
 
 
 def evaluate(
-    sampler: Callable[..., Rollout],
-    params: PyTree,
-    adapters: PyTree,
-    questions: Questions,
-    key: Array,
-    grade: Callable[[Rollout, Sequence[Sequence[Problem]]], Grades],
-    batch: int,
-    place: Callable[[PyTree, int], PyTree] = lambda tree, models: jax.device_put(tree),
+    examiner: Examiner, base: PyTree, adapters: PyTree, questions: Questions, greedy: bool = False
 ) -> list[Evaluation]:
-    """One Evaluation for each of the M adapters `adapters`, leaves [M, ...]. All batches have `batch` questions.
-
-    `place(tree, M)` puts a batch of questions on the devices.
-    """
-    total, models = len(questions.problems), jax.tree.leaves(adapters)[0].shape[0]
+    """One Evaluation for each of the M adapters, leaves [M, ...]. All batches have `examiner.batch` questions."""
+    total, models, size = len(questions.problems), jax.tree.leaves(adapters)[0].shape[0], examiner.batch
+    sampler = examiner.greedy if greedy else examiner.sampler
     waiting, finished = None, []
-    for start in range(0, total, batch):
+    for start in range(0, total, size):
         # Pad the last batch with the last question: a smaller batch would compile a second program.
-        numbers = np.minimum(np.arange(start, start + batch, dtype=np.int32), total - 1)
+        numbers = np.minimum(np.arange(start, start + size, dtype=np.int32), total - 1)
         prompts = jax.tree.map(lambda x, rows=numbers: x[rows], questions.prompts)
-        rollouts = sampler(params, adapters, *place((prompts, numbers), models), key)
+        rollouts = sampler(base, adapters, *examiner.put((prompts, numbers), models), examiner.key)
         if waiting:
-            finished.append(_graded(*waiting, questions, models, grade))  # while the device samples the next batch
-        waiting = rollouts, numbers, min(batch, total - start)
-    finished.append(_graded(*waiting, questions, models, grade))
+            finished.append(_graded(*waiting, questions, models, examiner.grade))  # while the device samples the next batch
+        waiting = rollouts, numbers, min(size, total - start)
+    finished.append(_graded(*waiting, questions, models, examiner.grade))
     correct, answers, lengths = (np.concatenate(parts, axis=1) for parts in zip(*finished, strict=True))
     return [Evaluation(questions.problems, *parts) for parts in zip(correct, answers, lengths, strict=True)]
 

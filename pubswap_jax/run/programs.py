@@ -1,105 +1,79 @@
-"""Precompilation of programs in a background thread, while the base model is evaluated."""
+"""The compiled functions of a run. Called with shapes, a function gives shapes, and is compiled in a background thread.
 
-from collections.abc import Callable
+So the programs of a round are found by running the federation's own `open`, `step` and `close` on shapes, while the base model
+is evaluated.
+"""
+
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from pubswap_jax.algorithm.aggregation import sound
-from pubswap_jax.algorithm.drift import drift
-from pubswap_jax.algorithm.pubswap import Algorithm, client_step, step_key
-from pubswap_jax.algorithm.swap import donor_matrix
-from pubswap_jax.run.assembly import Run, taking_part
-from pubswap_jax.run.channel import from_bits
-from pubswap_jax.types import Prompts, PyTree, Rollout, ServerState, SwapPlan, Verdict
+from pubswap_jax.run.journal import Clock
+
+BOOKED = ("swap", "update", "average")  # programs that a call waits for, so that their time is booked under their name
 
 
-class Ahead:
-    """Compiles programs in one background thread, in the order of the requests."""
+class Programs:
+    """`programs(name, function)` is the compiled function; a `types.Program`.
 
-    def __init__(self):
-        self._thread = ThreadPoolExecutor(1)
-        self._coming: dict[Callable, Future] = {}
+    Args:
+      clock: books the time of BOOKED, and of dispatching rollouts.
+      shardings: name -> the shardings of a function's results, on a mesh.
+    """
 
-    def compile(self, program: Callable, *arguments) -> None:
-        """Compiles a jitted function for these arguments, or for their shapes."""
-        self._begin(program, lambda: program.lower(*arguments).compile())
+    def __init__(self, clock: Clock, shardings: Mapping[str, Any] | None = None):
+        self.clock, self._shardings = clock, dict(shardings or {})
+        self.ahead = False  # whether a call with shapes compiles, or only gives the results' shapes
+        self._thread: ThreadPoolExecutor | None = None
+        self._coming: dict[Callable, list[Future]] = {}
+        self._asked: set = set()
 
-    def rehearse(self, function: Callable, *arguments) -> None:
-        """Calls a pure function, so that the programs it uses are compiled."""
-        self._begin(function, lambda: function(*arguments))
+    def __call__(self, name: str, function: Callable) -> Callable:
+        def named(*arguments):
+            return function(*arguments)
 
-    def _begin(self, program: Callable, work: Callable) -> None:
-        if program not in self._coming:
-            self._coming[program] = self._thread.submit(work)
-
-    def awaited(self, program: Callable) -> Callable:
-        """The same function; a call first waits for its compilation. If that failed, the call itself raises the error."""
+        named.__name__ = named.__qualname__ = name
+        options = {"out_shardings": self._shardings[name]} if name in self._shardings else {}
+        jitted = jax.jit(named, **options)
+        run = self.clock.timed(name, jitted, jax.block_until_ready) if name in BOOKED else jitted
+        run = self.clock.timed(name, jitted) if name == "rollout" else run
 
         def call(*arguments):
-            coming = self._coming.get(program)
-            if coming and not coming.cancelled():
-                wait([coming])
-            return program(*arguments)
+            if any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(arguments)):
+                if self.ahead:
+                    self._compile(jitted, arguments)
+                return jax.eval_shape(jitted, *arguments)
+            if jitted in self._coming:
+                self._wait(jitted)
+            return run(*arguments)
 
         return call
 
+    def _compile(self, jitted: Callable, arguments: tuple) -> None:
+        """Compiles in the background, in the order of the requests. If that fails, the call itself raises the error."""
+        asked = (jitted, jax.tree.structure(arguments), tuple((x.shape, x.dtype) for x in jax.tree.leaves(arguments)))
+        if asked in self._asked:
+            return
+        self._asked.add(asked)
+        self._thread = self._thread or ThreadPoolExecutor(1)
+        coming = self._thread.submit(lambda: jitted.lower(*arguments).compile())
+        self._coming.setdefault(jitted, []).append(coming)
+
+    def _wait(self, jitted: Callable) -> None:
+        coming = self._coming[jitted]
+        wait([one for one in coming if not one.cancelled()])
+        del self._coming[jitted]
+
     def close(self) -> None:
         """Cancels all compilations that have not begun."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        if self._thread:
+            self._thread.shutdown(wait=False, cancel_futures=True)
+            self._thread = None
+        self._coming.clear()
 
 
-def compile_round(ahead: Ahead, run: Run, server: ServerState, at: tuple[int, int]) -> None:
-    """Precompiles the programs that a round from (round, step) `at` will call, in the order of the calls.
-
-    Only on one CPU device. On a GPU, XLA times kernels while it compiles, and other work would distort the timings. On several
-    devices, the compiler chooses the shardings of results, so the arguments' shardings are not known in advance.
-    """
-    mesh = run.config.mesh
-    if jax.default_backend() != "cpu" or mesh.client * mesh.data * mesh.model > 1:
-        return
-    config, algorithm, clients = run.config, run.algorithm, run.algorithm.init_clients(server, None)
-    batch, hparams, weights = run.batch(*at), run.hparams(*at), run.weights(at[0])
-    present = None if weights is None else run.place(run.present(at[0]))
-    rollouts, verdicts, plan = run.place(_results(run, batch.prompts))
-
-    def step() -> None:
-        """A step with stand-ins for the large programs, to compile its small ones."""
-        rest = Algorithm(None, lambda *_: rollouts, None, lambda *_: (clients, {}), None)
-        key = step_key(run.key, run.place(np.array(at, np.uint32)))
-        client_step(
-            rest, run.params, server, clients, batch.replace(public=False), lambda *_: verdicts, key, hparams, weights, present
-        )
-
-    number = config.federation.num_clients if taking_part(run, at[0]) is None else config.federation.participants
-    size = min(config.training.client_microbatch or number, number)
-    some = _first((clients, batch.prompts, rollouts, verdicts, plan), size)
-    ahead.rehearse(step)
-    ahead.compile(algorithm.rollout, run.params, *some[:2], run.key, hparams)
-    if run.schedule.period:
-        ahead.compile(from_bits, verdicts.correct)
-        ahead.compile(donor_matrix, plan)
-        ahead.compile(algorithm.swap, rollouts, verdicts, run.key, present)
-    ahead.compile(algorithm.update, run.params, server, *some, hparams)
-    ahead.compile(sound, (clients.adapter, clients.opt_state))
-    ahead.rehearse(algorithm.aggregate, server, clients, weights)
-    if config.evaluation.clients or not config.federation.average:
-        asked = _first((run.validation.prompts, run.validation.prompts.tokens[:, 0]), config.evaluation.batch)
-        ahead.compile(run.sampler, run.params, some[0].adapter, *asked, run.evaluation_key)
-    ahead.compile(drift, clients.adapter, server.adapter, weights)
-
-
-def _results(run: Run, prompts: Prompts) -> tuple[Rollout, Verdict, SwapPlan]:
-    """The results of a step of all clients, filled with zeros."""
-    slots = (*prompts.tokens.shape[:2], run.config.training.group)
-    tokens, real = (*slots, run.config.training.max_new_tokens), jnp.result_type(float)
-    rollouts = Rollout(*(np.zeros(tokens, dtype) for dtype in (np.int32, bool, real)))
-    verdicts = Verdict(*(np.zeros(slots, dtype) for dtype in (real, bool, np.int8)))
-    return rollouts, verdicts, SwapPlan(*(np.zeros(slots, dtype) for dtype in (np.int32, bool)))
-
-
-def _first(tree: PyTree, size: int) -> PyTree:
-    """The shapes of the tree with `size` rows, leaves [size, ...]."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), tree)
+def shapes(tree):
+    """The tree with every array replaced by its shape."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)

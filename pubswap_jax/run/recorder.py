@@ -1,5 +1,6 @@
 """Writes a run's metrics, evaluations and transcripts, and shows its progress."""
 
+import json
 import resource
 import sys
 from collections.abc import Mapping, Sequence
@@ -7,15 +8,14 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 
-from pubswap_jax.algorithm.pubswap import StepRecord
 from pubswap_jax.algorithm.swap import donor_matrix
 from pubswap_jax.devices import hosts
-from pubswap_jax.run import journal, tree
-from pubswap_jax.run.assembly import Run, taking_part
-from pubswap_jax.run.ledger import Transcript
+from pubswap_jax.records import Record
+from pubswap_jax.run import journal
+from pubswap_jax.run.assembly import Log, Run
 from pubswap_jax.run.pass_at_k import Evaluation, by_topic, summary
-from pubswap_jax.run.programs import Ahead
-from pubswap_jax.types import STATUSES, Array, Batch, Hparams, PyTree
+from pubswap_jax.run.programs import shapes
+from pubswap_jax.types import STATUSES, Array, Batch, Event, Hparams, PyTree, StepRecord
 
 FILES = ("metrics", "evaluations", "rollouts")
 KS = (2, 4, 8, 16, 32, 64)
@@ -26,61 +26,63 @@ class Recorder:
     """Writes rows to the journal and the sinks. Rows are durable once `journal.position()` is stored in a checkpoint."""
 
     def __init__(self, run: Run, workdir, position: Mapping[str, int] | None, done: int):
-        self.run, self.clock, self.compiled = run, journal.Clock(), []
+        self.run, self.clock, self.compiled = run, run.programs.clock, []
+        self.clock.lap()
         writes = hosts.first()  # other processes only take part in gathering arrays
-        self.sinks = _sinks(run.config, workdir, done) if writes else []
+        self.sinks = _sinks(run, workdir, done) if writes else []
         self.journal = journal.Journal(workdir, FILES, position) if writes else journal.Nowhere()
         self.right = _right_so_far(workdir) if writes and position else []  # share correct, by step of this round
-        total = run.config.federation.rounds * run.schedule.length
-        self.progress = journal.Progress(total, done, quiet=not writes)
-        self.ahead = Ahead()
+        self.progress = journal.Progress(run.rounds * run.steps, done, quiet=not writes)
         jax.monitoring.register_event_duration_secs_listener(self._count_compilation)
 
-    def step(
-        self, round: int, step: int, batch: Batch, record: StepRecord, seconds: float, adapters: PyTree, hparams: Hparams
-    ) -> dict[str, float]:
-        """Writes one step's metrics per client, and a public step's swaps. `adapters`: those that sampled the responses."""
-        phase, present = ("public" if batch.public else "private"), self.run.present(round)
+    def step(self, event: Event, batch: Batch, record: StepRecord, hparams: Hparams, seconds: float) -> dict[str, float]:
+        """Writes one step's metrics per client, and a public step's swaps."""
+        phase, present, round, step = event.kind, event.who, event.round, event.step
         values = hosts.fetch(record.metrics)
         row = journal.row(round, step, phase, values, present)
         tokens = float(hosts.fetch(record.rollouts.mask).sum((1, 2, 3))[present].sum())
         row |= {f"{phase}/tokens": tokens, "time/step": seconds, "time/tokens_per_second": tokens / seconds}
         if batch.public:
             row["public/donors"] = hosts.fetch(donor_matrix(record.plan)).tolist()
-            row |= journal.row(round, step, "swap", self._distortion(round, step, batch, record, adapters, hparams), present)
+            row |= journal.row(round, step, "swap", self._distortion(event, batch, record, hparams), present)
         row |= {f"time/step_{name}": spent for name, spent in self.clock.split().items()}
-        self._write(row, round * self.run.schedule.length + step)
+        self._write(row, round * self.run.steps + step)
         seen = journal.scalars(row)
         self.right.append(seen[f"{phase}/correct"])
         self.progress.step(round, seen[f"{phase}/reward"], seen[f"{phase}/swapped"], row["time/tokens_per_second"])
         return seen
 
-    def transcript(self, row: Mapping[str, object]) -> None:
-        self.journal.write("rollouts", row)
+    def transcript(self, record: Record) -> None:
+        self.journal.write("rollouts", json.loads(bytes(record.arrays["row"][0])))
 
-    def _distortion(self, round, step, batch, record, adapters, hparams) -> dict[str, np.ndarray]:
+    def _distortion(self, event: Event, batch: Batch, record: StepRecord, hparams: Hparams) -> dict[str, np.ndarray]:
         """Each client's swapped responses; if due, also M, β, M·β and the distance that M·β bounds, on its fullest group."""
-        found = {"replacements": hosts.fetch(record.plan.swapped).sum((1, 2))}
-        config, schedule = self.run.config, self.run.schedule
-        when = config.log.distortion
-        if config.federation.swap == "no_swap" or when == "off":
+        found, run = {"replacements": hosts.fetch(record.plan.swapped).sum((1, 2))}, self.run
+        if run.measure is None:
             return found
-        who = taking_part(self.run, round)
-        of_clients = adapters, batch.prompts, record
+        who = run.who(event)
+        who = np.flatnonzero(who).astype(np.int32) if isinstance(who, np.ndarray) else None
+        of_clients = record.adapters, batch.prompts, record.replace(adapters=(), metrics={})
         if who is not None:
-            of_clients = tree.rows(of_clients, jax.device_put(who))
-        arguments = self.run.params, *of_clients, hparams
+            of_clients = run.rows.take(of_clients, jax.device_put(who))
+        arguments = run.policy.base, *of_clients, hparams
         if not hosts.several():
             # Compile in the background from the first public step on: the first measurement may come many steps later.
-            self.ahead.compile(self.run.measure, *arguments)
-        last = not any(schedule.public(round, later) for later in range(step + 1, schedule.length))
-        if when == "round" and not last:
+            run.measure(*shapes(arguments))
+        if run.log.distortion == "round" and not self._last_public(event):
             return found
-        one = self.clock.timed("distortion", self.ahead.awaited(self.run.measure), hosts.fetch)(*arguments)
+        one = self.clock.timed("distortion", run.measure, hosts.fetch)(*arguments)
         measured = {"group": one.replacements, "beta": one.beta, "bound": one.bound, "distance": one.distance}
         if who is not None:
-            measured = jax.device_get(tree.spread(measured, jax.device_put(who), len(self.run.present(round))))
+            everybody = jax.device_put(np.zeros(len(event.who), bool))
+            measured = jax.device_get(run.rows.spread(measured, jax.device_put(who), everybody))
         return found | measured
+
+    def _last_public(self, event: Event) -> bool:
+        """Whether no later step of this round is public."""
+        later = range(event.step + 1, self.run.steps)
+        number = self.run.timeline.number(event.round, event.step)
+        return not any(self.run.timeline(number + step - event.step).kind == "public" for step in later)
 
     def evaluation(self, round: int, split: str, model: str, evaluation: Evaluation) -> dict[str, float]:
         """Writes one model's statistics, and its correct samples as a string of 0 and 1 per question."""
@@ -100,14 +102,14 @@ class Recorder:
             self.progress.say(f"ALARM: not one response of round {round} was right; look at rollouts.jsonl")
         self.compiled.clear()
         self.right.clear()
-        self._write(row, round * self.run.schedule.length)
+        self._write(row, round * self.run.steps)
 
     def close_sinks(self) -> None:
         for sink in self.sinks:
             sink.close()
 
     def close(self) -> None:
-        self.ahead.close()
+        self.run.programs.close()
         self.close_sinks()
         self.journal.close()
         self.progress.close()
@@ -156,22 +158,26 @@ def of_present(figures: Mapping[str, np.ndarray], present: np.ndarray) -> dict[s
     return found
 
 
-def transcripts_a_step(config) -> int:
-    """The number of groups written per step. -1 in the config means one, or none if several processes run."""
-    wanted = config.log.transcripts
-    return int(not hosts.several()) if wanted < 0 else wanted
+def transcripts_a_step(log: Log) -> int:
+    """The number of groups written per step. -1 means one, or none if several processes run."""
+    return int(not hosts.several()) if log.transcripts < 0 else log.transcripts
 
 
-def transcripts(run: Run, round: int, step: int, batch: Batch, record: StepRecord, count: int) -> list[Transcript]:
-    """Transcripts of `count` groups, before and after the swap. The clients that take part are shown in turn."""
-    clients = np.flatnonzero(run.present(round))
-    prompts, first = record.plan.source.shape[1], (round * run.schedule.length + step) * count
+def transcripts(run: Run, event: Event, batch: Batch, record: StepRecord) -> list[Record]:
+    """Transcripts of some groups, before and after the swap. The clients that take part are shown in turn."""
+    clients, count = np.flatnonzero(event.who), transcripts_a_step(run.log)
+    prompts, first = record.plan.source.shape[1], (event.round * run.steps + event.step) * count
     turns = [(clients[turn % len(clients)], turn // len(clients) % prompts) for turn in range(first, first + count)]
-    return [_transcript(run, round, step, batch, record, int(client), row) for client, row in turns]
+    found = []
+    for client, row in turns:
+        text = json.dumps(_transcript(run, event, batch, record, int(client), row)).encode()
+        rows = np.broadcast_to(np.frombuffer(text, np.uint8), (len(event.who), len(text)))
+        found.append(Record("transcripts", "up", {"row": rows}, who=np.arange(len(event.who)) == client))
+    return found
 
 
-def _transcript(run: Run, round: int, step: int, batch: Batch, record: StepRecord, client: int, row: int) -> Transcript:
-    num_clients, _, group = record.plan.source.shape
+def _transcript(run: Run, event: Event, batch: Batch, record: StepRecord, client: int, row: int) -> dict:
+    group = record.plan.source.shape[-1]
     problem = batch.answers[client][row]
     before, after = record.rollouts, record.swapped_rollouts
     arrays = (
@@ -186,15 +192,16 @@ def _transcript(run: Run, round: int, step: int, batch: Batch, record: StepRecor
     # Fetch only this group. `client` and `row` are traced: static indices would compile one program for each pair.
     shown = hosts.fetch(_group(arrays, np.int32(client), np.int32(row)))
     tokens, mask, new_tokens, new_mask, status, source, swapped = shown
-    texts, new_texts = run.tokenizer.decode(tokens, mask).tolist(), run.tokenizer.decode(new_tokens, new_mask).tolist()
+    decode = run.policy.tokenizer.decode
+    texts, new_texts = decode(tokens, mask).tolist(), decode(new_tokens, new_mask).tolist()
     responses = [
         {"text": text, "verdict": STATUSES[verdict]}
         | ({"from_client": int(origin) // group, "replaced_by": other} if replaced else {})
         for text, other, verdict, origin, replaced in zip(texts, new_texts, status, source, swapped, strict=True)
     ]
-    where = {"round": round, "step": step, "public": batch.public, "client": client}
+    where = {"round": event.round, "step": event.step, "public": batch.public, "client": client}
     asked = {"topic": problem.topic, "question": problem.prompt, "answer": problem.answer}
-    return Transcript(client, num_clients, where | asked | {"responses": responses})
+    return where | asked | {"responses": responses}
 
 
 @jax.jit
@@ -202,12 +209,12 @@ def _group(arrays: PyTree, client: Array, row: Array) -> PyTree:
     return jax.tree.map(lambda x: x[client, row], arrays)
 
 
-def _sinks(config, workdir, done: int) -> list[journal.Sink]:
+def _sinks(run: Run, workdir, done: int) -> list[journal.Sink]:
     sinks = []
-    if config.log.tensorboard == "on" or (config.log.tensorboard == "auto" and journal.has_tensorboard()):
+    if run.log.tensorboard == "on" or (run.log.tensorboard == "auto" and journal.has_tensorboard()):
         sinks.append(journal.tensorboard(workdir, done))
-    if config.log.wandb:
-        sinks.append(journal.wandb(config.log.wandb, workdir, config.to_dict()))
+    if run.log.wandb:
+        sinks.append(journal.wandb(run.log.wandb, workdir, run.settings))
     return sinks
 
 

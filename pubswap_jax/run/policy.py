@@ -1,0 +1,87 @@
+"""A run's policy: the base model's folder, its tokenizer, its parameters, and the adapter before the first round."""
+
+import pathlib
+from functools import partial
+from typing import NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from pubswap_jax import settings
+from pubswap_jax.devices import mesh
+from pubswap_jax.policy.logps import check_positions
+from pubswap_jax.policy.model import Transformer, init_adapter
+from pubswap_jax.questions import embedded
+from pubswap_jax.questions.load import HOMEWORK
+from pubswap_jax.questions.problem import KINDS
+from pubswap_jax.questions.tokens import INSTRUCTIONS, Tokenizer, load_tokenizer
+from pubswap_jax.types import ModelConfig, PyTree
+from pubswap_jax.weights import hf_folder
+from pubswap_jax.weights.hf_config import read_config
+from pubswap_jax.weights.pretrained import load_pretrained
+
+ADAPTER_STREAM = 2**32 - 1  # no round has this number; rounds are folded into the same key
+
+
+class Policy(NamedTuple):
+    """The frozen base model and the adapter that training starts from."""
+
+    folder: pathlib.Path
+    tokenizer: Tokenizer
+    model: Transformer
+    base: PyTree
+    adapter: PyTree
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.model.config
+
+
+def load_policy(config, devices: Mesh | None = None) -> Policy:
+    """Loads the base model that the config names; the adapter is drawn from the config's seed."""
+    folder = base_folder(config)
+    tokenizer = make_tokenizer(config, folder)
+    check_context(config, read_config(folder))
+    shardings = devices and partial(mesh.params_sharding, devices)
+    loaded, base = load_pretrained(folder, dtype=config.model.dtype, shardings=shardings, scan_layers=config.model.scan_layers)
+    model = Transformer(adapt(config, loaded, tokenizer))
+    key = jax.random.fold_in(jax.random.key(config.seed), ADAPTER_STREAM)
+    shapes = jax.eval_shape(lambda: base)  # `init_adapter` is jitted: eager, it would compile one program per leaf
+    return Policy(folder, tokenizer, model, base, jax.jit(lambda key: init_adapter(key, model, shapes))(key))
+
+
+def base_folder(config) -> pathlib.Path:
+    """The base model's folder; an embedded model if the config names none."""
+    if not config.model.path:
+        preset, _ = HOMEWORK.get(config.data.name, ("easy", "math"))
+        return embedded.tiny_path(preset)
+    return hf_folder.find_folder(config.model.path)
+
+
+def check_context(config, model_config: ModelConfig) -> None:
+    """Raises if the longest prompt and the longest response together exceed the base model's context."""
+    prompt = ("config.data.max_prompt_tokens", config.data.max_prompt_tokens)
+    check_positions(model_config, prompt, ("config.training.max_new_tokens", config.training.max_new_tokens))
+
+
+def make_tokenizer(config, folder: pathlib.Path) -> Tokenizer:
+    wording = config.model.instruction
+    return load_tokenizer(
+        folder,
+        system=config.model.system or None,
+        instructions=INSTRUCTIONS if wording == "default" else dict.fromkeys(KINDS, wording),
+        chat_template_kwargs={} if config.model.thinking == "default" else {"enable_thinking": config.model.thinking == "on"},
+    )
+
+
+def adapt(config, model_config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
+    """The loaded model config with the run's LoRA and remat settings and the tokenizer's stop tokens."""
+    return model_config.replace(
+        lora_rank=config.model.lora_rank,
+        lora_alpha=config.model.lora_alpha,
+        lora_targets=settings.targets(config),
+        remat=config.model.remat,
+        eos_ids=tuple(dict.fromkeys((*model_config.eos_ids, *tokenizer.stop_ids))),
+        pad_id=tokenizer.pad_id,
+        max_new_tokens=config.training.max_new_tokens,
+    )
