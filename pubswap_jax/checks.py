@@ -75,23 +75,15 @@ def together(flat: Mapping[str, Any]) -> str:
 
 def without_effect(flat: Mapping[str, Any]) -> str:
     """One line with the first setting that has no effect, and the fix; empty if every setting has an effect."""
-    return next(filter(None, (rule(flat) for rule in (_idle_loss, _idle_alone, _idle_swap, _idle_test))), "")
+    return next(filter(None, (rule(flat) for rule in (_idle_kl, _idle_alone, _idle_loss, _idle_swap, _idle_test))), "")
 
 
-def _idle_loss(flat: Mapping[str, Any]) -> str:
+def _idle_kl(flat: Mapping[str, Any]) -> str:
     estimator, weight = flat["training.kl"], flat["training.kl_coef"]
     if estimator == "none" and weight:
         return f"training.kl_coef={weight}: no effect without an estimator; set training.kl=k3 (or k1, k2), or kl_coef=0"
     if estimator != "none" and not weight:
         return f"training.kl={estimator}: no effect with training.kl_coef=0; set training.kl_coef, or training.kl=none"
-    truncation, buffer, longest = (flat[f"training.{name}"] for name in ("truncation", "truncation_buffer", "max_new_tokens"))
-    if (truncation == "penalise") != (buffer > 0) or buffer > longest:
-        return (
-            f"training.truncation={truncation} and training.truncation_buffer={buffer}: penalise needs a buffer of 1 to "
-            f"training.max_new_tokens={longest}, the others need 0"
-        )
-    if flat["training.dual_clip"] and flat["training.loss"] == "cispo":
-        return f"training.dual_clip={flat['training.dual_clip']}: cispo has no such bound; set training.dual_clip=0"
     return ""
 
 
@@ -115,6 +107,18 @@ _ALONE = (
     ("federation.moments", "average", "reset"),
     ("evaluation.greedy", True, False),
 )
+
+
+def _idle_loss(flat: Mapping[str, Any]) -> str:
+    truncation, buffer, longest = (flat[f"training.{name}"] for name in ("truncation", "truncation_buffer", "max_new_tokens"))
+    if (truncation == "penalise") != (buffer > 0) or buffer > longest:
+        return (
+            f"training.truncation={truncation} and training.truncation_buffer={buffer}: penalise needs a buffer of 1 to "
+            f"training.max_new_tokens={longest}, the others need 0"
+        )
+    if flat["training.dual_clip"] and flat["training.loss"] == "cispo":
+        return f"training.dual_clip={flat['training.dual_clip']}: cispo has no such bound; set training.dual_clip=0"
+    return ""
 
 
 def _idle_swap(flat: Mapping[str, Any]) -> str:
