@@ -1,7 +1,6 @@
 """A run's manifest, run.json: what the run was made of, and when a later start may resume it; and the lock of its folder."""
 
 import contextlib
-import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -12,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 import jax
 
-from pubswap_jax import settings
+from pubswap_jax import settings, system
 from pubswap_jax._version import __version__
 from pubswap_jax.algorithm import drift
 from pubswap_jax.devices import hosts
@@ -35,11 +34,11 @@ def alone(workdir: pathlib.Path) -> Iterator[None]:
         return
     with open(workdir / LOCK, "a") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            trouble = system.lock(file)
         except BlockingIOError:
             raise ValueError(f"{workdir}: another process writes to it; wait for its end, or name another --workdir") from None
-        except OSError as error:
-            print(f"{workdir}: cannot be locked ({error.strerror}); see that no other process writes to it")
+        if trouble:
+            print(f"{workdir}: cannot be locked ({trouble}); see that no other process writes to it")
         yield
 
 

@@ -1,13 +1,12 @@
 """Writes a run's metrics, evaluations and transcripts, and shows its progress."""
 
 import json
-import resource
-import sys
 from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 
+from pubswap_jax import system
 from pubswap_jax.algorithm.swap import donor_matrix
 from pubswap_jax.devices import hosts
 from pubswap_jax.records import Record
@@ -220,7 +219,7 @@ def _sinks(run: Run, workdir, done: int) -> list[journal.Sink]:
 
 def _memory() -> dict[str, float]:
     """Peak memory in bytes of this process, and of the first device if it reports one."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = {"time/peak_host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    host = system.peak_bytes()
+    peak = {} if host is None else {"time/peak_host_bytes": host}
     statistics = jax.local_devices()[0].memory_stats() or {}
     return peak | ({"time/peak_device_bytes": statistics["peak_bytes_in_use"]} if "peak_bytes_in_use" in statistics else {})

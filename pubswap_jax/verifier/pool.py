@@ -77,6 +77,10 @@ class Pool:
 
         `pairs` is advanced only when a worker is free, so the caller prepares a pair while the other workers judge theirs.
         """
+        if not (hasattr(os, "fork") and hasattr(socket, "send_fds")):
+            raise ValueError(
+                "the verifier forks its workers, which this system cannot; use Linux or macOS, on Windows through WSL"
+            )
         source = iter(pairs)
         first = next(source, None)
         if first is None:
