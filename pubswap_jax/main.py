@@ -1,9 +1,10 @@
 """The command line. `python -m pubswap_jax.main --config=configs/math.py` trains; --mode selects another task.
 
---config=FILE[:PRESET]      e.g. configs/math.py:qwen3-1.7b; set any field with a flag like --config.federation.swap_period=4
---mode=train                train|eval|export|plan|report
+--config=FILE[:PRESET]      a file such as configs/math.py:qwen3-1.7b, or the name of a config of the package: math:qwen3-1.7b;
+                            set any field with a flag like --config.federation.swap_period=4
+--mode=train                train|eval|export|plan|report|doctor
 --workdir=FOLDER            by default a dated folder under runs/; the same command resumes an interrupted run, even days later;
-                            with --workdir, eval, export and report read the config from run.json and need no --config
+                            with --workdir, eval, export, report and doctor read the run's folder and need no --config
 --adapter=FOLDER            eval: a PEFT adapter to evaluate; by default the adapter of the run's best round
 --fork                      train: resume although the config has changed
 --help[=SECTION]            print this text and all fields, or the fields of a section: model, data, federation, training,
@@ -25,7 +26,8 @@ from typing import Any, NamedTuple, NoReturn
 from pubswap_jax import fields, settings
 from pubswap_jax.run import earlier
 
-MODES = ("train", "eval", "export", "plan", "report")
+MODES = ("train", "eval", "export", "plan", "report", "doctor")
+SHOWN = ("report", "doctor")  # modes that show a run as it was, and read no config
 
 
 class Flags(NamedTuple):
@@ -63,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
         if "RESOURCE_EXHAUSTED" not in str(error) or os.environ.get("PUBSWAP_TRACEBACK"):
             raise
         print(
-            f"pubswap_jax: {_one_line(error).rstrip('.')}; the same command with --mode=plan says what would fit",
+            f"pubswap_jax: {_one_line(error).rstrip('.')}; --mode=plan (pubswap plan) says what would fit",
             file=sys.stderr,
         )
         return 2
@@ -94,11 +96,11 @@ def parse(arguments: Sequence[str]) -> Flags:
     workdir = pathlib.Path(known.workdir).expanduser()
     if known.workdir and workdir.exists() and not workdir.is_dir():
         raise ValueError(f"--workdir={workdir}: there is a file of this name; name a folder")
-    if known.mode in ("eval", "export", "report") and known.workdir and not known.config:
+    if known.mode in ("eval", "export", *SHOWN) and known.workdir and not known.config:
         return Flags(_of_run(workdir, known.mode, overrides), workdir, known.mode, known.adapter, False)
     if not known.config:
         alone = "" if known.mode in ("train", "plan") else ", and so is --workdir=FOLDER of a run, which would do alone"
-        raise ValueError(f"--config=FILE[:PRESET] is missing{alone}; configs/math.py is the one to begin with")
+        raise ValueError(f"--config=FILE[:PRESET] is missing{alone}; --config=math is the one to begin with")
     config = _overridden(settings.load(known.config), overrides)
     if known.mode == "train":
         settings.check_packages(config)
@@ -108,9 +110,9 @@ def parse(arguments: Sequence[str]) -> Flags:
 
 def _of_run(workdir: pathlib.Path, mode: str, overrides: Sequence[tuple[str, str]]) -> Any:
     """The config of the run in `workdir`, with the overrides that `mode` allows for a trained run."""
-    if mode == "report":
+    if mode in SHOWN:
         if overrides:
-            raise ValueError(f"--config.{overrides[0][0]}: a report shows the run as it was; leave it out")
+            raise ValueError(f"--config.{overrides[0][0]}: --mode={mode} shows the run as it was; leave it out")
         return None
     config, note = earlier.config_of(workdir)
     changed = _overridden(config, overrides, trained=True)  # before `allow`, so that a misspelt field is reported as misspelt
@@ -167,6 +169,12 @@ def _run(flags: Flags) -> int:
         from pubswap_jax.report import report
 
         print(report.write(flags.workdir))
+    if flags.mode == "doctor":
+        from pubswap_jax.run import doctor
+
+        found = doctor.examine(flags.workdir)
+        print("\n".join(found) or "nothing looks wrong")
+        return int(bool(found))
     if flags.mode == "plan":
         print("planning: compiles for its memory what a round would run, and loads no weights", file=sys.stderr, flush=True)
         from pubswap_jax.run import estimate

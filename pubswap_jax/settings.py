@@ -2,11 +2,13 @@
 
 import ast
 import difflib
+import hashlib
 import importlib
 import importlib.util
 import math
 import numbers
 import pathlib
+import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -21,11 +23,9 @@ SHARED = "common.py"  # a file of this name has what the configs of its folder s
 
 
 def load(spec: str) -> ConfigDict:
-    """`path/to/config.py` or `path/to/config.py:preset` -> its config."""
-    path, _, preset = spec.partition(":")
-    file = pathlib.Path(path)
-    if not file.is_file():
-        raise ValueError(f"--config={path}: {_no_file(file)}")
+    """The config of `math`, `math:preset`, `path/to/config.py` or `path/to/config.py:preset`."""
+    name, _, preset = spec.partition(":")
+    file = config_file(name)
     try:
         module = _module(file)
         presets = getattr(module, "PRESETS", {})
@@ -43,6 +43,37 @@ def load(spec: str) -> ConfigDict:
         raise ValueError(f"--config={spec}: {file}{place}: {kind}{getattr(error, 'msg', None) or error}") from error
 
 
+def config_file(name: str) -> pathlib.Path:
+    """The file of a config, given by its path or, for a config of the package, by its name alone."""
+    file, ours = pathlib.Path(name), _shipped()
+    if file.is_file():
+        return file
+    if name in ours:
+        return ours[name]
+    raise ValueError(f"--config={name}: {_no_file(file, list(ours))}")
+
+
+def _shipped() -> dict[str, pathlib.Path]:
+    """{name: file} of the package's configs. They lie inside an installed package, and beside the package in a clone."""
+    package = pathlib.Path(__file__).parent
+    folder = package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+    files = sorted(file for file in folder.glob("*.py") if "def get_config(" in file.read_text())
+    return {file.stem: file for file in files}
+
+
+def _module(file: pathlib.Path) -> types.ModuleType:
+    """Runs a config file as a module of a package that is its folder, so that `from .common import x` finds common.py there."""
+    folder = file.resolve().parent
+    package = f"_configs_{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
+    if package not in sys.modules:
+        sys.modules[package] = types.ModuleType(package)
+        sys.modules[package].__path__ = [str(folder)]
+    module_spec = importlib.util.spec_from_file_location(f"{package}.{file.stem}", file)
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    return module
+
+
 def beside(config_file: str, name: str) -> types.ModuleType:
     """The module of the file `name` in the folder of `config_file`: code that the configs of one folder share.
 
@@ -57,24 +88,17 @@ def beside(config_file: str, name: str) -> types.ModuleType:
         raise ValueError(f"{file}:{error.lineno}: {error.msg}") from error
 
 
-def _module(file: pathlib.Path) -> types.ModuleType:
-    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def _no_file(file: pathlib.Path) -> str:
-    """Says why `file` is not a config file, and lists or suggests config files."""
+def _no_file(file: pathlib.Path, ours: list[str]) -> str:
+    """Says why `file` is not a config file, and lists or suggests configs."""
     if file.is_dir():
         siblings = sorted(str(other) for other in _configs_in(file))
         return f"a folder; name a config file{'' if not siblings else ': ' + ', '.join(siblings[:12])}"
     siblings = sorted(str(other) for folder in {file.parent, pathlib.Path("configs")} for other in _configs_in(folder))
-    if siblings:
+    if file.suffix == ".py" and siblings:
         return f"no such file{nearest(str(file), siblings)}"
     return (
-        f"no such file, and no configs/ folder in {pathlib.Path.cwd()}; run from the repository's folder, or give the path of "
-        f"a Python file whose get_config() changes pubswap_jax.fields.default_config()"
+        f"no such file{nearest(file.stem, ours)}; or give the path of a Python file whose get_config() changes "
+        f"pubswap_jax.fields.default_config()"
     )
 
 

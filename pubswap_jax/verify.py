@@ -25,8 +25,8 @@ def _completion(row: dict) -> str:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m pubswap_jax.verify", description="Grades a file of {gold, answer} rows.")
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m pubswap_jax.verify") -> None:
+    parser = argparse.ArgumentParser(prog=prog, description="Grades a file of {gold, answer} rows.")
     parser.add_argument("file", help="JSON lines: gold, answer; optional: kind, options, form, label")
     parser.add_argument("--timeout", type=float, default=1.0, help="seconds per answer (default: 1)")
     parser.add_argument("--workers", type=int, help="worker processes (default: one per core, at most 8)")

@@ -201,7 +201,7 @@ def test_too_little_memory_is_a_line(monkeypatch, capsys):
 
     monkeypatch.setattr(main, "_run", full)
     assert main.main([f"--config={MATH}"]) == 2
-    assert capsys.readouterr().err.endswith("bytes; the same command with --mode=plan says what would fit\n")
+    assert capsys.readouterr().err.endswith("bytes; --mode=plan (pubswap plan) says what would fit\n")
 
 
 def test_flags_are_read_before_anything_heavy():

@@ -136,9 +136,7 @@ def test_a_wrong_preset_in_python_is_one_line(name):
 
 def test_a_missing_config_file_says_what_to_give(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        ValueError, match="no such file, and no configs/ folder in .*; run from the repository's folder, or give"
-    ):
+    with pytest.raises(ValueError, match=r"no such file; did you mean math\?; or give the path of a Python file"):
         settings.load("configs/math.py")
     (tmp_path / "mine.py").write_text("")
     with pytest.raises(ValueError, match="no such file; did you mean .*mine.py"):
@@ -188,3 +186,27 @@ def test_presets_assign_one_field_a_line():
     for file in CONFIGS.glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             assert not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Tuple), f"{file.name}:{node.lineno}"
+
+
+def test_a_config_of_the_package_is_found_by_its_name_from_every_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert settings.load("math:hard").to_dict() == settings.load(f"{CONFIGS}/math.py:hard").to_dict()
+    assert settings.load("medical").data.name == "homework_choice"
+    for name in ("common", "__init__", "maths"):
+        with pytest.raises(ValueError, match=f"--config={name}: no such file; "):
+            settings.load(name)
+    (tmp_path / "math").write_text((CONFIGS / "medical.py").read_text())
+    with pytest.raises(ValueError, match="--config=math: math: "):  # a file of this name comes first
+        settings.load("math")
+
+
+def test_a_config_may_import_a_module_beside_it(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "shared.py").write_text(f"SEED = {len(name) + ord(name[0])}")
+        (tmp_path / name / "math.py").write_text(
+            "from pubswap_jax.fields import default_config\nfrom .shared import SEED\n"
+            "def get_config():\n    config = default_config()\n    config.seed = SEED\n    return config"
+        )
+    seeds = [settings.load(str(tmp_path / name / "math.py")).seed for name in ("one", "two")]
+    assert seeds == [3 + ord("o"), 3 + ord("t")]

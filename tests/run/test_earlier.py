@@ -110,10 +110,10 @@ def test_every_mode_after_training_needs_the_workdir_alone(trained, monkeypatch,
         (["--mode=eval", "--config.training.lr=1"], "--config.training.lr: --mode=eval takes it from"),
         (["--mode=export", "--config.evaluation.samples=1"], "--config.evaluation.samples: --mode=export takes it from"),
         (["--mode=eval", "--config.training.learning_rate=1"], "did you mean training.lr?"),
-        (["--mode=report", "--config.seed=1"], "--config.seed: a report shows the run as it was; leave it out"),
+        (["--mode=report", "--config.seed=1"], "--config.seed: --mode=report shows the run as it was; leave it out"),
         (["--mode=export", "--fork"], "--fork counts only with --mode=train; leave it out"),
         (["--mode=export", "--adapter=x"], "--adapter counts only with --mode=eval; leave it out"),
-        (["--mode=train"], "--config=FILE[:PRESET] is missing; configs/math.py"),
+        (["--mode=train"], "--config=FILE[:PRESET] is missing; --config=math is the one"),
     ],
 )
 def test_flags_that_do_not_fit_are_one_line(trained, capsys, flags, message):
