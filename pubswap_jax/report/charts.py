@@ -132,6 +132,7 @@ def stacked_bars(labels: Sequence[str], parts_of: Mapping[str, Sequence[float]],
 
 
 def note(text: str) -> str:
+    """A sentence in small print."""
     return f'<p class="note">{html.escape(text)}</p>'
 
 
@@ -139,16 +140,19 @@ def note(text: str) -> str:
 
 
 def _svg(width: float, height: float, parts: Sequence[str], natural: bool = False) -> str:
+    """The parts in an SVG that fills the page's width or, if `natural`, has its own width."""
     style = f' style="max-width:{width:.0f}px;min-width:{min(width, 420):.0f}px"' if natural else ""
     return f'<div class="chart"><svg role="img" viewBox="0 0 {width:.0f} {height:.0f}"{style}>{"".join(parts)}</svg></div>'
 
 
 def _legend(names: Sequence[str]) -> str:
+    """The names of the curves beside their colours."""
     items = (f'<span><i class="c{number % COLOURS}"></i>{html.escape(name)}</span>' for number, name in enumerate(names))
     return f'<div class="legend">{"".join(items)}</div>'
 
 
 def _y_axis(low: float, high: float, label: str, decades: bool = False) -> str:
+    """Grid lines and their values. With `decades`, low and high are logarithms."""
     parts = [f'<text class="small" x="2" y="{TOP - 12}">{html.escape(label)}</text>']
     for tick in ticks(low, high, whole=decades):
         y = TOP + (high - tick) / (high - low) * (HEIGHT - TOP - BOTTOM)
@@ -159,6 +163,7 @@ def _y_axis(low: float, high: float, label: str, decades: bool = False) -> str:
 
 
 def _x_axis(first: float, last: float, label: str, alone: bool = False) -> str:
+    """Values below the chart. With `alone` only the middle one, for a single point."""
     place = f'x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 3}"'
     parts = [f'<text class="small" text-anchor="middle" {place}>{html.escape(label)}</text>']
     for tick in [(first + last) / 2] if alone else ticks(first, last, whole=True):
@@ -178,16 +183,19 @@ def ticks(low: float, high: float, whole: bool = False, about: int = 5) -> list[
 
 
 def _padded(low: float, high: float) -> tuple[float, float]:
+    """The range of an axis: with a margin, and from 0 if the least value is close to 0."""
     margin = 0.06 * (high - low) or max(abs(high) * 0.1, 1e-3)
     return (0.0 if 0 <= low < 0.3 * high else low - margin), high + margin
 
 
 def _whole_decades(low: float, high: float) -> tuple[float, float]:
+    """The range of a logarithmic axis: the powers of ten around low and high."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     return first, max(last, first + 1)
 
 
 def _unbroken(curve: Line) -> list[list[tuple[float, float]]]:
+    """The stretches of a curve between its gaps, if they have at least two points."""
     runs: list[list[tuple[float, float]]] = [[]]
     for x, y in zip(curve.x, curve.y, strict=True):
         if y is None:
@@ -202,18 +210,22 @@ def _points(pairs: Sequence[tuple[float, float]]) -> str:
 
 
 def _cell(columns: Sequence[str]) -> float:
+    """The width of a heat map's column."""
     return max(34.0, min(90.0, max(len(name[:14]) for name in columns) * 7.0)) if len(columns) <= 16 else 18.0
 
 
 def _label_space(rows: Sequence[str]) -> int:
+    """The width that the names of rows need."""
     return 14 + 7 * max((min(len(name), 24) for name in rows), default=0)
 
 
 def _title(text: str) -> str:
+    """The text that a browser shows on hover."""
     return f"<title>{html.escape(text)}</title>"
 
 
 def _text(text: str, longest: int) -> str:
+    """The text, shortened to `longest` characters."""
     return html.escape(text if len(text) <= longest else text[: longest - 1] + "…")
 
 

@@ -13,6 +13,7 @@ from pubswap_jax.run.pass_at_k import Evaluation, comparison
 
 
 def headline(run: Mapping, evaluations: Sequence[Mapping]) -> str:
+    """The section: a table of the base model beside the best round on the test questions, or what is known so far."""
     tested = [row for row in evaluations if row["split"] == "test" and "greedy" not in row["model"]]
     base = [row for row in tested if row["round"] == 0]
     if not base:

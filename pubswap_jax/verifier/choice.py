@@ -74,7 +74,7 @@ def _commitment(p: SimpleNamespace, text: str, options: dict[str, str]) -> tuple
 
 
 def _last_sentence(p: SimpleNamespace, text: str, options: dict[str, str]) -> tuple[str, str]:
-    """(letter, statement) of the last sentence that names an option as the answer. The letter is empty if it declines to."""
+    """(letter, statement) of the last sentence that names an option as the answer. The letter is empty if it declines."""
     marks = [*p.INTRODUCTION.finditer(text), *p.LETTER_IS_CORRECT.finditer(text)]
     marks = sorted(marks, key=lambda mark: mark.start() if mark.re is p.LETTER_IS_CORRECT else mark.end())[-64:]
     weak, taken_back = None, False  # a weak "it is C" yields to an earlier answer, unless that is taken back
@@ -89,7 +89,7 @@ def _last_sentence(p: SimpleNamespace, text: str, options: dict[str, str]) -> tu
 
 
 def _stated(p: SimpleNamespace, text: str, mark: re.Match, options: dict[str, str]) -> tuple[str, str] | None:
-    """(letter, statement) of one mark. The letter is empty if the statement hedges. None if the mark states no answer."""
+    """(letter, statement) of a match of INTRODUCTION or LETTER_IS_CORRECT; None if it states none. A hedge has no letter."""
     denied = p.DENIAL_BEFORE.search(text[max(0, mark.start() - 40) : mark.start()])
     if mark.re is p.LETTER_IS_CORRECT:
         statement = text[mark.start() :].partition("\n")[0]
@@ -191,6 +191,7 @@ def _sentence(p: SimpleNamespace, rest: str) -> str:
 
 
 def _known(letter: str, options: dict[str, str]) -> str:
+    """The letter; empty if there are options and it is none of them."""
     return letter if not options or letter in options else ""
 
 
@@ -207,4 +208,5 @@ def _after_option(rest: str, option: str) -> str:
 
 
 def _plain(text: str) -> str:
+    """The text for comparison: lower-case letters, digits and the signs %, <, >, =, +."""
     return re.sub(r"\\[a-z]+|[^a-z0-9%<>=+]", "", text.lower())

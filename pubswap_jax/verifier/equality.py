@@ -1,7 +1,7 @@
-"""Equality of two shapes: values are compared, not notation.
+"""Whether two shapes are equal. Compares values, not notation.
 
-Order counts in tuples but not in lists and sets. Open and closed interval ends differ. `x=5` equals 5. One side may omit the
-unit. An oracle compares expressions: `expr(a, b)`, and `multiple(f, g, positive)` for two relations f ~ 0 and g ~ 0.
+Order counts in tuples, but not in lists and sets. Open and closed ends of intervals differ. `x=5` equals 5. One side may omit
+the unit. An `Oracle` compares the expressions inside the shapes.
 """
 
 import functools
@@ -21,9 +21,13 @@ _BRACKET = re.compile(r"[(\[{]")
 
 
 class Oracle(Protocol):
-    def expr(self, gold: str, answer: str) -> bool: ...
+    """Compares expressions. Raises Undecided if it cannot."""
 
-    def multiple(self, gold: tuple[str, str], answer: tuple[str, str], positive: bool) -> bool: ...
+    def expr(self, gold: str, answer: str) -> bool:
+        """Whether two expressions have the same value."""
+
+    def multiple(self, gold: tuple[str, str], answer: tuple[str, str], positive: bool) -> bool:
+        """Whether gold's left minus right is a constant multiple of the answer's. `positive` demands a positive constant."""
 
 
 class Quick:
@@ -56,7 +60,7 @@ def has_several(text: str) -> bool:
 
 
 def equal_texts(gold: str, answer: str, oracle: Oracle) -> bool:
-    """Whether two canonical strings are equal. A comma between digits may separate list items or thousands: try both."""
+    """Whether two canonical strings are equal. A comma between digits may separate items or thousands: tries both."""
     if squeezed(gold) == squeezed(answer):
         return True
     if _is_one_number(gold) and _is_one_number(answer):  # as lists, 1,000 and 1,000,000 would be equal
@@ -77,6 +81,7 @@ def _is_one_number(text: str) -> bool:
 
 
 def equal(gold: Shape, answer: Shape, oracle: Oracle) -> bool:
+    """Whether two shapes are equal."""
     if units.conflict(gold.unit, answer.unit):
         return False
     if squeezed(gold.text) == squeezed(answer.text):
@@ -110,6 +115,7 @@ def equal(gold: Shape, answer: Shape, oracle: Oracle) -> bool:
 
 
 def _ordered(gold: Shape, answer: Shape, oracle: Oracle) -> bool:
+    """Whether two shapes have the same number of items and each item equals the other shape's item at its place."""
     if len(gold.items) != len(answer.items):
         return False
     return all(equal(g, a, oracle) for g, a in zip(gold.items, answer.items, strict=True))
@@ -140,6 +146,7 @@ def _unwrap(shape: Shape) -> Shape:
 
 
 def _texts(gold: Shape, answer: Shape) -> bool:
+    """Whether two answers in words are the same words."""
     words = plain(gold.text)
     return bool(words) and words == plain(answer.text) and gold.kind in ("text", "expr") and answer.kind in ("text", "expr")
 
@@ -155,7 +162,7 @@ def _value(shape: Shape) -> Shape | None:
 
 
 def _bare_values(gold: Shape, answer: Shape) -> tuple[Shape, Shape]:
-    """Drops names that only one side writes: `x=1, y=2` against `(1, 2)`. Different names become a tuple in written order."""
+    """Drops names that only one side has: `x=1, y=2` against `(1, 2)`. Values of different names form a tuple in order."""
     if gold.kind == answer.kind == "relation":
         return gold, answer
     lists = [shape for shape in (gold, answer) if shape.kind in ("list", "tuple") and shape.items]
@@ -173,6 +180,7 @@ def _bare_values(gold: Shape, answer: Shape) -> tuple[Shape, Shape]:
 
 
 def _relations(gold: Shape, answer: Shape, oracle: Oracle) -> bool:
+    """Whether two equations, inequalities or chains of them are equal: `1<x<2` and `2>x>1`."""
     if len(gold.marks) == len(answer.marks) == 1:
         return _pair(_halves(gold)[0], _halves(answer)[0], oracle)
     golds, answers = _halves(gold), _halves(answer)
@@ -185,10 +193,12 @@ def _relations(gold: Shape, answer: Shape, oracle: Oracle) -> bool:
 
 
 def _halves(shape: Shape) -> list[tuple[str, Shape, Shape]]:
+    """The relations of a chain as (operator, left, right): `1<x` and `x<2` of `1<x<2`."""
     return list(zip(shape.marks, shape.items, shape.items[1:], strict=False))
 
 
 def _pair(gold: tuple[str, Shape, Shape], answer: tuple[str, Shape, Shape], oracle: Oracle) -> bool:
+    """Whether two relations (operator, left, right) are equal: side by side, with sides exchanged, or as multiples."""
     mark, left, right = gold
     if regions.FLIP.get(answer[0]) != mark and answer[0] != mark:
         return False
@@ -206,6 +216,7 @@ def _pair(gold: tuple[str, Shape, Shape], answer: tuple[str, Shape, Shape], orac
 
 
 def _relation_and_other(gold: Shape, answer: Shape, oracle: Oracle) -> bool:
+    """Whether a relation equals a shape that is none: `x>3` and `(3,oo)`, `10^3 = 1000` and `1000`."""
     relation, other = (gold, answer) if gold.kind == "relation" else (answer, gold)
     if other.kind == "tuple":
         interval = regions.interval(relation)
@@ -214,10 +225,11 @@ def _relation_and_other(gold: Shape, answer: Shape, oracle: Oracle) -> bool:
         return False
     if relation.unit.startswith("mod "):  # `2^{10} = 4 (mod 10)` equals 4
         return equal(relation.items[-1], other, oracle)
-    # `10^3 = 1000` equals 1000. Every side must: with the last side alone, the false `10^2 = 1000` would be accepted
+    # `10^3 = 1000` equals 1000. Compare every side: comparing only the last one would accept the false `10^2 = 1000`.
     sides = [side for side in relation.items if not is_name(side.text)]
     return bool(sides) and all(equal(side, other, oracle) for side in sides)
 
 
 def _is_function(shape: Shape) -> bool:
+    """Whether a shape is a function of one letter, such as `f(x)`."""
     return len(shape.text) == 4 and shape.text[1::2] == "()"

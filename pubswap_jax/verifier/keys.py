@@ -67,15 +67,18 @@ def lettered(text: str, options: Mapping[str, str]) -> tuple[str, dict[str, str]
 
 
 def is_letter(key: str) -> bool:
+    """Whether a key is a single letter."""
     return bool(re.fullmatch("[A-Za-z]", key.strip()))
 
 
 def _are_letters(keys: Iterable[str]) -> bool:
+    """Whether all keys are single letters and differ by more than case."""
     names = [key.strip() for key in keys]
     return all(map(is_letter, names)) and len({name.upper() for name in names}) == len(names)
 
 
 def _folded(key: str) -> str:
+    """A key for comparison, without case and outer spaces."""
     return key.strip().casefold()
 
 

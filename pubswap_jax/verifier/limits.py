@@ -6,11 +6,11 @@ from pubswap_jax.verifier.pattern import Pattern
 
 MAX_CHARACTERS = 4096
 MAX_NESTING = 64
-MAX_RUN = 256
-MAX_DIGITS = 2048
-MAX_NODES = 512
-MAX_FACTORIAL = 500
-MAX_CHOICE = 5000
+MAX_RUN = 256  # adjacent digits
+MAX_DIGITS = 2048  # digits of the whole answer
+MAX_NODES = 512  # commands, numbers and other symbols
+MAX_FACTORIAL = 500  # n of n!
+MAX_CHOICE = 5000  # any number in an answer that has a binomial
 MAX_POWER_DIGITS = 6000  # decimal digits of a numeric power's value
 
 _LONG_RUN_OF_DIGITS = Pattern(
@@ -85,6 +85,7 @@ def refusal(text: str) -> str:
 
 
 def _computation(text: str) -> str:
+    """Why a canonical answer would be too expensive to evaluate; empty if it is not."""
     if _HEAVY_COMMAND.search(text) or _HEAVY_OPERATOR.search(text) or _DERIVATIVE.search(text):
         return "a computation"
     if _TOWER_OF_POWERS.search(text):
@@ -107,10 +108,13 @@ def _computation(text: str) -> str:
 
 
 def too_deep(text: str) -> bool:
-    return len(text) > MAX_NESTING and nesting(text) > MAX_NESTING  # a short text cannot be deep: each level takes a character
+    """Whether a text is nested more deeply than the parser may follow."""
+    # Check the length first, because it is fast: each level of nesting takes a character.
+    return len(text) > MAX_NESTING and nesting(text) > MAX_NESTING
 
 
 def nesting(text: str) -> int:
+    """The depth of brackets or the longest run of signs, whichever is larger."""
     depth = deepest = run = 0
     for char in text:
         depth += (char in "([{") - (char in ")]}")

@@ -13,6 +13,7 @@ def reduced(shape: Shape) -> Shape:
 
 
 def _reduced(shape: Shape, modulus: int) -> Shape:
+    """`reduced` for a known modulus."""
     if shape.kind == "relation":  # only the last side is a value; the name of the unknown stays
         return dataclasses.replace(shape, items=(*shape.items[:-1], _reduced(shape.items[-1], modulus)))
     if shape.items:

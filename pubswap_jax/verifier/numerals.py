@@ -70,6 +70,7 @@ def number(text: str) -> Number | None:
 
 
 def _decimal(match: re.Match) -> Number | None:
+    """The number of a match of _DECIMAL. Zeros alone behind the point do not make a decimal: `5.00` is exact."""
     whole, part = match["whole"].replace(",", ""), match["part"]
     if not whole and not part:
         return None
@@ -78,11 +79,13 @@ def _decimal(match: re.Match) -> Number | None:
 
 
 def _repeating(sign: str, whole: str, part: str, period: str) -> Number:
+    """The number of a repeating decimal: 1.2343434... has whole 1, part 2 and period 34."""
     value = int(whole or "0") + (int(part or "0") + Fraction(int(period), 10 ** len(period) - 1)) / 10 ** len(part)
     return (-value if sign == "-" else value), None
 
 
 def _scientific(match: re.Match) -> Number | None:
+    """The number of a match of _SCIENTIFIC, such as `1.5\\times10^{3}`."""
     base = _decimal(found) if (found := _DECIMAL.fullmatch(match[1])) else None
     if not base:
         return None

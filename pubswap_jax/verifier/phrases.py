@@ -195,6 +195,7 @@ def phrases(last: str = "J") -> SimpleNamespace:
 
 
 def _widened(pattern: str, last: str) -> str:
+    """The regular expression with the ranges A-J and B-J, also in lower case, extended to `last`."""
     for first in "ABab":
         end = "J" if first.isupper() else "j"
         pattern = pattern.replace(f"{first}-{end}", f"{first}-{last if first.isupper() else last.lower()}")

@@ -33,6 +33,7 @@ class _Worker:
         self.connection, self.pid, self.done, self.task, self.due = connection, pid, 0, -1, 0.0
 
     def hung_up(self) -> bool:
+        """Whether the worker's process closed the connection, as its death does."""
         try:
             return not self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -105,15 +106,18 @@ class Pool:
         return [batch.results.get(i, "timeout") for i in range(len(batch.pairs))]
 
     def pids(self) -> list[int]:
+        """The process ids of the running workers."""
         return [worker.pid for worker in self._workers]
 
     def close(self) -> None:
+        """Stops all processes. The next `run` starts new ones."""
         if self._owner != os.getpid():  # in a fork of this process, the workers belong to the parent
             return
         with self._lock:
             self._stop()
 
     def _run(self, batch: "_Batch") -> None:
+        """Judges the pairs of a batch that have no result yet, and replaces workers that die or miss their deadline."""
         self._start()
         batch.again = [i for i in range(len(batch.pairs)) if i not in batch.results]
         with selectors.DefaultSelector() as selector:
@@ -136,6 +140,7 @@ class Pool:
                     self._give(worker, batch)
 
     def _give(self, worker: _Worker, batch: "_Batch") -> None:
+        """Sends the next pair to a free worker, if there is one, and starts its deadline."""
         worker.task = batch.next()
         if worker.task >= 0:
             worker.due = time.monotonic() + batch.timeout
@@ -151,6 +156,7 @@ class Pool:
             return ""
 
     def _start(self) -> None:
+        """Starts the nursery and the workers that are missing."""
         if self._owner != os.getpid():  # in a fork of this process, the workers belong to the parent
             self._nursery, self._link, self._workers, self._owner = None, None, [], os.getpid()
         if self._nursery is None or self._nursery.poll() is not None:
@@ -169,6 +175,7 @@ class Pool:
             self._workers.append(_Worker(*self._order(0)))
 
     def _replace(self, worker: _Worker) -> None:
+        """Has the nursery kill a worker and fork another one in its place."""
         worker.connection.close()
         try:
             worker.connection, worker.pid = self._order(worker.pid)
@@ -192,6 +199,7 @@ class Pool:
         return ours, pid
 
     def _stop(self) -> None:
+        """Kills the workers, then the nursery."""
         for worker in self._workers:
             worker.connection.close()
             with contextlib.suppress(OSError):

@@ -5,30 +5,8 @@ import re
 _WRAPPED = re.compile(r"\\text\{([^{}]*)\}")
 _WORD = re.compile(r"[A-Za-z]{2,}")
 _FIGURES = re.compile(r"[0-9+^=\\]")
-_SMALL_WORDS = frozenset(
-    [
-        "is",
-        "of",
-        "to",
-        "no",
-        "it",
-        "we",
-        "if",
-        "so",
-        "as",
-        "at",
-        "by",
-        "on",
-        "be",
-        "in",
-        "not",
-        "and",
-        "the",
-        "all",
-        "any",
-        "are",
-    ]
-)
+# Words that are too short to be distinguished from products of letters by their length.
+_SMALL_WORDS = frozenset("is of to no it we if so as at by on be in not and the all any are".split())  # noqa: SIM905  a list would be ten times as long
 _COMMAND = re.compile(r"\\(?:begin|end)\{[A-Za-z]*\}|\\[A-Za-z]+")
 
 

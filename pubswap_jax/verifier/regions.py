@@ -84,10 +84,12 @@ def union_of(shape: Shape) -> Shape:
 
 
 def is_letter(shape: Shape) -> bool:
+    """Whether a shape is a single letter."""
     return len(shape.text) == 1 and shape.text.isalpha()
 
 
 def _tuple(low: Shape, high: Shape, marks: str) -> Shape:
+    """The interval from `low` to `high` with the brackets `marks`."""
     return Shape("tuple", f"{marks[0]}{low.text},{high.text}{marks[1]}", (low, high), marks)
 
 
@@ -102,10 +104,12 @@ def _ascending(relation: Shape) -> tuple[tuple[str, ...], tuple[Shape, ...]]:
 
 
 def _of_modulus(shape: Shape) -> bool:
+    """Whether a shape is a relation with exactly one side that is an absolute value."""
     return shape.kind == "relation" and sum(bool(_MODULUS.fullmatch(item.text)) for item in shape.items) == 1
 
 
 def _of_hole(shape: Shape) -> bool:
+    """Whether a shape is `x \\neq 3` for some letter and value."""
     return shape.kind == "relation" and shape.marks == (r"\neq",) and is_letter(shape.items[0])
 
 
@@ -136,6 +140,7 @@ def _solved(relation: Shape) -> Shape | None:
 
 
 def _is_negative(bound: str) -> bool:
+    """Whether a bound is a negative number, or an expression that starts with a minus sign."""
     found = readings(bound)
     return found[0][0] < 0 if found else bound.startswith("-")
 

@@ -64,7 +64,7 @@ def verify(
         ]
         status, extracted = [row[0] for row in rows], [row[1] for row in rows]
     else:
-        # a completion that repeats the gold verbatim is read as a gold: `extract` might take only its last formula
+        # A completion that repeats the gold verbatim is read as a gold, because `extract` might take only its last formula.
         extracted = [
             _guarded("", gold_answer, gold) if text.strip() == gold.strip() else _guarded("", _extracted, text, gold)
             for text, gold in zip(texts, answers, strict=True)
@@ -99,6 +99,7 @@ def readable(
 
 
 def _check(texts, answers, kind, options, timeout) -> None:
+    """Raises ValueError for arguments of `verify` that do not fit together."""
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
     if len(texts) != len(answers):
@@ -134,7 +135,7 @@ def _math(golds: list[str], extracted: list[str], timeout: float) -> list[str]:
                 yield status
 
     found.update(zip(hard, pool.shared().run(left_open(), timeout), strict=True))
-    # do not cache timeouts: a busy machine may have caused them
+    # Do not cache timeouts, because a busy machine may have caused them.
     _verdicts.update((pair, found[pair]) for pair in hard if found[pair] != "timeout")
     while len(_verdicts) > CACHE:
         _verdicts.popitem(last=False)
@@ -158,6 +159,7 @@ def _extracted(text: str, gold: str) -> str:
 
 
 def _quickly(gold: str, answer: str) -> str | tuple[str, str]:
+    """`_fast`, after degrees became radians on one side if only the other side has π."""
     if r"\pi" in gold and r"\pi" not in answer:
         answer = radians(answer)
     elif r"\pi" in answer and r"\pi" not in gold:
@@ -172,7 +174,7 @@ def _canonical_gold(gold: str) -> str:
 
 
 def _fast(gold: str, answer: str) -> str | tuple[str, str]:
-    """A status, or the canonical pair that a worker must judge."""
+    """The status that string rules decide, or the canonical pair that a worker must judge."""
     if not answer.strip():
         return "unparsed"
     if len(answer) > MAX_CHARACTERS or too_deep(answer):

@@ -13,13 +13,13 @@ class Unreadable(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """kind: expr, text, list, set, tuple, union, matrix, relation. `text` is the canonical string of the whole."""
+    """An answer or a part of one. `kind` is expr, text, list, set, tuple, union, matrix or relation."""
 
     kind: str
-    text: str
+    text: str  # canonical string of the whole shape
     items: tuple["Shape", ...] = ()
     marks: str | tuple[str, ...] = ""  # brackets of a tuple, operators of a relation, row lengths of a matrix
-    unit: str = ""
+    unit: str = ""  # as in `units.split_unit`, or `mod 7`
 
 
 def expressions(shape: Shape) -> list[str]:

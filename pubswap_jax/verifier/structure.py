@@ -106,10 +106,12 @@ def _systems(items: tuple[Shape, ...]) -> tuple[Shape, ...]:
 
 
 def _flat(shapes: Iterable[Shape]) -> tuple[Shape, ...]:
+    """The shapes, with the items of a list in place of the list."""
     return tuple(itertools.chain.from_iterable(shape.items if shape.kind == "list" else (shape,) for shape in shapes))
 
 
 def _as_tuple(shape: Shape) -> Shape:
+    """A list as a tuple in round brackets."""
     return dataclasses.replace(shape, kind="tuple", marks="()")
 
 
@@ -145,6 +147,7 @@ def _single(text: str) -> Shape:
 
 
 def _union(text: str, parts: tuple[Shape, ...]) -> Shape:
+    """The union of shapes: one set if all are sets."""
     if all(part.kind == "set" for part in parts):
         return Shape("set", text, tuple(item for part in parts for item in part.items))
     return Shape("union", text, parts)
@@ -158,6 +161,7 @@ def _unwrapped_matrix(text: str) -> str:
 
 
 def _matrix(text: str, body: str) -> Shape:
+    """A matrix from its body, in which the character 1 ends rows and & separates cells."""
     rows = [row for row in body.split("\x01") if row.strip()]
     cells = [row.split("&") for row in rows]
     items = tuple(_single(cell) for row in cells for cell in row)

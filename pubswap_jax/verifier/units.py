@@ -10,11 +10,12 @@ _TEXT_UNIT = Pattern(
     matches=[r"15\text{ cm}", r"15\text{m}^2", r"3 \text{m}\cdot\text{s}^{-1}", r"\text{km}/\text{h}"],
     not_=[r"\text{cm} 5", "5 cm"],
 )
+# A second number inside the words: `2\text{ hours 30 minutes}` has no unit that could be split off.
 _SECOND_COUNT = Pattern(
     r"\{[^{}]*(?:^|[\s(,{])[0-9]",
     matches=[r"\text{ hours 30 minutes}", "{ 2 cm}", "{(5)}"],
     not_=[r"\text{ hours}", r"\text{cm}^2", "{m2}"],
-)  # `\text{ hours 30 minutes}` is more than a unit
+)
 _TOP, _BELOW = (
     r"(?:[cmk]?m|km|mi|miles?|ft|feet|in|k?g|mg|m?[lL]|dollars?|J|N|C)",
     r"(?:s|sec|seconds?|min|minutes?|h|hr|hours?|days?|m|[ck]m|m?L)",
@@ -34,7 +35,8 @@ _BARE_UNIT = Pattern(
     matches=["5 cm", "60 miles per hour", "12:30 p.m.", "5cm", "15 m/s", "4 cm^2"],
     not_=["5 x", "cm", "5x", "x apples"],
 )
-# A unit without a space before it: `60km`, `9.8m/s^2`, `3hours`. `5x`, `12k`, `20i` and `3e` have none.
+# A unit that may follow a number without a space: `60km`, `9.8m/s^2`, `3hours`. The letters of `5x`, `12k`, `20i` and `3e` are
+# variables or constants, not units.
 _GLUED_UNIT = (
     r"(?:[cmkdnu]?m|[km]?g|[cmd]?[lL]|k?[JNW]|[km]?[VA]|[kMG]?Hz|k?Pa|kWh|eV|ft|in|yd|mi|lbs?|oz|s|h|hrs?|ms|mins?|secs?|yrs?|pts?|mph|kph|mol"
     r"|hours?|minutes?|seconds?|days?|weeks?|months?|years?|cents?|dollars?|euros?|inch(?:es)?|feet|foot|miles?|met(?:er|re)s?"
@@ -66,7 +68,6 @@ _BASES = {
     "eight": "8",
     "nine": "9",
     "ten": "10",
-} | {
     "twelve": "12",
     "sixteen": "16",
 }
@@ -123,7 +124,7 @@ _SAME = {
 
 
 def split_unit(text: str) -> tuple[str, str]:
-    """(`15`, `cm^2`) of `15\\text{ cm}^2`. The unit is empty if there is none. A base counts as a unit: 1210_5 equals 1210."""
+    """Splits `15\\text{ cm}^2` into (`15`, `cm^2`). Without a unit, the second text is empty. A base is a unit: `1210_5`."""
     if base := _BASE.fullmatch(text):
         name = next(group for group in base.groups()[1:] if group)
         return base[1], f"base {_BASES.get(name, name)}"

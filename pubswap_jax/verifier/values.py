@@ -134,4 +134,5 @@ def as_sympy(value: Fraction) -> sympy.Rational:
 
 
 def _is_matrix(expr: sympy.Basic) -> bool:
+    """Whether an expression is a matrix, evaluated or not."""
     return isinstance(expr, sympy.MatrixBase | sympy.MatrixExpr)

@@ -41,6 +41,7 @@ def receive(connection: socket.socket, size: int) -> bytes:
 
 
 def request(gold: str, answer: str, deadline: float) -> bytes:
+    """The message that asks a worker to judge a pair within `deadline` seconds."""
     body = json.dumps([gold, answer, deadline]).encode()
     return HEADER.pack(len(body)) + body
 
@@ -112,6 +113,7 @@ def _bury(pid: int) -> None:
 
 
 def main() -> None:
+    """Runs the nursery: arguments are the file descriptor of its socket and module:factory of the judge."""
     if resource is None:
         print(
             "verifier: this system limits no memory; one hostile answer can use all of it until its deadline",

@@ -34,6 +34,7 @@ def test_measured_steps_without_a_replacement_are_counted():
     drawn, zero = step(1, [0.4, None], [0.1, None], [0.2, None]), step(2, [0.0, None], [0.0, None], [0.0, None])
     assert unswapped([step(1), drawn]) == "" == unswapped([])
     assert "measured in 2 public steps. In 1 of them" in unswapped([drawn, zero])
+    assert unswapped([step(1, [NAN, None], [NAN, None], [NAN, None])]) == "", "a bound that is not finite has replacements"
 
 
 def test_the_section_says_what_was_swapped_and_never_that_there_is_nothing_to_draw():
