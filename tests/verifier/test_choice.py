@@ -1,4 +1,4 @@
-"""Multiple choice: one commitment, or nothing."""
+"""Multiple choice: a statement commits to exactly one option, or it is not correct."""
 
 import json
 import pathlib

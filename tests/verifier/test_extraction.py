@@ -1,4 +1,4 @@
-"""Where the answer stands in a completion."""
+"""Finds the answer in a completion."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""What an answer may stand behind, and what only looks like a name."""
+"""Names in front of an answer, and texts that only look like names."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""What no parser may see."""
+"""Answers that are refused before any parser runs."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Residues."""
+"""Residues modulo a number."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""One spelling for many."""
+"""Many spellings of an answer become one."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Exact numbers from strings, and how near a decimal must be."""
+"""Exact numbers from strings, and how close a decimal must be to another number."""
 
 from fractions import Fraction
 

@@ -1,4 +1,4 @@
-"""The pool keeps its promises whatever a worker does: deadlines, its size, and every other answer of the batch."""
+"""Whatever a worker does, the pool keeps its deadlines and its size, and judges all other answers of the batch."""
 
 import os
 import pathlib

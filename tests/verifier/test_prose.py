@@ -1,4 +1,4 @@
-"""Prose told from mathematics, and words compared."""
+"""Distinguishes prose from mathematics, and compares words."""
 
 import pytest
 

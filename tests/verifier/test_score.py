@@ -1,4 +1,4 @@
-"""What a batch of completions scores."""
+"""Verdicts on a batch of completions."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def test_wrong_arguments_are_named():
         score(["1"], ["1"], timeout=0)
 
 
-def test_an_unreadable_gold_is_told():
+def test_an_unreadable_gold_is_reported():
     assert readable([r"\frac{1}{2}", r"\frac{", ""]).tolist() == [True, False, False]
 
 

@@ -1,4 +1,4 @@
-"""Units come off a number, and only a unit does."""
+"""Units are split off a number, and nothing but units."""
 
 import pytest
 

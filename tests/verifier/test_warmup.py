@@ -1,4 +1,4 @@
-"""What workers rehearse is judged, and soon: a form on which the parser never ends would keep every worker from its start."""
+"""The sample answers are judged quickly: a sample on which the parser never ends would keep every worker from starting."""
 
 import time
 

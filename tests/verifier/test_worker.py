@@ -1,4 +1,4 @@
-"""A worker's end of the line: one byte for a request, an end when the line is cut."""
+"""A worker sends one byte per request, and ends when its connection is closed."""
 
 import json
 import socket

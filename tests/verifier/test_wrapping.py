@@ -1,4 +1,4 @@
-"""What stands around an answer comes off."""
+"""Marks, labels and words around an answer are removed."""
 
 import pytest
 
