@@ -4,7 +4,7 @@ import json
 import pathlib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pubswap_jax.verifier import pool
@@ -53,6 +53,7 @@ def test_the_fast_path_knows_what_it_does_not_know():
     assert plain_numbers("(1,2)") and plain_numbers("even") and not plain_numbers(r"\sqrt{2}") and not plain_numbers("")
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-20, 20), min_size=1, max_size=6), st.randoms(use_true_random=False))
 def test_order_counts_in_tuples_alone(numbers, random):
     shuffled = list(numbers)
@@ -62,6 +63,7 @@ def test_order_counts_in_tuples_alone(numbers, random):
     assert equal_texts(f"({one})", f"({other})", Quick()) == (numbers == shuffled)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-20, 20), min_size=1, max_size=5, unique=True), st.integers(21, 30))
 def test_one_more_element_is_another_set(numbers, extra):
     one = ", ".join(map(str, numbers))

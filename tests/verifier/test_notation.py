@@ -1,7 +1,7 @@
 """Many spellings of an answer become one."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pubswap_jax.verifier import notation
@@ -39,6 +39,7 @@ def test_a_space_between_digits_or_behind_a_command_has_meaning():
     assert squeezed(r"\pi x + 1") == r"\pi x+1"
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=r"\{}()[]^_$%,. 12axfrcsqt√½π", max_size=60))
 def test_any_text_has_a_spelling_and_keeps_it(text):
     once = canonical(text)

@@ -3,7 +3,7 @@
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pubswap_jax.verifier.numerals import close, number, readings
@@ -64,11 +64,13 @@ def test_decimals_must_agree_to_six_digits(one, other, same):
     assert close(number(other), number(one)) is same
 
 
+@settings(deadline=None)
 @given(st.fractions(max_denominator=10**6), st.fractions(max_denominator=10**6))
 def test_exact_numbers_are_equal_only_where_they_are(a, b):
     assert close((a, None), (b, None)) == (a == b)
 
 
+@settings(deadline=None)
 @given(st.integers(-(10**9), 10**9), st.integers(0, 6))
 def test_a_decimal_is_read_exactly(mantissa, places):
     text = f"{'-' if mantissa < 0 else ''}{abs(mantissa) // 10**places}.{abs(mantissa) % 10**places:0{max(places, 1)}d}"
