@@ -9,7 +9,7 @@ from pubswap_jax._version import __version__ as __version__
 
 _HOMES = {
     "types": "Prompts Rollout Verdict SwapPlan Batch ClientState ServerState Hparams ModelConfig StepRecord Event Timeline "
-    "Planner Loss Advantages Normaliser Judge Aggregator Correction Client Server Channel Federation",
+    "Planner Loss Advantages Normaliser Judge Adapter Aggregator Correction Client Server Channel Federation",
     "records": "Record",
     "algorithm.losses": "masked_mean group_advantages kl_k1 kl_k2 kl_k3 grpo_term gspo_term cispo_term "
     "grpo_loss gspo_loss cispo_loss composed "
@@ -17,7 +17,8 @@ _HOMES = {
     "algorithm.swap": "balanced random_swap rescue swap_all max_variance no_swap apply_swap",
     "algorithm.aggregation": "broadcast fedavg mean alone proximal_penalty aggregation_residual",
     "algorithm.distortion": "one_replacement_distortion distortion_bound",
-    "policy.model": "Transformer init_adapter response_logps",
+    "policy.adapter": "lora init_adapter init_basis",
+    "policy.model": "Transformer response_logps",
     "policy.sampling": "sample",
     "algorithm.pubswap": "pubswap make_client make_server",
     "algorithm.corrections": "proximal",

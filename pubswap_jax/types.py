@@ -136,6 +136,31 @@ class Hparams:
         return cls(*(jnp.asarray(value, float) for value in values))
 
 
+class Adapter(NamedTuple):
+    """An adapter family: what it adds to x W of a linear layer. Pure functions of one layer's arrays, two dicts by name.
+
+    `frozen` arrays are shared by all clients and never trained; `trained` arrays are a client's own. Factories such as `lora`
+    are cached: equal arguments give the same object, and so the same compiled programs.
+    """
+
+    init: Callable[..., tuple[dict, dict]]
+    # ^ (key, in, out) -> frozen, trained; with a fourth argument `stack`, the leading axes of scanned layers
+    apply: Callable[[Array, dict, dict], Array]  # (x [..., in], frozen, trained) -> what is added to x W, [..., out]
+    factors: Callable[[dict, dict], tuple[Array, Array]]
+    # ^ (frozen, trained) -> P [..., in, k], Q [..., k, out] with ΔW = P Q, which is never formed; [...] is a scanned layer axis
+    upload: Callable[[dict], dict] = lambda trained: trained  # trained -> what crosses
+    download: Callable[[dict], dict] = lambda received: received  # what came down -> trained
+    peft: Callable[[dict, dict], tuple[Array, Array, float]] | None = None
+    # ^ (frozen, trained) -> A, B, alpha as PEFT stores them: ΔW = alpha / k · A B; None: the factors, with alpha = k
+    name: str = "adapter"
+    settings: tuple[tuple[str, float], ...] = ()  # the factory's arguments, by name
+
+    def delta(self, frozen: dict, trained: dict) -> Array:
+        """ΔW = P Q, [..., in, out]; for tests."""
+        p, q = self.factors(frozen, trained)
+        return p @ q
+
+
 @dataclasses.dataclass(frozen=True)
 class Llama3Rope:
     """Llama 3's RoPE frequency scaling: the fields of `rope_scaling` in config.json."""
@@ -171,9 +196,8 @@ class ModelConfig:
     eos_ids: tuple[int, ...] = ()  # all stop tokens
     pad_id: int = 0
     max_new_tokens: int = 256  # default response length R
-    lora_rank: int = 32
-    lora_alpha: float = 64.0
-    lora_targets: tuple[str, ...] = LINEAR_LAYERS
+    adapter: Adapter | None = None  # the adapter family, e.g. `lora(8, 16.0)`; None: only the base can be computed
+    lora_targets: tuple[str, ...] = LINEAR_LAYERS  # the layers that have an adapter
     # The base's folder, or empty. Adapters are checked against it. compare=False: the folder must not cause a recompilation.
     folder: str = dataclasses.field(default="", compare=False)
 

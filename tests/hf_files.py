@@ -3,8 +3,11 @@
 import json
 import pathlib
 
+import jax
 import numpy as np
 import safetensors.numpy
+
+from pubswap_jax import Transformer, init_adapter, load_pretrained, lora
 
 LLAMA3 = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 LLAMA3 |= {"original_max_position_embeddings": 64}
@@ -92,3 +95,13 @@ def expected_leaves(tensors: dict[str, np.ndarray]) -> dict[tuple[str, ...], np.
         embedding = path[0] == "embed_tokens"
         leaves[(*path[:-1], "embedding" if embedding else kind)] = tensor if embedding else tensor.T
     return leaves
+
+
+def adapted(folder, family="qwen2", scan_layers=False, **changes):
+    """A base in a folder, its config with a small adapter, the base and a random adapter with B != 0."""
+    write_model(folder, family)
+    config, base = load_pretrained(folder, scan_layers=scan_layers)
+    config = config.replace(**{"adapter": lora(3, 5.0)} | changes)
+    shapes = jax.eval_shape(lambda: init_adapter(jax.random.key(0), Transformer(config), base))
+    rng = np.random.default_rng(0)
+    return config, base, jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)

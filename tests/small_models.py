@@ -6,11 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pubswap_jax import Prompts, Transformer, init_adapter
+from pubswap_jax import Adapter, Prompts, Transformer, init_adapter, lora
 from pubswap_jax.types import Llama3Rope, ModelConfig
 
 TINY = ModelConfig(
-    vocab_size=40, hidden_size=16, intermediate_size=24, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, lora_rank=3
+    vocab_size=40,
+    hidden_size=16,
+    intermediate_size=24,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    adapter=lora(3, 64.0),
 )
 FAMILIES = {
     "qwen2": TINY.replace(qkv_bias=True),
@@ -37,3 +44,21 @@ def batch(groups=4, length=7, vocab=40):
     mask = np.arange(6)[None] >= np.array([0, 3, 5])[:, None]
     tokens = jnp.asarray(rng.integers(0, vocab, (3, groups, length)))
     return Prompts(tokens=jnp.asarray(rng.integers(0, vocab, mask.shape)), mask=jnp.asarray(mask)), tokens
+
+
+@functools.cache
+def projected(rank):
+    """An adapter family with a frozen array: x P Q, with orthonormal columns in P; Q is trained and starts at 0."""
+
+    def init(key, wide, out, stack=()):
+        p, upper = jnp.linalg.qr(jax.random.normal(key, (*stack, wide, rank)))
+        sign = jnp.where(jnp.diagonal(upper, axis1=-2, axis2=-1) < 0, -1, 1)
+        return {"p": p * sign[..., None, :]}, {"q": jnp.zeros((*stack, rank, out))}
+
+    return Adapter(
+        init,
+        apply=lambda x, frozen, trained: x @ frozen["p"] @ trained["q"],
+        factors=lambda frozen, trained: (frozen["p"], trained["q"]),
+        name="projected",
+        settings=(("rank", rank),),
+    )

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from pubswap_jax import Prompts, Transformer, export_adapter, init_adapter, load_pretrained, sample
+from pubswap_jax import Prompts, Transformer, export_adapter, init_adapter, load_pretrained, lora, sample
 from pubswap_jax.policy.model import rope_angles
 from pubswap_jax.weights.hf_config import read_config
 from pubswap_jax.weights.peft import load_adapter, merge_adapter
@@ -102,7 +102,7 @@ def test_64_greedy_tokens_are_those_of_generate(recorded):
 def test_an_adapter_of_peft_gives_pefts_logits(recorded):
     folder, config, base, expected = recorded
     config, adapter = load_adapter(folder / "adapter", config)
-    assert (config.lora_rank, config.lora_alpha) == (2, 3.0)
+    assert config.adapter == lora(2, 3.0)
     ours = logits_of(config, base, expected["tokens"], expected["mask"], adapter)
     assert_close(ours, expected["adapted_logits"], expected["mask"], 2e-5)
     assert np.abs(expected["adapted_logits"] - expected["logits"]).max() > 0.1
@@ -208,7 +208,7 @@ def test_our_adapter_in_peft_and_merged_in_transformers(theirs, pair, targets):
     from transformers import AutoModelForCausalLM
 
     model, folder, config, base = pair
-    config = config.replace(lora_rank=4, lora_alpha=6.0, lora_targets=targets)
+    config = config.replace(adapter=lora(4, 6.0), lora_targets=targets)
     shapes = jax.eval_shape(lambda: init_adapter(jax.random.key(0), Transformer(config), base))
     rng = np.random.default_rng(0)
     adapter = jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from pubswap_jax.policy import kernel_check
+from pubswap_jax.policy.adapter import lora
 from pubswap_jax.policy.model import Transformer, init_adapter
 from pubswap_jax.policy.sampling import sample
 from pubswap_jax.types import Prompts
@@ -103,7 +104,7 @@ def peer(a, fields: dict) -> dict:
 
 
 def ours(a, folder: pathlib.Path) -> dict:
-    config = read_config(folder).replace(dtype=a.dtype, lora_rank=a.rank, lora_alpha=2.0 * a.rank)
+    config = read_config(folder).replace(dtype=a.dtype, adapter=lora(a.rank, 2.0 * a.rank) if a.rank else None)
     model = Transformer(config)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
     leaves, tree = jax.tree.flatten(shapes)

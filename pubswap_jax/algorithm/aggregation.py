@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from pubswap_jax.algorithm.losses import safe_sqrt
-from pubswap_jax.types import Aggregator, Array, PyTree, at_least_f32
+from pubswap_jax.policy.adapter import all_factors
+from pubswap_jax.types import Adapter, Aggregator, Array, PyTree, at_least_f32
 
 LARGEST = 1e6  # norm of an adapter, or of its moments, that an average lets in: far beyond what trains, far below overflow
 
@@ -88,38 +89,33 @@ def proximal_penalty(adapter: PyTree, anchor: PyTree) -> Array:
     return 0.5 * sum(jax.tree.leaves(squares))
 
 
-def aggregation_residual(adapters: PyTree, weights: Array | None = None) -> Array:
-    """‖mean(BA) − mean(B)·mean(A)‖ / ‖mean(BA)‖ over the whole tree: the error of averaging A and B apart.
+def aggregation_residual(
+    adapters: PyTree, weights: Array | None = None, family: Adapter | None = None, basis: PyTree | None = None
+) -> Array:
+    """‖mean(PQ) − mean(P)·mean(Q)‖ / ‖mean(PQ)‖ over all layers: the error of averaging the factors P and Q of ΔW = PQ apart.
 
-    The products [in, out] are never formed: with N clients of rank r they are P·Q with P = [A₁ … A_N] and Q stacked alike, and
-    ‖P·Q‖² is the sum of (PᵀP)∘(QQᵀ), of size N·r. 0 where all B are 0.
+    P and Q are those of the adapter family, whose frozen arrays are `basis`; by default the A and B of LoRA.
+    The products [in, out] are never formed: with N clients of rank r they are L·R with L = [P₁ … P_N] and R stacked alike, and
+    ‖L·R‖² is the sum of (LᵀL)∘(RRᵀ), of size N·r. 0 where all products are 0.
     """
-    pairs = list(_pairs(adapters))
-    num_clients = pairs[0]["a"].shape[0]
+    pairs = all_factors(family, basis or {}, adapters)
+    num_clients = pairs[0][0].shape[0]
     weights = check_weights(weights, num_clients)
     share = weights / jnp.where(weights.sum() == 0, 1.0, weights.sum())
     error = whole = jnp.zeros(())
     for pair in pairs:
-        a, b = at_least_f32(pair["a"]), at_least_f32(pair["b"])
-        mean_a, mean_b = fedavg(a, weights), fedavg(b, weights)
-        # mean(BA) − mean(B)mean(A) = Σ wᵢ (Aᵢ − Ā)(Bᵢ − B̄): the centred form does not cancel.
-        present = (share > 0).reshape(-1, *[1] * (a.ndim - 1))
-        error += _product_norm2(jnp.where(present, a - mean_a[None], 0.0), jnp.where(present, b - mean_b[None], 0.0), share)
-        whole += _product_norm2(jnp.where(present, a, 0.0), jnp.where(present, b, 0.0), share)
+        p, q = (at_least_f32(factor) for factor in pair)
+        mean_p, mean_q = fedavg(p, weights), fedavg(q, weights)
+        # mean(PQ) − mean(P)mean(Q) = Σ wᵢ (Pᵢ − P̄)(Qᵢ − Q̄): the centred form does not cancel.
+        present = (share > 0).reshape(-1, *[1] * (p.ndim - 1))
+        error += _product_norm2(jnp.where(present, p - mean_p[None], 0.0), jnp.where(present, q - mean_q[None], 0.0), share)
+        whole += _product_norm2(jnp.where(present, p, 0.0), jnp.where(present, q, 0.0), share)
     return safe_sqrt(jnp.where(whole > 0, error / jnp.where(whole > 0, whole, 1.0), 0.0))
 
 
-def _pairs(tree: PyTree):
-    if "a" in tree and "b" in tree:
-        yield tree
-    else:
-        for branch in tree.values():
-            yield from _pairs(branch)
-
-
-def _product_norm2(a: Array, b: Array, share: Array) -> Array:
-    """‖Σ wᵢ aᵢ bᵢ‖² for a [C, ..., in, r] and b [C, ..., r, out]."""
-    a = a * share.reshape(-1, *[1] * (a.ndim - 1))
-    left = jnp.einsum("c...ir,d...is->...crds", a, a)
-    right = jnp.einsum("c...ro,d...so->...crds", b, b)
+def _product_norm2(p: Array, q: Array, share: Array) -> Array:
+    """‖Σ wᵢ pᵢ qᵢ‖² for p [C, ..., in, k] and q [C, ..., k, out]."""
+    p = p * share.reshape(-1, *[1] * (p.ndim - 1))
+    left = jnp.einsum("c...ir,d...is->...crds", p, p)
+    right = jnp.einsum("c...ro,d...so->...crds", q, q)
     return jnp.maximum(jnp.sum(left * right), 0.0)

@@ -1,17 +1,29 @@
 """Client drift since the start of the round: norms, also by module, cosines between clients, and the averaging error."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
 from pubswap_jax.algorithm.aggregation import aggregation_residual
 from pubswap_jax.algorithm.losses import safe_sqrt
-from pubswap_jax.types import Array, PyTree
+from pubswap_jax.types import Adapter, Array, PyTree
 
 
-@jax.jit
-def drift(adapters: PyTree, anchor: PyTree, weights: Array | None = None) -> dict[str, Array]:
-    """d_i = adapter_i − anchor: norms [C], cosines [C, C], norms by module [C, L]; and the relative error of averaging."""
+@partial(jax.jit, static_argnames="family")
+def drift(
+    adapters: PyTree,
+    anchor: PyTree,
+    weights: Array | None = None,
+    basis: PyTree | None = None,
+    *,
+    family: Adapter | None = None,
+) -> dict[str, Array]:
+    """d_i = adapter_i − anchor: norms [C], cosines [C, C], norms by module [C, L]; and the relative error of averaging.
+
+    `basis` and `family` are those of `aggregation_residual`.
+    """
     num_clients = jax.tree.leaves(adapters)[0].shape[0]
     gram, squares = jnp.zeros((num_clients, num_clients)), {}
     anchors = flatten_dict(anchor)
@@ -27,7 +39,7 @@ def drift(adapters: PyTree, anchor: PyTree, weights: Array | None = None) -> dic
         "drift": norms,
         "cosine": jnp.where(scale > 0, gram / jnp.where(scale > 0, scale, 1.0), 0.0),
         "drift_by_module": jnp.stack([safe_sqrt(squares[name]) for name in sorted(squares)], axis=1),
-        "residual": aggregation_residual(adapters, weights),
+        "residual": aggregation_residual(adapters, weights, family, basis),
     }
 
 

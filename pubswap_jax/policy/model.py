@@ -1,4 +1,4 @@
-"""A decoder-only transformer (Llama, Qwen2, Qwen3) with LoRA, and the log-probs of responses under it.
+"""A decoder-only transformer (Llama, Qwen2, Qwen3) with adapters, and the log-probs of responses under it.
 
 Parameters have Hugging Face's names; kernels are [in, out]. Four collections have different lifetimes. `params` (weights)
 and `basis` (frozen arrays of an adapter family) together are the base, which never changes. There is one `adapter` per client
@@ -11,13 +11,13 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from pubswap_jax.policy import attention
-from pubswap_jax.policy.logps import check_base
+from pubswap_jax.policy.adapter import check_layer
+from pubswap_jax.policy.adapter import init_adapter as init_adapter
 from pubswap_jax.policy.logps import response_logps as response_logps
 from pubswap_jax.policy.matmul import JOINED, few_rows, matmul, prefers_transposed, products
-from pubswap_jax.types import LINEAR_LAYERS, Array, ModelConfig, PyTree, at_least_f32
+from pubswap_jax.types import Array, ModelConfig, at_least_f32
 
 _init = nn.initializers.normal(0.02)
 
@@ -59,7 +59,7 @@ class RMSNorm(nn.Module):
 
 
 class Dense(nn.Module):
-    """x W + bias + (α/r) x A B (Hu et al. 2021). The last term is absent if this layer has no adapter."""
+    """x W + bias + what the adapter family adds, if this layer has an adapter."""
 
     config: ModelConfig
     features: int
@@ -74,13 +74,11 @@ class Dense(nn.Module):
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             y = y + bias.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
-        if self.has_variable("adapter", "a"):
-            a, b = (self.get_variable("adapter", name).astype(x.dtype) for name in "ab")
-            rank = self.config.lora_rank
-            if (a.shape, b.shape) != ((x.shape[-1], rank), (rank, self.features)):
-                shapes = f"a {list(a.shape)} and b {list(b.shape)}"
-                raise ValueError(f"adapter: {self.name} has {shapes}; one client's adapter of rank {rank} expected")
-            y = y + (x @ a) @ ((self.config.lora_alpha / self.config.lora_rank) * b)  # scales b, not the larger product
+        if trained := self.variables.get("adapter"):
+            frozen, family = self.variables.get("basis", {}), self.config.adapter
+            check_layer(self.name, family, x.shape[-1], self.features, frozen, trained)
+            frozen, trained = jax.tree.map(lambda array: array.astype(x.dtype), (dict(frozen), dict(trained)))
+            y = y + family.apply(x, frozen, trained)
         return y
 
 
@@ -194,26 +192,3 @@ class Transformer(nn.Module):
             return few_rows(x, embedding, wide) if prefers_transposed(rows) else matmul(x, embedding.T, wide)
         kernel, turned = self.lm_head()
         return matmul(x, kernel, wide) if turned is None else few_rows(x, turned, wide)
-
-
-def init_adapter(key: Array, model: Transformer, base: PyTree) -> PyTree:
-    """A ~ U(−1/√in, 1/√in), as in PEFT, and B = 0: the adapted model starts as the base. `base` may be ShapeDtypeStructs."""
-    check_base(base)
-    config = model.config
-    if unknown := set(config.lora_targets) - set(LINEAR_LAYERS):
-        raise ValueError(f"config.lora_targets: {sorted(unknown)[0]!r} is none of {', '.join(LINEAR_LAYERS)}")
-    adapter = {}
-    for path, kernel in sorted(flatten_dict(base["params"]).items()):
-        if path[-1] != "kernel" or path[-2] not in config.lora_targets:
-            continue
-        *stack, wide, out = kernel.shape
-        dtype = jnp.promote_types(kernel.dtype, jnp.float32)
-        shape = (*stack, wide, config.lora_rank)
-        leaf_key = jax.random.fold_in(key, len(adapter))
-        adapter[(*path[:-1], "a")] = jax.random.uniform(leaf_key, shape, dtype, -(wide**-0.5), wide**-0.5)
-        adapter[(*path[:-1], "b")] = jnp.zeros((*stack, config.lora_rank, out), dtype)
-    if not adapter:
-        raise ValueError(
-            f"config.lora_targets {config.lora_targets} names no linear layer of the model; choose from LINEAR_LAYERS"
-        )
-    return unflatten_dict(adapter)

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pubswap_jax.policy.model import Transformer, init_adapter
+from pubswap_jax.policy.adapter import init_adapter, init_basis, lora
+from pubswap_jax.policy.model import Transformer
 from pubswap_jax.types import Array, Batch, ModelConfig, Prompts, PyTree, Rollout, Verdict
 
 PLUS, EQUALS, PAD, EOS = 10, 11, 15, 16  # 0 … 9 are the digits, 12 … 14 are unused
@@ -25,8 +26,7 @@ TOY_CONFIG = ModelConfig(
     eos_ids=(EOS,),
     pad_id=PAD,
     max_new_tokens=4,
-    lora_rank=2,
-    lora_alpha=4.0,
+    adapter=lora(2, 4.0),
 )
 
 
@@ -34,10 +34,11 @@ def toy(key: Array, config: ModelConfig = TOY_CONFIG) -> tuple[Transformer, PyTr
     """A random policy: model, base, adapter."""
     model = Transformer(config)
     params_key, adapter_key = jax.random.split(key)
+    basis_key = jax.random.fold_in(adapter_key, 2**32 - 1)  # no layer of the adapter has this number
     params = model.init(params_key, jnp.zeros((1, 1), jnp.int32))["params"]
     # At this width the usual scale of 0.02 gives nearly the same logits for every prompt, so use ten times that.
     params = jax.tree.map(lambda x: x * 10 if x.ndim > 1 else x, params)
-    base = {"params": params, "basis": {}}
+    base = {"params": params, "basis": init_basis(basis_key, model, {"params": params})}
     return model, base, init_adapter(adapter_key, model, base)
 
 

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 
 from pubswap_jax import settings
-from pubswap_jax.policy.model import Transformer, init_adapter
+from pubswap_jax.policy.adapter import init_adapter
+from pubswap_jax.policy.model import Transformer
 from pubswap_jax.run import checkpoint, earlier, evaluation, journal, manifest, state
 from pubswap_jax.run.assembly import Run, assemble, make_federation
 from pubswap_jax.run.pass_at_k import by_topic, pass_at_k, summary
@@ -42,8 +43,8 @@ The figures are those of {tested} on the run's test questions; base SHA-256 {dig
 class BestRound(NamedTuple):
     """The adapter of a run's best round, and the config and base model to use it with:
 
-    _, params = load_pretrained(found.base, scan_layers=found.config.scan_layers)
-    sample(Transformer(found.config), params, found.adapter, ...)
+    _, base = load_pretrained(found.base, scan_layers=found.config.scan_layers)
+    sample(Transformer(found.config), base, found.adapter, ...)
     export_adapter("folder", found.adapter, found.config, str(found.base))
     """
 
@@ -94,7 +95,7 @@ def export_run(run: Run, workdir: pathlib.Path) -> list[pathlib.Path]:
         folder = workdir / "export" / name
         for file in folder.glob("*"):
             file.unlink()
-        export_adapter(folder, adapter, run.policy.config, _base_name(run))
+        export_adapter(folder, adapter, run.policy.config, _base_name(run), basis=run.policy.base["basis"])
         (folder / "README.md").write_text(_card(run, at, workdir, name))
         folders.append(folder)
     return folders
@@ -120,7 +121,7 @@ def evaluate_adapter(config, workdir: pathlib.Path, adapter: str) -> str:
     if adapter:
         ours = run.policy.config
         found, loaded = load_adapter(adapter, ours)
-        changes = {name: getattr(found, name) for name in ("lora_rank", "lora_alpha", "lora_targets")}
+        changes = {f"lora_{name}": value for name, value in found.adapter.settings} | {"lora_targets": found.lora_targets}
         run = run if found == ours else assemble(_with_adapter(config, changes))
         return _figures(run, loaded)
     return evaluate_run(run, workdir)
@@ -195,8 +196,7 @@ def _card(run: Run, at: RunState, workdir: pathlib.Path, name: str) -> str:
     return CARD.format(
         base=_base_name(run),
         name=f"{workdir.name}, {name}",
-        rank=run.policy.config.lora_rank,
-        alpha=run.policy.config.lora_alpha,
+        **dict(run.policy.config.adapter.settings),
         clients=known["federation.num_clients"],
         steps=known["federation.steps"],
         swap=known["federation.swap"],

@@ -9,8 +9,9 @@ from jax.sharding import Mesh
 
 from pubswap_jax import settings
 from pubswap_jax.devices import mesh
+from pubswap_jax.policy.adapter import init_adapter, init_basis, lora
 from pubswap_jax.policy.logps import check_positions
-from pubswap_jax.policy.model import Transformer, init_adapter
+from pubswap_jax.policy.model import Transformer
 from pubswap_jax.questions import embedded
 from pubswap_jax.questions.load import HOMEWORK
 from pubswap_jax.questions.problem import KINDS
@@ -20,7 +21,7 @@ from pubswap_jax.weights import hf_folder
 from pubswap_jax.weights.hf_config import read_config
 from pubswap_jax.weights.pretrained import load_pretrained
 
-ADAPTER_STREAM = 2**32 - 1  # no round has this number; rounds are folded into the same key
+ADAPTER_STREAM, BASIS_STREAM = 2**32 - 1, 2**32 - 2  # no round has these numbers; rounds are folded into the same key
 
 
 class Policy(NamedTuple):
@@ -45,9 +46,11 @@ def load_policy(config, devices: Mesh | None = None) -> Policy:
     shardings = devices and partial(mesh.params_sharding, devices)
     loaded, base = load_pretrained(folder, dtype=config.model.dtype, shardings=shardings, scan_layers=config.model.scan_layers)
     model = Transformer(adapt(config, loaded, tokenizer))
-    key = jax.random.fold_in(jax.random.key(config.seed), ADAPTER_STREAM)
+    key = jax.random.key(config.seed)
     shapes = jax.eval_shape(lambda: base)  # `init_adapter` is jitted: eager, it would compile one program per leaf
-    return Policy(folder, tokenizer, model, base, jax.jit(lambda key: init_adapter(key, model, shapes))(key))
+    adapter = jax.jit(lambda key: init_adapter(key, model, shapes))(jax.random.fold_in(key, ADAPTER_STREAM))
+    basis = init_basis(jax.random.fold_in(key, BASIS_STREAM), model, shapes)
+    return Policy(folder, tokenizer, model, base | {"basis": basis}, adapter)
 
 
 def base_folder(config) -> pathlib.Path:
@@ -75,10 +78,9 @@ def make_tokenizer(config, folder: pathlib.Path) -> Tokenizer:
 
 
 def adapt(config, model_config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
-    """The loaded model config with the run's LoRA and remat settings and the tokenizer's stop tokens."""
+    """The loaded model config with the run's adapter and remat settings and the tokenizer's stop tokens."""
     return model_config.replace(
-        lora_rank=config.model.lora_rank,
-        lora_alpha=config.model.lora_alpha,
+        adapter=lora(config.model.lora_rank, config.model.lora_alpha),
         lora_targets=settings.targets(config),
         remat=config.model.remat,
         eos_ids=tuple(dict.fromkeys((*model_config.eos_ids, *tokenizer.stop_ids))),

@@ -2,6 +2,7 @@
 
 import pathlib
 
+from pubswap_jax.policy.adapter import lora
 from pubswap_jax.types import Llama3Rope, ModelConfig
 from pubswap_jax.weights.tensorfile import read_json
 
@@ -61,6 +62,7 @@ def read_config(folder: pathlib.Path) -> ModelConfig:
         model_type=family,
         eos_ids=eos_ids,
         pad_id=pad_id,
+        adapter=lora(32, 64.0),  # the paper's
         folder=str(folder.absolute()),
     )
 

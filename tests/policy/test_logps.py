@@ -36,8 +36,11 @@ def test_an_adapter_that_does_not_fit_is_named_and_not_ignored():
     for wrong, message in (
         ({"lora": adapter}, "no layer 'lora/layers_0/mlp/down_proj'"),
         ({"layers": adapter["layers_0"]}, "no layer 'layers/"),
-        (jax.tree.map(lambda x: jnp.stack([x] * 3), adapter), "one client's adapter"),
-        (jax.tree.map(lambda x: x[:, :1], adapter), "of rank 3 expected"),
+        (
+            jax.tree.map(lambda x: jnp.stack([x] * 3), adapter),
+            r"q_proj has a \[3, 16, 3\] and b \[3, 3, 32\]; a \[16, 3\] and b",
+        ),
+        (jax.tree.map(lambda x: x[:, :1], adapter), r"for one client's adapter of the family lora \(rank 3, alpha 64\)"),
     ):
         with pytest.raises(ValueError, match=message):
             score(wrong)

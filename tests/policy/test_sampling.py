@@ -9,11 +9,18 @@ import numpy as np
 import pytest
 from statistics_of_draws import chi_square
 
-from pubswap_jax import Prompts, Transformer, init_adapter, response_logps, sample
+from pubswap_jax import Prompts, Transformer, init_adapter, lora, response_logps, sample
 from pubswap_jax.types import Llama3Rope, ModelConfig
 
 TINY = ModelConfig(
-    vocab_size=40, hidden_size=16, intermediate_size=24, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, lora_rank=3
+    vocab_size=40,
+    hidden_size=16,
+    intermediate_size=24,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    adapter=lora(3, 64.0),
 )
 FAMILIES = {
     "qwen2": TINY.replace(qkv_bias=True),

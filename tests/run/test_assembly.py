@@ -24,7 +24,9 @@ from pubswap_jax.types import LINEAR_LAYERS, Llama3Rope, Rollout, Verdict
 
 def test_model_and_adapter_are_the_configs():
     run, _ = finished()
-    assert run.model_config.lora_rank == 2 and run.model_config.lora_targets == LINEAR_LAYERS
+    assert (
+        run.model_config.adapter.settings == (("rank", 2), ("alpha", 64.0)) and run.model_config.lora_targets == LINEAR_LAYERS
+    )
     assert run.model_config.eos_ids == run.tokenizer.stop_ids and run.model_config.max_new_tokens == 3
     again = assembly.init_adapter(
         jax.random.fold_in(run.key, assembly.LORA_STREAM), assembly.Transformer(run.model_config), run.params

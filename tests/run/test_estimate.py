@@ -117,7 +117,7 @@ def test_a_config_json_alone_is_enough(tmp_path, need):
     for path in (tmp_path, tmp_path / "config.json"):
         config.model.path = str(path)
         found = estimate._model_config(config)
-        assert (found.num_layers, found.lora_rank) == (run.model_config.num_layers, 2)
+        assert (found.num_layers, found.adapter) == (run.model_config.num_layers, run.model_config.adapter)
     assert estimate.needed(config, found)["base"] == need["base"]
     config.model.path = str(tmp_path / "other.json")
     (tmp_path / "other.json").write_text("{}")

@@ -1,0 +1,139 @@
+"""Adapter families, and the trees of their arrays: `basis` (frozen, shared by all clients) and `adapter` (trained).
+
+A new family is a cached factory here, which returns an `Adapter`, and a choice in the config. See `lora` for an example. Both
+trees have the paths of the layers that they adapt; a layer is a dict of arrays by name.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from pubswap_jax.policy.logps import check_base
+from pubswap_jax.types import LINEAR_LAYERS, Adapter, Array, ModelConfig, PyTree
+
+
+@functools.cache
+def lora(rank: int, alpha: float) -> Adapter:
+    """(α/r) x A B with A ~ U(−1/√in, 1/√in), as in PEFT, and B = 0 (Hu et al., arXiv 2106.09685)."""
+    scale = alpha / rank
+
+    def init(key: Array, wide: int, out: int, stack: tuple[int, ...] = ()) -> tuple[dict, dict]:
+        bound = wide**-0.5
+        a = jax.random.uniform(key, (*stack, wide, rank), float, -bound, bound)
+        return {}, {"a": a, "b": jnp.zeros((*stack, rank, out))}
+
+    def apply(x: Array, frozen: dict, trained: dict) -> Array:
+        return (x @ trained["a"]) @ (scale * trained["b"])  # scales b, not the larger product
+
+    return Adapter(
+        init,
+        apply,
+        factors=lambda frozen, trained: (trained["a"], scale * trained["b"]),
+        peft=lambda frozen, trained: (trained["a"], trained["b"], alpha),
+        name="lora",
+        settings=(("rank", rank), ("alpha", alpha)),
+    )
+
+
+def init_adapter(key: Array, model, base: PyTree) -> PyTree:
+    """The trained arrays of a fresh adapter. `base` may hold ShapeDtypeStructs."""
+    leaves = {}
+    for path, stack, wide, out, dtype in _layers(model.config, base):
+        layer_key = jax.random.fold_in(key, len(leaves))
+        _, trained = _init(model.config.adapter, layer_key, wide, out, stack)
+        leaves |= {(*path, name): x.astype(dtype) for name, x in trained.items()}
+    return unflatten_dict(leaves)
+
+
+def init_basis(key: Array, model, base: PyTree) -> PyTree:
+    """The family's frozen arrays: {} for LoRA. `base` may hold ShapeDtypeStructs, and its own basis is not read.
+
+    The arrays are a function of the key, so that they are neither saved nor sent. They are computed on the host in float64,
+    because every machine must round them to the same float32.
+    """
+    layers = [layer for layer in _layers(model.config, base) if shapes(model.config.adapter, *layer[2:4])[0]]
+    if not layers:
+        return {}
+    host, leaves = jax.local_devices(backend="cpu")[0], {}
+    with jax.enable_x64(True), jax.default_device(host):
+        key = jax.device_put(key, host)
+        for path, stack, wide, out, dtype in layers:
+            frozen, _ = _init(model.config.adapter, jax.random.fold_in(key, len(leaves)), wide, out, stack)
+            leaves |= {(*path, name): jax.device_get(x.astype(dtype)) for name, x in frozen.items()}
+    return unflatten_dict({path: jnp.asarray(x) for path, x in leaves.items()})
+
+
+@functools.cache
+def shapes(family: Adapter, wide: int, out: int) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+    """The shapes of a layer's frozen and of its trained arrays, by name."""
+    parts = jax.eval_shape(lambda: family.init(jax.random.key(0), wide, out))
+    frozen, trained = ({name: x.shape for name, x in part.items()} for part in parts)
+    return frozen, trained
+
+
+def check_layer(name: str, family: Adapter | None, wide: int, out: int, frozen: dict, trained: dict) -> None:
+    """Raises unless a layer's arrays are those of one client's adapter of this family."""
+    if family is None:
+        raise ValueError("config.adapter: None, and an adapter was given; give its family, e.g. lora(8, 16.0)")
+    expected, found = shapes(family, wide, out), tuple({key: x.shape for key, x in part.items()} for part in (frozen, trained))
+    for what, ours, theirs in zip(("basis", "adapter"), expected, found, strict=True):
+        if ours != theirs:
+            raise ValueError(
+                f"{what}: {name} has {_said(theirs)}; {_said(ours)} expected for one client's adapter of the family "
+                f"{described(family)}"
+            )
+
+
+def described(family: Adapter) -> str:
+    """'lora (rank 8, alpha 16)'."""
+    return f"{family.name} ({', '.join(f'{name} {value:g}' for name, value in family.settings)})"
+
+
+def each_layer(function: Callable[..., dict], tree: PyTree, *others: PyTree) -> PyTree:
+    """The tree with `function(layer, *layers of others)` in place of every layer. Other trees may lack it: {}."""
+    if all(isinstance(branch, dict) for branch in tree.values()):
+        return {name: each_layer(function, x, *(other.get(name, {}) for other in others)) for name, x in tree.items()}
+    return function(tree, *others)
+
+
+def all_factors(family: Adapter | None, basis: PyTree, adapters: PyTree) -> list[tuple[Array, Array]]:
+    """(P [C, ..., in, k], Q [C, ..., k, out]) of every layer of the clients' adapters [C, ...]; family None: LoRA's A and B."""
+    one = family.factors if family else lambda frozen, trained: (trained["a"], trained["b"])
+    pairs: list[tuple[Array, Array]] = []
+
+    def add(trained: dict, frozen: dict) -> dict:
+        pairs.append(jax.vmap(one, (None, 0))(frozen, trained))
+        return {}
+
+    each_layer(add, adapters, basis)
+    return pairs
+
+
+def _said(arrays: dict[str, tuple[int, ...]]) -> str:
+    return " and ".join(f"{name} {list(shape)}" for name, shape in arrays.items()) or "nothing"
+
+
+def _init(family: Adapter, key: Array, wide: int, out: int, stack: tuple[int, ...]) -> tuple[dict, dict]:
+    return family.init(key, wide, out, stack) if stack else family.init(key, wide, out)
+
+
+def _layers(config: ModelConfig, base: PyTree) -> Iterator[tuple[tuple[str, ...], tuple[int, ...], int, int, jnp.dtype]]:
+    """(path, leading axes, in, out, dtype of its adapter) of every layer that has an adapter."""
+    check_base(base)
+    if config.adapter is None:
+        raise ValueError("config.adapter: None; give an adapter family, e.g. lora(8, 16.0)")
+    if unknown := set(config.lora_targets) - set(LINEAR_LAYERS):
+        raise ValueError(f"config.lora_targets: {sorted(unknown)[0]!r} is none of {', '.join(LINEAR_LAYERS)}")
+    found = False
+    for path, kernel in sorted(flatten_dict(base["params"]).items()):
+        if path[-1] == "kernel" and path[-2] in config.lora_targets:
+            found = True
+            *stack, wide, out = kernel.shape
+            yield path[:-1], tuple(stack), wide, out, jnp.promote_types(kernel.dtype, jnp.float32)
+    if not found:
+        raise ValueError(
+            f"config.lora_targets {config.lora_targets} names no linear layer of the model; choose from LINEAR_LAYERS"
+        )
