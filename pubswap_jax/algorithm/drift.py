@@ -13,16 +13,11 @@ from pubswap_jax.types import Adapter, Array, PyTree
 
 @partial(jax.jit, static_argnames="family")
 def drift(
-    adapters: PyTree,
-    anchor: PyTree,
-    weights: Array | None = None,
-    basis: PyTree | None = None,
-    *,
-    family: Adapter | None = None,
+    adapters: PyTree, anchor: PyTree, weights: Array | None = None, family: Adapter | None = None, basis: PyTree | None = None
 ) -> dict[str, Array]:
     """d_i = adapter_i − anchor: norms [C], cosines [C, C], norms by module [C, L]; and the relative error of averaging.
 
-    `basis` and `family` are those of `aggregation_residual`.
+    `family` and `basis` are those of `aggregation_residual`.
     """
     num_clients = jax.tree.leaves(adapters)[0].shape[0]
     gram, squares = jnp.zeros((num_clients, num_clients)), {}
