@@ -20,9 +20,11 @@ from pubswap_jax.algorithm.federation import Parts, make_rows, over_clients
 from pubswap_jax.algorithm.losses import group_advantages, grpo_term, keep_truncated, per_sequence
 from pubswap_jax.algorithm.swap import apply_swap, balanced, check_present, no_swap, swap_metrics
 from pubswap_jax.algorithm.update import Learning, make_update
+from pubswap_jax.policy.adapter import each_layer
 from pubswap_jax.policy.sampling import sample
 from pubswap_jax.records import Record
 from pubswap_jax.types import (
+    Adapter,
     Advantages,
     Aggregator,
     Array,
@@ -94,7 +96,7 @@ def pubswap(
     """PubSwap (arXiv 2604.12160) as reconstructed from its public descriptions; docs/readings.md has the readings.
 
     Args:
-      model: a Linen module with collections `params` and `lora`, and a `config`.
+      model: a Linen module with collections `params`, `basis` and `adapter`, and a `config`.
       tx: an optax transformation *without* a learning rate: adapter ← adapter − hparams.lr · direction.
       num_clients: C.
       group: G, responses a prompt (the paper's K).
@@ -131,8 +133,8 @@ def pubswap(
     ends = (model.config.eos_ids if eos_ids is None else tuple(eos_ids), model.config.pad_id if pad_id is None else pad_id)
     client = make_client(model, tx, how, group=group, max_new_tokens=tokens, ends=ends, moments=moments, lockstep=lockstep)
     server = make_server(planner, aggregator, moments=moments)
-    keeps = moments == "keep" or not aggregator.shares
-    return join(client, server, num_clients, clients_at_once=clients_at_once, part=part, keeps=keeps, program=program)
+    keeps, family = moments == "keep" or not aggregator.shares, model.config.adapter
+    return join(client, server, num_clients, family, clients_at_once=clients_at_once, part=part, keeps=keeps, program=program)
 
 
 # --- the two roles ------------------------------------------------------------------------------------------------------
@@ -155,9 +157,10 @@ def make_client(
     if moments not in MOMENTS:
         raise ValueError(f"moments: one of {', '.join(MOMENTS)} expected, got {moments!r}")
     eos_ids, pad_id = ends
+    family = model.config.adapter
 
     def start(download: PyTree, client: ClientState | None = None) -> ClientState:
-        adapter = download["adapter"]
+        adapter = arrived(family, download["adapter"])
         if client is None:
             zero = jnp.zeros((), jnp.int32)
             client = ClientState(zero, adapter, (), zero, zero, memory=how.correction.init(adapter))
@@ -180,9 +183,15 @@ def make_client(
         )
 
     def upload(client: ClientState) -> tuple[PyTree, dict[str, Array]]:
-        return {"adapter": client.adapter} | ({"moments": client.opt_state} if moments == "average" else {}), {}
+        sent = each_layer(family.upload, client.adapter)
+        return {"adapter": sent} | ({"moments": client.opt_state} if moments == "average" else {}), {}
 
     return Client(start, respond, make_update(model, tx, how, eos_ids), upload)
+
+
+def arrived(family: Adapter, crossed: PyTree) -> PyTree:
+    """An adapter in the form that is trained, from the form that crosses."""
+    return each_layer(family.download, crossed)
 
 
 def make_server(planner: Planner = balanced, aggregator: Aggregator = mean(), *, moments: str = "reset") -> Server:
@@ -245,19 +254,23 @@ def join(
     client: Client,
     server: Server,
     num_clients: int,
+    family: Adapter,
     *,
     clients_at_once: int | None = None,
     part: int | None = None,
     keeps: bool = False,
     program: Program = compiled,
 ) -> Federation:
-    """The federation of `num_clients` such clients and this server. `keeps`: a client's moments outlast the averaging."""
+    """The federation of `num_clients` such clients and this server.
+
+    `family` says how an adapter that crosses is trained; with `keeps` a client's moments outlast the averaging.
+    """
     stacked, rows = over_clients(client, clients_at_once), make_rows(program)
 
     def first(adapter: PyTree) -> State:
         one = client.start({"adapter": adapter})
         clients = broadcast(one, num_clients).replace(id=jnp.arange(num_clients, dtype=jnp.int32))
-        return State(server.init(adapter, one.opt_state), clients)
+        return State(server.init(client.upload(one)[0]["adapter"], one.opt_state), clients)
 
     def begin(sent: PyTree, clients: ClientState, round: Array, present: Array | None) -> ClientState:
         started = stacked.start(sent, clients).replace(version=jnp.full(clients.id.shape, round))
@@ -271,13 +284,14 @@ def join(
 
     def learn(base, received, clients, prompts, rollouts, verdicts, swapped, hparams):
         check_shapes(prompts, rollouts, verdicts, swapped)
+        received = clients.received if received is None else arrived(family, received)
         return stacked.learn(base, received, clients, prompts, rollouts, verdicts, swapped, hparams)
 
     def settle(server_state: ServerState, clients: ClientState, weights: Array | None):
         """Resets clients that are not sound to the server's adapter and weighs them 0: one NaN in a mean is everybody's."""
         here = sound((clients.adapter, clients.opt_state))
         weights = jnp.where(here, jnp.ones(here.shape) if weights is None else weights, 0)
-        fresh = {"adapter": server_state.adapter}
+        fresh = {"adapter": server_state.adapter}  # in the form that crosses, as a download is
         if jax.tree.leaves(server_state.moments):
             fresh["moments"] = server_state.moments
         again = stacked.start(broadcast(fresh, here.shape[0]), clients.replace(opt_state=()))
@@ -300,7 +314,7 @@ def join(
         "settle": settle,
         "upload": stacked.upload,
         "average": server.aggregate,
-        "drift": drift,
+        "drift": lambda adapters, anchor, weights: drift(adapters, arrived(family, anchor), weights),
     }
     run = {name: program(name, function) for name, function in programs.items()}
     served = server._replace(swap=run["swap"], aggregate=run["average"])
@@ -329,10 +343,10 @@ def join(
             after = run["receive"](*own, given)
         else:
             plan = run["own"](own[1].correct)
-        shared = not jax.tree.leaves(clients.received)
+        received = None if jax.tree.leaves(clients.received) else state.server.adapter
         learnt = []
         for of_part in parts.of((clients, batch.prompts, *after, plan.swapped)):
-            learnt.append(run["update"](base, state.server.adapter if shared else of_part[0].received, *of_part, hparams))
+            learnt.append(run["update"](base, received, *of_part, hparams))
         updated = parts.put_back(clients, [one for one, _ in learnt])
         if present is not None and not isinstance(who, np.ndarray):
             updated = run["choose"](present, updated, clients)
@@ -353,7 +367,7 @@ def join(
 
     def shared(state: State) -> PyTree | None:
         coming = server.download(state.server)
-        return None if coming is None else coming["adapter"]
+        return None if coming is None else arrived(family, coming["adapter"])
 
     def saved(state: State) -> State:
         return state if keeps else state.replace(clients=state.clients.replace(opt_state=()))
