@@ -3,7 +3,6 @@
 import gc
 import os
 import pathlib
-import threading
 import time
 from collections.abc import Callable
 
@@ -11,22 +10,19 @@ import jax
 import numpy as np
 
 from pubswap_jax import settings
-from pubswap_jax.algorithm.aggregation import sound
-from pubswap_jax.algorithm.federation import direct, step_key
+from pubswap_jax.algorithm.federation import step_key
 from pubswap_jax.devices import hosts
 from pubswap_jax.report import report
 from pubswap_jax.run import evaluation, manifest, state
 from pubswap_jax.run.assembly import Run, assemble
-from pubswap_jax.run.judge import judge_of_shapes
-from pubswap_jax.run.ledger import Gate
-from pubswap_jax.run.programs import shapes
-from pubswap_jax.run.recorder import FILES, Recorder, of_present, read_evaluations, transcripts, transcripts_a_step
+from pubswap_jax.run.book import Book, Offer
+from pubswap_jax.run.recorder import FILES, Recorder, read_evaluations
+from pubswap_jax.run.rehearsal import compile_ahead, make_gate, watched
 from pubswap_jax.run.signals import Stopped as Stopped
 from pubswap_jax.run.state import Best, RunState, place_of
-from pubswap_jax.types import Channel, Event, Judge, PyTree
+from pubswap_jax.types import PyTree
 
 Check = Callable[[], None]
-Offer = Callable[[Callable[[], None]], None]
 
 
 def train_and_evaluate(
@@ -73,10 +69,10 @@ def train(
         return _start(run, workdir, fork, check, offer)
 
 
-def _train(run: Run, at: RunState, book: "Book", examine: evaluation.Examine, check: Check) -> RunState:
+def _train(run: Run, at: RunState, book: Book, examine: evaluation.Examine, check: Check) -> RunState:
     """The loop: every event of the run's timeline from `at` on. `book` records and saves."""
-    federation, clock, sure, closing = run.federation, book.recorder.clock, at, {}
-    gate = make_gate(run, at)
+    federation, clock, gate = run.federation, book.recorder.clock, make_gate(run, at)
+    sure, closing = at, {}  # the last state that can be saved, and the figures of the last close
     judge = watched(run.judge, clock, check)
     try:
         while at.number < run.timeline.length:
@@ -91,9 +87,7 @@ def _train(run: Run, at: RunState, book: "Book", examine: evaluation.Examine, ch
                 closing = book.closed(event, closing)
             elif event.kind == "evaluate":
                 following = at.federation
-                first, ours = event.round < 0, (run, examine, book.recorder)
-                values = clock.timed("evaluate", evaluation.base)(*ours) if first else {}
-                values |= {} if first else clock.timed("evaluate", evaluation.trained)(*ours, event, following)
+                values = clock.timed("evaluate", evaluation.examined)(run, examine, book.recorder, event, following)
                 reached = Best(event.round + 1, values.get("eval/pass@1", -1.0))
                 best = max(best, reached, key=lambda one: one.score)  # ties: the earlier round
             else:
@@ -109,69 +103,12 @@ def _train(run: Run, at: RunState, book: "Book", examine: evaluation.Examine, ch
                 accounts = {f"ledger/{name}": sizes for name, sizes in gate.close_round().items()}
                 sure = at = book.ended(event, at._replace(account={}), values | closing | accounts)
             elif event.kind in ("private", "public"):
-                sure = book.reached(
-                    at, run.save_every and (event.step + 1) % run.save_every == 0 and event.step + 1 < run.steps
-                )
+                sure = book.reached(at, run.saves(event))
     except Stopped:
         if sure.number and place_of(run, sure.number)[1]:
             book.keep(sure)
         raise
     return at
-
-
-class Book:
-    """What the loop tells the outside: rows, printed lines, checkpoints, and the state that a signal handler may save."""
-
-    def __init__(self, run: Run, recorder: Recorder, folder: pathlib.Path, offer: Offer):
-        self.run, self.recorder, self._folder, self._offer = run, recorder, folder, offer
-        self._saving = threading.Lock()
-        self.say = recorder.progress.say
-        self.keep = recorder.clock.timed("save", self._save)
-
-    def _save(self, at: RunState, position: dict[str, int] | None = None) -> None:
-        with self._saving:
-            here = self.recorder.journal.position()
-            state.save(self._folder, self.run, at, here if position is None else position)
-
-    def reached(self, at: RunState, keep: bool = False) -> RunState:
-        """The run can go on from `at`: offers to save it, and saves it if `keep`."""
-        position = self.recorder.journal.told()
-
-        def end() -> None:
-            self._save(at, position)
-            self.recorder.close_sinks()
-
-        self._offer(end)
-        if keep:
-            own = self.run.federation.own(at.federation)
-            healthy(hosts.fetch(sound(own)) if own is not None else np.ones(1, bool), self.run.timeline(at.number))
-            self.keep(at)
-        return at
-
-    def stepped(self, event: Event, batch, seen, hparams, seconds: float, channel: Channel) -> None:
-        for record in transcripts(self.run, event, batch, seen):
-            self.recorder.transcript(channel.up(record))
-        self.recorder.step(event, batch, seen, hparams, seconds)
-
-    def closed(self, event: Event, figures: dict) -> dict[str, object]:
-        """The figures of a round's end, as the journal has them. Raises if no client is sound any more."""
-        figures = hosts.fetch(figures)
-        here = figures.pop("sound", np.ones(len(event.who), bool))
-        healthy(here, event)
-        if not here.all():
-            self.say(exclusion(event.round + 1, here))
-        values = {f"round/{name}": value for name, value in of_present(figures, event.who).items()}
-        return values | {"round/excluded": [int(not fine) for fine in here]}
-
-    def ended(self, event: Event, at: RunState, values: dict[str, object]) -> RunState:
-        """Writes a finished round's row, saves, and then announces the round."""
-        self.recorder.round(event.round + 1, values)
-        self.keep(self.reached(at))
-        if event.round < 0:
-            self.say(f"base model saved: validation pass@1 {at.best.score:.3f}")
-        else:
-            self.say(announcement(event.round + 1, self.run.rounds, values, at.best))
-        return at
 
 
 def _start(run: Run, workdir: pathlib.Path, fork: bool, check: Check, offer: Offer) -> PyTree:
@@ -218,68 +155,6 @@ def _session(run: Run, at: RunState | None, book: Book, workdir: pathlib.Path, c
     return last.federation
 
 
-def make_gate(run: Run, at: RunState) -> Gate:
-    """The gate of the run's records. Adapters may cross in the shapes that the federation itself sends."""
-    found: dict[str, PyTree] = {}
-
-    def noting(record):
-        if record.kind == "adapters":
-            found[f"{record.direction}/adapters"] = shapes(record.arrays)
-        return record
-
-    noted = Channel(noting, noting)
-    opened = run.federation.open(shapes(run.federation.init(run.policy.adapter)), noted)
-    run.federation.close(opened, noted)
-    first = max(run.timeline(at.number).round, 0) == 0
-    public = len(run.data.split.public)
-    return Gate(public, found, transcripts=transcripts_a_step(run.log) > 0, first=first, account=at.account)
-
-
-def watched(judge: Judge, clock, check: Check) -> Judge:
-    """The same judge, timed. It waits for the rollouts first; `check` may raise there to discard the step."""
-
-    def timed(rollouts, batch):
-        clock.timed("rollout", jax.block_until_ready)(rollouts)
-        check()
-        return clock.timed("verify", judge)(rollouts, batch)
-
-    return timed
-
-
-def compile_ahead(run: Run, at: RunState) -> None:
-    """Compiles in the background what the coming round will call, in the order of the calls, by running it on shapes.
-
-    Only on one CPU device. On a GPU, XLA times kernels while it compiles, and other work would distort the timings. On several
-    devices, the compiler chooses the shardings of results, so the arguments' shardings are not known in advance.
-    """
-    if jax.default_backend() != "cpu" or run.place.spread:
-        return
-
-    run.programs.ahead = True
-    federated, federation, done = shapes(at.federation), run.federation, set()
-    for number in range(at.number, min(at.number + run.steps + 4, run.timeline.length)):
-        event = run.timeline(number)
-        if event.kind in done:
-            continue
-        done.add(event.kind)
-        if event.kind == "open":
-            federated = federation.open(federated, direct, run.who(event))
-        elif event.kind == "close":
-            weights = run.weights(event)
-            federated, _ = federation.close(federated, direct, None if weights is None else shapes(weights))
-        elif event.kind != "evaluate":
-            batch = run.data.batch(event)
-            federated, _ = federation.step(
-                run.policy.base, federated, batch, judge_of_shapes, direct, run.key, run.hparams(event), run.who(event)
-            )
-    own = federation.own(federated)
-    if own is not None and (run.examiner.clients or federation.shared(federated) is None):
-        asked = (run.data.validation.prompts, run.data.validation.prompts.tokens[:, 0])
-        some = evaluation.parts(run, own, np.flatnonzero(run.timeline(at.number).who))[0]
-        first = jax.tree.map(lambda x: jax.ShapeDtypeStruct((run.examiner.batch, *x.shape[1:]), x.dtype), asked)
-        run.examiner.sampler(run.policy.base, some, *first, run.examiner.key)
-
-
 def finish(run: Run, workdir: pathlib.Path, best: int, say: Callable[[str], None]) -> None:
     """Prints the best round's table and writes the report. All processes wait until both are done."""
     if hosts.first():
@@ -299,30 +174,3 @@ def unknown_files(workdir: pathlib.Path) -> None:
         path = workdir / f"{name}.jsonl"
         if path.exists() and path.stat().st_size:
             raise ValueError(f"{path}: no run of ours wrote it, and this one would; name another --workdir")
-
-
-def healthy(here: np.ndarray, event: Event) -> None:
-    """Raises if no client in bool[C] `here` takes part in the event's round."""
-    if not (here & event.who).any():
-        raise ValueError(
-            f"round {event.round + 1}: no client's adapter is finite any more; lower --config.training.lr or "
-            f"--config.training.clip_norm and go on from the last checkpoint with --fork"
-        )
-
-
-def exclusion(round: int, here: np.ndarray) -> str:
-    names = ", ".join(str(client) for client in np.flatnonzero(~here))
-    return (
-        f"round {round}: the adapter of client {names} is not finite; it is left out of the average and starts anew from "
-        f"the server's"
-    )
-
-
-def announcement(round: int, rounds: int, figures: dict, best: Best) -> str:
-    if "eval/pass@1" not in figures:
-        return f"round {round} of {rounds} saved"
-    own = [score for score in figures.get("clients/pass@1", []) if score is not None]
-    clients = f" (clients' own {sum(own) / len(own):.3f})" if own else ""
-    return (
-        f"round {round} of {rounds} saved: validation pass@1 {figures['eval/pass@1']:.3f}{clients}, best in round {best.round}"
-    )

@@ -1,11 +1,12 @@
 """PubSwap as a federation: LoRA averaging, and on public steps a swap of responses between the clients.
 
-`make_client` and `make_server` are the two roles, `pubswap` joins them to a `Federation`. What crosses between them is what
-passes `channel` in `_open`, `exchange`, `_step` and `_close`.
+client.py and server.py have the two roles, and `pubswap` joins them to a `Federation`. What crosses between them is what passes
+`channel` in `Together.open`, `step` and `close`, and in `exchange`.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import flax.struct
 import jax
@@ -13,15 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from pubswap_jax.algorithm.aggregation import broadcast, check_weights, choose, fedavg, mean, sound
+from pubswap_jax.algorithm.aggregation import broadcast, check_weights, choose, mean, sound
+from pubswap_jax.algorithm.client import arrived, check_shapes, make_client, receive
 from pubswap_jax.algorithm.corrections import proximal
 from pubswap_jax.algorithm.drift import drift
-from pubswap_jax.algorithm.federation import Parts, make_rows, over_clients
-from pubswap_jax.algorithm.losses import group_advantages, grpo_term, keep_truncated, per_sequence
-from pubswap_jax.algorithm.swap import apply_swap, balanced, check_present, no_swap, swap_metrics
-from pubswap_jax.algorithm.update import Learning, make_update
-from pubswap_jax.policy.adapter import each_layer
-from pubswap_jax.policy.sampling import sample
+from pubswap_jax.algorithm.federation import Parts, Rows, make_rows, over_clients
+from pubswap_jax.algorithm.losses import group_advantages, grpo_term, per_sequence
+from pubswap_jax.algorithm.server import exchange, make_server
+from pubswap_jax.algorithm.swap import balanced, check_present, no_swap, swap_metrics
+from pubswap_jax.algorithm.truncation import keep_truncated
+from pubswap_jax.algorithm.update import Learning
 from pubswap_jax.records import Record
 from pubswap_jax.types import (
     Adapter,
@@ -40,18 +42,13 @@ from pubswap_jax.types import (
     Normaliser,
     Planner,
     Program,
-    Prompts,
     PyTree,
-    Rollout,
     Server,
     ServerState,
     StepRecord,
     SwapPlan,
-    Verdict,
     compiled,
 )
-
-MOMENTS = ("reset", "average", "keep")
 
 
 @flax.struct.dataclass
@@ -137,117 +134,7 @@ def pubswap(
     return join(client, server, num_clients, family, clients_at_once=clients_at_once, part=part, keeps=keeps, program=program)
 
 
-# --- the two roles ------------------------------------------------------------------------------------------------------
-
-
-def make_client(
-    model,
-    tx: optax.GradientTransformation,
-    how: Learning,
-    *,
-    group: int,
-    max_new_tokens: int,
-    ends: tuple[tuple[int, ...], int],
-    moments: str = "reset",
-    lockstep: bool = True,
-) -> Client:
-    """A client that answers and learns by GRPO. `ends`: all stop tokens, and the token that pads."""
-    if group < 2:
-        raise ValueError(f"group: at least 2 responses a prompt expected, since advantages compare them; got {group}")
-    if moments not in MOMENTS:
-        raise ValueError(f"moments: one of {', '.join(MOMENTS)} expected, got {moments!r}")
-    eos_ids, pad_id = ends
-    family = model.config.adapter
-
-    def start(download: PyTree, client: ClientState | None = None) -> ClientState:
-        adapter = arrived(family, download["adapter"])
-        if client is None:
-            zero = jnp.zeros((), jnp.int32)
-            client = ClientState(zero, adapter, (), zero, zero, memory=how.correction.init(adapter))
-        opt_state = download.get("moments", client.opt_state if moments == "keep" else ())
-        opt_state = opt_state if jax.tree.leaves(opt_state) else tx.init(adapter)
-        return client.replace(adapter=adapter, opt_state=opt_state, received=() if lockstep else adapter)
-
-    def respond(base: PyTree, clients: ClientState, prompts: Prompts, keys: Array, hparams: Hparams) -> Rollout:
-        return sample(
-            model,
-            base,
-            clients.adapter,
-            prompts,
-            keys,
-            group=group,
-            max_new_tokens=max_new_tokens,
-            temperature=hparams.temperature,
-            eos_ids=eos_ids,
-            pad_id=pad_id,
-        )
-
-    def upload(client: ClientState) -> tuple[PyTree, dict[str, Array]]:
-        sent = each_layer(family.upload, client.adapter)
-        return {"adapter": sent} | ({"moments": client.opt_state} if moments == "average" else {}), {}
-
-    return Client(start, respond, make_update(model, tx, how, eos_ids), upload)
-
-
-def arrived(family: Adapter, crossed: PyTree) -> PyTree:
-    """An adapter in the form that is trained, from the form that crosses."""
-    return each_layer(family.download, crossed)
-
-
-def make_server(planner: Planner = balanced, aggregator: Aggregator = mean(), *, moments: str = "reset") -> Server:
-    """The server: it plans swaps and aggregates, and knows no model."""
-
-    def init(adapter: PyTree, opt_state: PyTree) -> ServerState:
-        averaged = opt_state if moments == "average" and aggregator.shares else ()
-        return ServerState(adapter, averaged, jnp.zeros((), jnp.int32), aggregator.init(adapter))
-
-    def download(server: ServerState) -> PyTree | None:
-        if not aggregator.shares:
-            return None
-        return {"adapter": server.adapter} | ({"moments": server.moments} if moments == "average" else {})
-
-    def swap(key: Array, correct: Array, responses: PyTree, present: Array | None = None) -> tuple[PyTree, SwapPlan]:
-        plan = planner(key, correct, present)
-        return apply_swap(plan, responses), plan
-
-    def aggregate(server: ServerState, uploads: PyTree, weights: Array, staleness: Array, extra: PyTree) -> ServerState:
-        following = server.replace(round=server.round + 1)
-        if not aggregator.shares:
-            return following
-        weights = jnp.where(sound(uploads), weights, 0)
-        somebody = weights.sum() > 0  # else the adapter stays what it was
-        keep = partial(jax.tree.map, lambda new, old: jnp.where(somebody, new, old))
-        adapter, memory = aggregator.apply(server.memory, server.adapter, uploads["adapter"], weights, staleness, extra)
-        following = following.replace(adapter=keep(adapter, server.adapter), memory=keep(memory, server.memory))
-        if "moments" not in uploads:
-            return following
-        return following.replace(moments=keep(fedavg(uploads["moments"], weights), server.moments))
-
-    return Server(init, download, swap, aggregate)
-
-
-# --- their federation ---------------------------------------------------------------------------------------------------
-
-
-def exchange(server: Server, channel: Channel, key: Array, own: tuple[Rollout, Verdict], ids, who, present) -> tuple:
-    """A public step's exchange: -> (what comes down to every client, the plan). Only responses and verdicts go up."""
-    rollouts, verdicts = own
-    channel.down(Record("questions", "down", {"numbers": ids}, ids, who))
-    said = channel.up(Record("responses", "up", {"tokens": rollouts.tokens, "mask": rollouts.mask}, ids, who)).arrays
-    found = channel.up(Record("verdicts", "up", {"correct": verdicts.correct, "reward": verdicts.reward}, ids, who)).arrays
-    swapped, plan = server.swap(key, found["correct"], said | found, present)
-    given = channel.down(Record("responses", "down", swapped | {"slots": plan.swapped}, ids, who)).arrays
-    return given, plan.replace(swapped=given["slots"])
-
-
-def receive(rollouts: Rollout, verdicts: Verdict, given: PyTree) -> tuple[Rollout, Verdict]:
-    """The responses that a client learns from: swapped ones in their slots, its own in all others."""
-    slots = given["slots"]
-    tokens, mask = (jnp.where(slots[..., None], given[n], getattr(rollouts, n)) for n in ("tokens", "mask"))
-    # A donor's log-probs stay at home: the ratio is against the receiver's own old policy.
-    rollouts = Rollout(tokens, mask, jnp.where(slots[..., None], 0.0, rollouts.logps))
-    correct, reward = (jnp.where(slots, given[n], getattr(verdicts, n)) for n in ("correct", "reward"))
-    return rollouts, Verdict(reward, correct, correct.astype(jnp.int8))
+# --- client and server together -----------------------------------------------------------------------------------------
 
 
 def join(
@@ -265,88 +152,103 @@ def join(
 
     `family` says how an adapter that crosses is trained; with `keeps` a client's moments outlast the averaging.
     """
-    stacked, rows = over_clients(client, clients_at_once), make_rows(program)
+    functions = client_programs(client, num_clients, family, clients_at_once)
+    functions |= {"init": partial(first_state, client, server, num_clients), "swap": server.swap, "average": server.aggregate}
+    run = {name: program(name, function) for name, function in functions.items()}
+    served = server._replace(swap=run["swap"], aggregate=run["average"])
+    together = Together(served, family, num_clients, part, keeps, run, make_rows(program))
+    own = lambda state: state.clients.adapter  # noqa: E731
+    return Federation(run["init"], together.open, together.step, together.close, together.shared, own, together.saved)
 
-    def first(adapter: PyTree) -> State:
-        one = client.start({"adapter": adapter})
-        clients = broadcast(one, num_clients).replace(id=jnp.arange(num_clients, dtype=jnp.int32))
-        return State(server.init(client.upload(one)[0]["adapter"], one.opt_state), clients)
 
-    def begin(sent: PyTree, clients: ClientState, round: Array, present: Array | None) -> ClientState:
+def first_state(client: Client, server: Server, num_clients: int, adapter: PyTree) -> State:
+    """The state before the first round: every client has the adapter and fresh moments."""
+    one = client.start({"adapter": adapter})
+    clients = broadcast(one, num_clients).replace(id=jnp.arange(num_clients, dtype=jnp.int32))
+    return State(server.init(client.upload(one)[0]["adapter"], one.opt_state), clients)
+
+
+def client_programs(client: Client, num_clients: int, family: Adapter, clients_at_once: int | None) -> dict[str, Callable]:
+    """The functions of all clients that a run compiles, by name. They take and return leaves [C, ...]."""
+    stacked = over_clients(client, clients_at_once)
+
+    def start(sent: PyTree, clients: ClientState, round: Array, present: Array | None) -> ClientState:
         started = stacked.start(sent, clients).replace(version=jnp.full(clients.id.shape, round))
         if present is None:
             return started
         missing = not jax.tree.leaves(clients.opt_state)
         return choose(present, started, clients.replace(opt_state=started.opt_state) if missing else clients)
 
-    def fold(key: Array, ids: Array) -> Array:
-        return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, ids)
-
-    def learn(base, received, clients, prompts, rollouts, verdicts, swapped, hparams):
+    def update(base, received, clients, prompts, rollouts, verdicts, swapped, hparams):
         check_shapes(prompts, rollouts, verdicts, swapped)
         received = clients.received if received is None else arrived(family, received)
         return stacked.learn(base, received, clients, prompts, rollouts, verdicts, swapped, hparams)
 
-    def settle(server_state: ServerState, clients: ClientState, weights: Array | None):
+    def settle(server: ServerState, clients: ClientState, weights: Array | None):
         """Resets clients that are not sound to the server's adapter and weighs them 0: one NaN in a mean is everybody's."""
         here = sound((clients.adapter, clients.opt_state))
         weights = jnp.where(here, jnp.ones(here.shape) if weights is None else weights, 0)
-        fresh = {"adapter": server_state.adapter}  # in the form that crosses, as a download is
-        if jax.tree.leaves(server_state.moments):
-            fresh["moments"] = server_state.moments
-        again = stacked.start(broadcast(fresh, here.shape[0]), clients.replace(opt_state=()))
-        return choose(here, clients, again), weights, server_state.round - clients.version, here
+        moments = {"moments": server.moments} if jax.tree.leaves(server.moments) else {}
+        fresh = broadcast({"adapter": server.adapter} | moments, here.shape[0])
+        clients = choose(here, clients, stacked.start(fresh, clients.replace(opt_state=())))
+        return clients, weights, server.round - clients.version, here
 
-    programs = {
-        "init": first,
+    return {
         "everyone": lambda tree: broadcast(tree, num_clients),
-        "start": begin,
+        "start": start,
         "present": lambda weights: weights > 0,
         "two_keys": lambda key: tuple(jax.random.split(key)),
-        "keys": fold,
+        "keys": jax.vmap(jax.random.fold_in, in_axes=(None, 0)),
         "rollout": stacked.respond,
         "own": _no_swap,
-        "swap": server.swap,
         "receive": receive,
-        "update": learn,
+        "update": update,
         "choose": choose,
         "swap_metrics": swap_metrics,
         "settle": settle,
         "upload": stacked.upload,
-        "average": server.aggregate,
         "drift": lambda adapters, anchor, weights: drift(adapters, arrived(family, anchor), weights),
     }
-    run = {name: program(name, function) for name, function in programs.items()}
-    served = server._replace(swap=run["swap"], aggregate=run["average"])
 
-    def open(state: State, channel: Channel, who=None) -> State:
-        coming = server.download(state.server)
+
+class Together(NamedTuple):
+    """PubSwap's `open`, `step` and `close` over compiled functions. They call JAX through `run` and `rows` alone."""
+
+    server: Server
+    family: Adapter
+    num_clients: int
+    part: int | None
+    keeps: bool
+    run: dict[str, Callable]
+    rows: Rows
+
+    def open(self, state: State, channel: Channel, who=None) -> State:
+        coming = self.server.download(state.server)
         if coming is None:
             return state
-        sent = channel.down(Record("adapters", "down", run["everyone"](coming), who=who)).arrays
-        return state.replace(clients=run["start"](sent, state.clients, state.server.round, _placed(who)))
+        sent = channel.down(Record("adapters", "down", self.run["everyone"](coming), who=who)).arrays
+        return state.replace(clients=self.run["start"](sent, state.clients, state.server.round, _placed(who)))
 
     def step(
-        base, state: State, batch: Batch, judge: Judge, channel: Channel, key: Array, hparams: Hparams, who=None
+        self, base, state: State, batch: Batch, judge: Judge, channel: Channel, key: Array, hparams: Hparams, who=None
     ) -> tuple[State, StepRecord]:
-        clients, present = state.clients, _placed(who)
+        run, clients, present = self.run, state.clients, _placed(who)
         if present is not None:
-            present = check_present(present, num_clients)
-        parts = Parts(rows, clients.id.shape[0], who, part)
+            present = check_present(present, self.num_clients)
+        parts = Parts(self.rows, clients.id.shape[0], who, self.part)
         respond_key, swap_key = run["two_keys"](key)
         asked = parts.of((clients, batch.prompts, run["keys"](respond_key, clients.id)))
         said = [run["rollout"](base, *of_part, hparams) for of_part in asked]
         judged = [judge(rollouts, of_part) for rollouts, of_part in zip(said, parts.batches(batch), strict=True)]
         own = after = parts.whole(said), parts.whole(judged)
         if batch.public:
-            given, plan = exchange(served, channel, swap_key, own, batch.ids, who, present)
+            given, plan = exchange(self.server, channel, swap_key, own, batch.ids, who, present)
             after = run["receive"](*own, given)
         else:
             plan = run["own"](own[1].correct)
         received = None if jax.tree.leaves(clients.received) else state.server.adapter
-        learnt = []
-        for of_part in parts.of((clients, batch.prompts, *after, plan.swapped)):
-            learnt.append(run["update"](base, received, *of_part, hparams))
+        each = parts.of((clients, batch.prompts, *after, plan.swapped))
+        learnt = [run["update"](base, received, *of_part, hparams) for of_part in each]
         updated = parts.put_back(clients, [one for one, _ in learnt])
         if present is not None and not isinstance(who, np.ndarray):
             updated = run["choose"](present, updated, clients)
@@ -354,25 +256,22 @@ def join(
         metrics = channel.up(Record("counters", "up", metrics, who=who)).arrays
         return state.replace(clients=updated), StepRecord(metrics, *own, *after, plan, clients.adapter)
 
-    def close(state: State, channel: Channel, weights: Array | None = None) -> tuple[State, dict[str, Array]]:
-        weights = _checked(weights, num_clients)
+    def close(self, state: State, channel: Channel, weights: Array | None = None) -> tuple[State, dict[str, Array]]:
+        run, weights = self.run, _checked(weights, self.num_clients)
         who = None if weights is None else run["present"](weights)
         clients, share, staleness, here = run["settle"](state.server, state.clients, weights)
         figures = run["drift"](clients.adapter, state.server.adapter, share) | {"sound": here}
         uploads, extra = run["upload"](clients)
-        if server.download(state.server) is not None:
+        if self.server.download(state.server) is not None:
             uploads = channel.up(Record("adapters", "up", uploads, who=who)).arrays
-        following = run["average"](state.server, uploads, share, staleness, extra)
-        return State(following, clients), figures
+        return State(self.server.aggregate(state.server, uploads, share, staleness, extra), clients), figures
 
-    def shared(state: State) -> PyTree | None:
-        coming = server.download(state.server)
-        return None if coming is None else arrived(family, coming["adapter"])
+    def shared(self, state: State) -> PyTree | None:
+        coming = self.server.download(state.server)
+        return None if coming is None else arrived(self.family, coming["adapter"])
 
-    def saved(state: State) -> State:
-        return state if keeps else state.replace(clients=state.clients.replace(opt_state=()))
-
-    return Federation(run["init"], open, step, close, shared, lambda state: state.clients.adapter, saved)
+    def saved(self, state: State) -> State:
+        return state if self.keeps else state.replace(clients=state.clients.replace(opt_state=()))
 
 
 def _no_swap(correct: Array) -> SwapPlan:
@@ -387,20 +286,3 @@ def _placed(who):
 
 def _checked(weights: Array | None, num_clients: int) -> Array | None:
     return weights if weights is None or isinstance(weights, jax.ShapeDtypeStruct) else check_weights(weights, num_clients)
-
-
-def check_shapes(prompts: Prompts, rollouts: Rollout, verdicts: Verdict, swapped: Array) -> None:
-    """Everything an update reads speaks of the same clients, prompts and groups; a ValueError names what does not."""
-    if rollouts.tokens.ndim != 4:
-        raise ValueError(f"rollouts.tokens: [C, B, G, R] expected, got {list(rollouts.tokens.shape)}")
-    slots = rollouts.tokens.shape[:3]
-    expected = {
-        "rollouts.mask": (rollouts.mask, rollouts.tokens.shape),
-        "verdicts.reward": (verdicts.reward, slots),
-        "plan.swapped": (swapped, slots),
-        "prompts.tokens": (prompts.tokens, (*slots[:2], prompts.tokens.shape[-1])),
-        "prompts.mask": (prompts.mask, prompts.tokens.shape),
-    }
-    for name, (array, shape) in expected.items():
-        if array.shape != tuple(shape):
-            raise ValueError(f"{name}: shape {list(shape)} expected beside rollouts of {list(slots)}, got {list(array.shape)}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -87,68 +87,17 @@ class Learning(NamedTuple):
             )
 
 
-def make_update(model, tx: optax.GradientTransformation, how: Learning, eos_ids: tuple[int, ...]) -> Callable:
-    """(base, received, client, prompts, rollout, verdict, swapped, hparams) -> client, metrics: a client's `learn`."""
-    how.check()
-    microbatch, importance = how.microbatch, how.importance
-    kl_in_loss, kl_of_reward = (None, how.kl) if how.kl_in_reward else (how.kl, None)
+class Update(NamedTuple):
+    """A client's `learn`, and its parts."""
 
-    def objective(logps: Array, scores: Scores, material: Material, hparams: Hparams):
-        mask = material.rollout.mask
-        term, metrics = how.loss(logps, scores.old_logps, material.advantages, mask, hparams)
-        if kl_in_loss is not None:
-            term, more = less_kl(term, kl_in_loss, logps, scores.ref_logps, mask, hparams.kl_coef)
-            metrics = metrics | more
-        return total(term, scores.token_weights, material.token_norm, mask), metrics
-
-    def differentiate(params, hparams, adapter, material: Material, old_logps: Array | None) -> tuple[PyTree, Scores]:
-        score = partial(response_logps, model, params, temperature=hparams.temperature)
-        prompts, tokens = material.prompts, material.rollout.tokens
-        # vjp rather than grad: the forward pass of the gradient also gives the old log-probs, which enter the loss as an
-        # argument. A `stop_gradient` inside the loss would make every gradient through two or more steps wrong.
-        logps, pull_back, entropy = jax.vjp(lambda x: score(x, prompts, tokens, entropy=True), adapter, has_aux=True)
-        old_logps = logps if old_logps is None else old_logps
-        ref_logps = None if kl_in_loss is None else score(None, prompts, tokens)
-        token_weights = jnp.broadcast_to(material.slot_weights[..., None], logps.shape)
-        if importance is not None:
-            ratio = importance(old_logps, material.rollout.logps)
-            token_weights = token_weights * jnp.where(material.swapped[..., None], 1.0, ratio)
-        scores = Scores(logps, old_logps, entropy, ref_logps, token_weights)
-        cotangent = jax.grad(lambda x: objective(x, scores, material, hparams)[0])(logps)
-        return pull_back(cotangent)[0], scores
-
-    def accumulate(params, hparams, adapter, material: Material, old_logps: Array | None) -> tuple[PyTree, Scores]:
-        num_prompts = material.advantages.shape[0]
-        check_microbatch(microbatch, num_prompts)
-        size = num_prompts if microbatch is None else microbatch
-        if size == num_prompts:
-            return differentiate(params, hparams, adapter, material, old_logps)
-
-        def add(so_far, part):
-            gradient, scores = differentiate(params, hparams, adapter, *part)
-            return jax.tree.map(jnp.add, so_far, gradient), scores
-
-        parts = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), (material, old_logps))
-        gradient, scores = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, adapter), parts)
-        return gradient, jax.tree.map(lambda x: x.reshape(num_prompts, *x.shape[2:]), scores)
-
-    def kl_before(params, hparams, adapter, prompts: Prompts, rollout: Rollout) -> Array:
-        """The KL of every token under the policy before the first epoch, f32[B, G, R]: a forward pass of policy and base."""
-        score = partial(response_logps, model, params, temperature=hparams.temperature)
-
-        def of_part(part):
-            logps, ref_logps = (score(whose, part[0], part[1].tokens) for whose in (adapter, None))
-            return kl_of_tokens(kl_of_reward, logps, ref_logps, part[1].mask)
-
-        num_prompts = rollout.tokens.shape[0]
-        check_microbatch(microbatch, num_prompts)
-        if microbatch in (None, num_prompts):
-            return of_part((prompts, rollout))
-        parts = jax.tree.map(lambda x: x.reshape(-1, microbatch, *x.shape[1:]), (prompts, rollout))
-        return jax.lax.map(of_part, parts).reshape(rollout.tokens.shape)
+    model: Any
+    tx: optax.GradientTransformation
+    how: Learning
+    eos_ids: tuple[int, ...]
 
     def learn(
-        params: PyTree,
+        self,
+        base: PyTree,
         received: PyTree,
         client: ClientState,
         prompts: Prompts,
@@ -157,15 +106,17 @@ def make_update(model, tx: optax.GradientTransformation, how: Learning, eos_ids:
         swapped: Array,
         hparams: Hparams,
     ) -> tuple[ClientState, dict[str, Array]]:
-        truncated = is_truncated(rollout, eos_ids)
+        """One step of one client: the client after it, and its metrics."""
+        how = self.how
+        truncated = is_truncated(rollout, self.eos_ids)
         reward, slot_weights = how.truncation(verdict.reward, rollout.mask, truncated)
         slot_weights = slot_weights * jnp.where(swapped, hparams.swap_weight, 1.0)
         kl_metrics = {}
-        if kl_of_reward is not None:
+        if how.kl_in_reward:
             # Reading: a swapped response is foreign, and its KL is under the receiver's own policy, as its ratio is.
             # The loss takes it as a constant, since `objective` is differentiated by `logps` alone. No `stop_gradient` here: a
             # gradient through several steps depends on the earlier ones by this path too.
-            difference = kl_before(params, hparams, client.adapter, prompts, rollout)
+            difference = self.kl_before(base, hparams, client.adapter, prompts, rollout)
             reward = reward_less_kl(reward, difference, rollout.mask, hparams.kl_coef)
             kl_metrics = {"kl": masked_mean(difference, rollout.mask)}
         material = Material(prompts, rollout, how.advantages(reward), slot_weights, swapped, how.normalise(rollout.mask))
@@ -173,10 +124,10 @@ def make_update(model, tx: optax.GradientTransformation, how: Learning, eos_ids:
         adapter, opt_state, scores = client.adapter, client.opt_state, None
         for _ in range(how.inner_epochs):
             old_logps = None if scores is None else scores.old_logps
-            gradient, scores = accumulate(params, hparams, adapter, material, old_logps)
-            final = (objective(scores.logps, scores, material, hparams), _norm(gradient))
+            gradient, scores = self.accumulate(base, hparams, adapter, material, old_logps)
+            final = (self.objective(scores.logps, scores, material, hparams), _norm(gradient))
             gradient = how.correction.gradient(gradient, adapter, received, client.memory, hparams)
-            direction, opt_state = tx.update(gradient, opt_state, adapter)
+            direction, opt_state = self.tx.update(gradient, opt_state, adapter)
             adapter = jax.tree.map(lambda x, d: x - hparams.lr * d, adapter, direction)
 
         (value, loss_metrics), gradient_norm = final
@@ -184,7 +135,68 @@ def make_update(model, tx: optax.GradientTransformation, how: Learning, eos_ids:
         metrics |= {"loss": value, "grad_norm": gradient_norm, "drift": safe_sqrt(2 * proximal_penalty(adapter, received))}
         return client.replace(adapter=adapter, opt_state=opt_state, steps=client.steps + 1), metrics
 
-    return learn
+    def objective(self, logps: Array, scores: Scores, material: Material, hparams: Hparams) -> tuple[Array, dict[str, Array]]:
+        """The loss of the responses whose log-probs are `logps`, and its metrics."""
+        mask = material.rollout.mask
+        term, metrics = self.how.loss(logps, scores.old_logps, material.advantages, mask, hparams)
+        if self.how.kl is not None and not self.how.kl_in_reward:
+            term, more = less_kl(term, self.how.kl, logps, scores.ref_logps, mask, hparams.kl_coef)
+            metrics = metrics | more
+        return total(term, scores.token_weights, material.token_norm, mask), metrics
+
+    def differentiate(self, base, hparams, adapter, material: Material, old_logps: Array | None) -> tuple[PyTree, Scores]:
+        """The gradient by the adapter, and the scores it was computed from."""
+        score = partial(response_logps, self.model, base, temperature=hparams.temperature)
+        prompts, tokens, how = material.prompts, material.rollout.tokens, self.how
+        # vjp rather than grad: the forward pass of the gradient also gives the old log-probs, which enter the loss as an
+        # argument. A `stop_gradient` inside the loss would make every gradient through two or more steps wrong.
+        logps, pull_back, entropy = jax.vjp(lambda x: score(x, prompts, tokens, entropy=True), adapter, has_aux=True)
+        old_logps = logps if old_logps is None else old_logps
+        ref_logps = None if how.kl is None or how.kl_in_reward else score(None, prompts, tokens)
+        token_weights = jnp.broadcast_to(material.slot_weights[..., None], logps.shape)
+        if how.importance is not None:
+            ratio = how.importance(old_logps, material.rollout.logps)
+            token_weights = token_weights * jnp.where(material.swapped[..., None], 1.0, ratio)
+        scores = Scores(logps, old_logps, entropy, ref_logps, token_weights)
+        cotangent = jax.grad(lambda x: self.objective(x, scores, material, hparams)[0])(logps)
+        return pull_back(cotangent)[0], scores
+
+    def accumulate(self, base, hparams, adapter, material: Material, old_logps: Array | None) -> tuple[PyTree, Scores]:
+        """`differentiate`, a microbatch after another."""
+        num_prompts = material.advantages.shape[0]
+        check_microbatch(self.how.microbatch, num_prompts)
+        size = self.how.microbatch or num_prompts
+        if size == num_prompts:
+            return self.differentiate(base, hparams, adapter, material, old_logps)
+
+        def add(so_far, part):
+            gradient, scores = self.differentiate(base, hparams, adapter, *part)
+            return jax.tree.map(jnp.add, so_far, gradient), scores
+
+        parts = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), (material, old_logps))
+        gradient, scores = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, adapter), parts)
+        return gradient, jax.tree.map(lambda x: x.reshape(num_prompts, *x.shape[2:]), scores)
+
+    def kl_before(self, base, hparams, adapter, prompts: Prompts, rollout: Rollout) -> Array:
+        """The KL of every token under the policy before the first epoch, f32[B, G, R]: a forward pass of policy and base."""
+        score = partial(response_logps, self.model, base, temperature=hparams.temperature)
+
+        def of_part(part):
+            logps, ref_logps = (score(whose, part[0], part[1].tokens) for whose in (adapter, None))
+            return kl_of_tokens(self.how.kl, logps, ref_logps, part[1].mask)
+
+        num_prompts, microbatch = rollout.tokens.shape[0], self.how.microbatch
+        check_microbatch(microbatch, num_prompts)
+        if microbatch in (None, num_prompts):
+            return of_part((prompts, rollout))
+        parts = jax.tree.map(lambda x: x.reshape(-1, microbatch, *x.shape[1:]), (prompts, rollout))
+        return jax.lax.map(of_part, parts).reshape(rollout.tokens.shape)
+
+
+def make_update(model, tx: optax.GradientTransformation, how: Learning, eos_ids: tuple[int, ...]) -> Callable:
+    """(base, received, client, prompts, rollout, verdict, swapped, hparams) -> client, metrics: a client's `learn`."""
+    how.check()
+    return Update(model, tx, how, eos_ids).learn
 
 
 def check_microbatch(microbatch: int | None, num_prompts: int) -> None:

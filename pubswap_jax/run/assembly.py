@@ -89,6 +89,11 @@ class Run(NamedTuple):
             return None
         return self.place.put(event.who) if self.place.spread else event.who
 
+    def saves(self, event: Event) -> bool:
+        """Whether a checkpoint follows this step within its round."""
+        done = event.step + 1
+        return bool(self.save_every) and done % self.save_every == 0 and done < self.steps
+
 
 def assemble(config) -> Run:
     """Loads the model and the questions and builds the run. A mistake in the config raises an error of one line."""

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pubswap_jax.algorithm.aggregation import broadcast
-from pubswap_jax.algorithm.pubswap import exchange
+from pubswap_jax.algorithm.server import exchange
 from pubswap_jax.records import Record, joined
 from pubswap_jax.types import Array, Channel, Rollout, Server, ServerState, Verdict
 

@@ -26,6 +26,11 @@ def make_examine(run: Run, check: Callable[[], None]) -> Examine:
     return examine
 
 
+def examined(run: Run, examine: Examine, recorder: Recorder, event: Event, state: PyTree) -> dict[str, object]:
+    """The figures of an `evaluate` event: of the base model before the first round, of what was trained after each."""
+    return base(run, examine, recorder) if event.round < 0 else trained(run, examine, recorder, event, state)
+
+
 def base(run: Run, examine: Examine, recorder: Recorder) -> dict[str, object]:
     """Evaluates the base model on both splits before training."""
     adapter, scores = one(run.policy.adapter), {}

@@ -88,7 +88,8 @@ class Gate:
 
     def close_round(self) -> dict[str, list[int]]:
         """The round's account. Resets the counts to zero."""
-        account, self.account, self.first = dict(sorted(self.account.items())), {}, False
+        account, self.account = dict(sorted(self.account.items())), {}
+        self.first = self.first and not account  # the evaluation of the base model ends no round
         return account
 
 

@@ -1,0 +1,54 @@
+"""The server of PubSwap: it plans swaps and aggregates. It knows no model, and this file imports none."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from pubswap_jax.algorithm.aggregation import fedavg, mean, sound
+from pubswap_jax.algorithm.swap import apply_swap, balanced
+from pubswap_jax.records import Record
+from pubswap_jax.types import Aggregator, Array, Channel, Planner, PyTree, Rollout, Server, ServerState, SwapPlan, Verdict
+
+
+def make_server(planner: Planner = balanced, aggregator: Aggregator = mean(), *, moments: str = "reset") -> Server:
+    """The server: it plans swaps and aggregates, and knows no model."""
+
+    def init(adapter: PyTree, opt_state: PyTree) -> ServerState:
+        averaged = opt_state if moments == "average" and aggregator.shares else ()
+        return ServerState(adapter, averaged, jnp.zeros((), jnp.int32), aggregator.init(adapter))
+
+    def download(server: ServerState) -> PyTree | None:
+        if not aggregator.shares:
+            return None
+        return {"adapter": server.adapter} | ({"moments": server.moments} if moments == "average" else {})
+
+    def swap(key: Array, correct: Array, responses: PyTree, present: Array | None = None) -> tuple[PyTree, SwapPlan]:
+        plan = planner(key, correct, present)
+        return apply_swap(plan, responses), plan
+
+    def aggregate(server: ServerState, uploads: PyTree, weights: Array, staleness: Array, extra: PyTree) -> ServerState:
+        following = server.replace(round=server.round + 1)
+        if not aggregator.shares:
+            return following
+        weights = jnp.where(sound(uploads), weights, 0)
+        somebody = weights.sum() > 0  # else the adapter stays what it was
+        keep = partial(jax.tree.map, lambda new, old: jnp.where(somebody, new, old))
+        adapter, memory = aggregator.apply(server.memory, server.adapter, uploads["adapter"], weights, staleness, extra)
+        following = following.replace(adapter=keep(adapter, server.adapter), memory=keep(memory, server.memory))
+        if "moments" not in uploads:
+            return following
+        return following.replace(moments=keep(fedavg(uploads["moments"], weights), server.moments))
+
+    return Server(init, download, swap, aggregate)
+
+
+def exchange(server: Server, channel: Channel, key: Array, own: tuple[Rollout, Verdict], ids, who, present) -> tuple:
+    """A public step's exchange: -> (what comes down to every client, the plan). Only responses and verdicts go up."""
+    rollouts, verdicts = own
+    channel.down(Record("questions", "down", {"numbers": ids}, ids, who))
+    said = channel.up(Record("responses", "up", {"tokens": rollouts.tokens, "mask": rollouts.mask}, ids, who)).arrays
+    found = channel.up(Record("verdicts", "up", {"correct": verdicts.correct, "reward": verdicts.reward}, ids, who)).arrays
+    swapped, plan = server.swap(key, found["correct"], said | found, present)
+    given = channel.down(Record("responses", "down", swapped | {"slots": plan.swapped}, ids, who)).arrays
+    return given, plan.replace(swapped=given["slots"])

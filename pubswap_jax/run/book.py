@@ -1,0 +1,99 @@
+"""What a run's loop tells the outside: rows, printed lines, checkpoints, and the state that a signal handler may save."""
+
+import pathlib
+import threading
+from collections.abc import Callable
+
+import numpy as np
+
+from pubswap_jax.algorithm.aggregation import sound
+from pubswap_jax.devices import hosts
+from pubswap_jax.run import state
+from pubswap_jax.run.assembly import Run
+from pubswap_jax.run.recorder import Recorder, of_present, transcripts
+from pubswap_jax.run.state import Best, RunState
+from pubswap_jax.types import Batch, Channel, Event, Hparams, StepRecord
+
+Offer = Callable[[Callable[[], None]], None]
+
+
+class Book:
+    """What the loop tells the outside: rows, printed lines, checkpoints, and the state that a signal handler may save."""
+
+    def __init__(self, run: Run, recorder: Recorder, folder: pathlib.Path, offer: Offer):
+        self.run, self.recorder, self._folder, self._offer = run, recorder, folder, offer
+        self._saving = threading.Lock()
+        self.say = recorder.progress.say
+        self.keep = recorder.clock.timed("save", self._save)
+
+    def _save(self, at: RunState, position: dict[str, int] | None = None) -> None:
+        with self._saving:
+            here = self.recorder.journal.position()
+            state.save(self._folder, self.run, at, here if position is None else position)
+
+    def reached(self, at: RunState, keep: bool = False) -> RunState:
+        """The run can go on from `at`: offers to save it, and saves it if `keep`."""
+        position = self.recorder.journal.told()
+
+        def end() -> None:
+            self._save(at, position)
+            self.recorder.close_sinks()
+
+        self._offer(end)
+        if keep:
+            own = self.run.federation.own(at.federation)
+            healthy(hosts.fetch(sound(own)) if own is not None else np.ones(1, bool), self.run.timeline(at.number))
+            self.keep(at)
+        return at
+
+    def stepped(self, event: Event, batch: Batch, seen: StepRecord, hparams: Hparams, seconds: float, channel: Channel) -> None:
+        for record in transcripts(self.run, event, batch, seen):
+            self.recorder.transcript(channel.up(record))
+        self.recorder.step(event, batch, seen, hparams, seconds)
+
+    def closed(self, event: Event, figures: dict) -> dict[str, object]:
+        """The figures of a round's end, as the journal has them. Raises if no client is sound any more."""
+        figures = hosts.fetch(figures)
+        here = figures.pop("sound", np.ones(len(event.who), bool))
+        healthy(here, event)
+        if not here.all():
+            self.say(exclusion(event.round + 1, here))
+        values = {f"round/{name}": value for name, value in of_present(figures, event.who).items()}
+        return values | {"round/excluded": [int(not fine) for fine in here]}
+
+    def ended(self, event: Event, at: RunState, values: dict[str, object]) -> RunState:
+        """Writes a finished round's row, saves, and then announces the round."""
+        self.recorder.round(event.round + 1, values)
+        self.keep(self.reached(at))
+        if event.round < 0:
+            self.say(f"base model saved: validation pass@1 {at.best.score:.3f}")
+        else:
+            self.say(announcement(event.round + 1, self.run.rounds, values, at.best))
+        return at
+
+
+def healthy(here: np.ndarray, event: Event) -> None:
+    """Raises if no client in bool[C] `here` takes part in the event's round."""
+    if not (here & event.who).any():
+        raise ValueError(
+            f"round {event.round + 1}: no client's adapter is finite any more; lower --config.training.lr or "
+            f"--config.training.clip_norm and go on from the last checkpoint with --fork"
+        )
+
+
+def exclusion(round: int, here: np.ndarray) -> str:
+    names = ", ".join(str(client) for client in np.flatnonzero(~here))
+    return (
+        f"round {round}: the adapter of client {names} is not finite; it is left out of the average and starts anew from "
+        f"the server's"
+    )
+
+
+def announcement(round: int, rounds: int, figures: dict, best: Best) -> str:
+    if "eval/pass@1" not in figures:
+        return f"round {round} of {rounds} saved"
+    own = [score for score in figures.get("clients/pass@1", []) if score is not None]
+    clients = f" (clients' own {sum(own) / len(own):.3f})" if own else ""
+    return (
+        f"round {round} of {rounds} saved: validation pass@1 {figures['eval/pass@1']:.3f}{clients}, best in round {best.round}"
+    )

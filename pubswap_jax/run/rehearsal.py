@@ -1,0 +1,76 @@
+"""What a run learns from its federation before it trains, by running it on shapes: its records, and its programs."""
+
+import jax
+import numpy as np
+
+from pubswap_jax.algorithm.federation import direct
+from pubswap_jax.run import evaluation
+from pubswap_jax.run.assembly import Run
+from pubswap_jax.run.judge import judge_of_shapes
+from pubswap_jax.run.ledger import Gate
+from pubswap_jax.run.programs import shapes
+from pubswap_jax.run.recorder import transcripts_a_step
+from pubswap_jax.run.state import RunState
+from pubswap_jax.types import Channel, Judge, PyTree
+
+
+def make_gate(run: Run, at: RunState) -> Gate:
+    """The gate of the run's records. Adapters may cross in the shapes that the federation itself sends."""
+    found: dict[str, PyTree] = {}
+
+    def noting(record):
+        if record.kind == "adapters":
+            found[f"{record.direction}/adapters"] = shapes(record.arrays)
+        return record
+
+    noted = Channel(noting, noting)
+    opened = run.federation.open(shapes(run.federation.init(run.policy.adapter)), noted)
+    run.federation.close(opened, noted)
+    first = max(run.timeline(at.number).round, 0) == 0
+    public = len(run.data.split.public)
+    return Gate(public, found, transcripts=transcripts_a_step(run.log) > 0, first=first, account=at.account)
+
+
+def watched(judge: Judge, clock, check: Callable[[], None]) -> Judge:
+    """The same judge, timed. It waits for the rollouts first; `check` may raise there to discard the step."""
+
+    def timed(rollouts, batch):
+        clock.timed("rollout", jax.block_until_ready)(rollouts)
+        check()
+        return clock.timed("verify", judge)(rollouts, batch)
+
+    return timed
+
+
+def compile_ahead(run: Run, at: RunState) -> None:
+    """Compiles in the background what the coming round will call, in the order of the calls, by running it on shapes.
+
+    Only on one CPU device. On a GPU, XLA times kernels while it compiles, and other work would distort the timings. On several
+    devices, the compiler chooses the shardings of results, so the arguments' shardings are not known in advance.
+    """
+    if jax.default_backend() != "cpu" or run.place.spread:
+        return
+
+    run.programs.ahead = True
+    federated, federation, done = shapes(at.federation), run.federation, set()
+    for number in range(at.number, min(at.number + run.steps + 4, run.timeline.length)):
+        event = run.timeline(number)
+        if event.kind in done:
+            continue
+        done.add(event.kind)
+        if event.kind == "open":
+            federated = federation.open(federated, direct, run.who(event))
+        elif event.kind == "close":
+            weights = run.weights(event)
+            federated, _ = federation.close(federated, direct, None if weights is None else shapes(weights))
+        elif event.kind != "evaluate":
+            batch = run.data.batch(event)
+            federated, _ = federation.step(
+                run.policy.base, federated, batch, judge_of_shapes, direct, run.key, run.hparams(event), run.who(event)
+            )
+    own = federation.own(federated)
+    if own is not None and (run.examiner.clients or federation.shared(federated) is None):
+        asked = (run.data.validation.prompts, run.data.validation.prompts.tokens[:, 0])
+        some = evaluation.parts(run, own, np.flatnonzero(run.timeline(at.number).who))[0]
+        first = jax.tree.map(lambda x: jax.ShapeDtypeStruct((run.examiner.batch, *x.shape[1:]), x.dtype), asked)
+        run.examiner.sampler(run.policy.base, some, *first, run.examiner.key)
