@@ -1,5 +1,7 @@
 """What a run learns from its federation before it trains, by running it on shapes: its records, and its programs."""
 
+from collections.abc import Callable
+
 import jax
 import numpy as np
 
