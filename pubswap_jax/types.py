@@ -232,6 +232,23 @@ class Aggregator(NamedTuple):
     # ^ (memory, adapter [...], uploads [C, ...], weights f32[C], staleness int32[C], extra={}) -> adapter, memory
     due: Callable[[PyTree, Array], Any] = lambda memory, weights: True  # whether this makes a new version
     shares: bool = True  # False: nothing is uploaded, and every client keeps its own adapter
+    needs: int = 1  # clients that must be present. `apply` raises where it knows the weights, and keeps the adapter where not
+    sends: Callable[[PyTree, int], PyTree] = lambda memory, num_clients: ()  # what goes down beside the adapter. [C, ...]
+    starts: Callable[[PyTree], PyTree] | None = None  # memory -> adapters [C, ...] that clients start from; None: the server's
+
+
+class Correction(NamedTuple):
+    """What a federated method does inside a client, beside its optimizer: pure functions written for one client.
+
+    A client calls `receive` at the start of a round, `observe` and then `gradient` at every step, and `finish` at the end.
+    """
+
+    init: Callable[[PyTree], PyTree]  # adapter -> memory
+    gradient: Callable[..., PyTree]  # (gradient, adapter, received, memory, hparams) -> gradient, before the optimizer
+    finish: Callable[..., tuple[PyTree, dict[str, PyTree]]]
+    # ^ (adapter, received, memory, steps) -> memory, and what goes up beside the adapter, by name
+    observe: Callable[..., PyTree] = lambda gradient, adapter, received, memory, hparams: memory  # -> memory
+    receive: Callable[[PyTree, PyTree], PyTree] = lambda memory, sent: memory  # sent: one client's row of `sends`
 
 
 class Correction(NamedTuple):

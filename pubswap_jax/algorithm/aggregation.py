@@ -1,4 +1,4 @@
-"""Averaging over clients, and what it costs. The only file that reduces across clients."""
+"""Averaging over clients, and what it costs. Every aggregation rule is built on this file."""
 
 import functools
 
@@ -44,13 +44,10 @@ def fedavg(trees: PyTree, weights: Array | None = None) -> PyTree:
     A weight of 0 means absent: whatever that client holds, NaN included, changes nothing. Weights that are known and sum to
     zero raise; traced ones that do give zeros, which `Algorithm.aggregate` replaces by the server's adapter.
     """
-    num_clients = jax.tree.leaves(trees)[0].shape[0]
-    weights = check_weights(weights, num_clients)
-    total = weights.sum()
-    share = weights / jnp.where(total == 0, 1.0, total)
+    share = shares_of(weights, jax.tree.leaves(trees)[0].shape[0])
 
     def mean(x):
-        column = share.reshape(-1, *[1] * (x.ndim - 1))
+        column = per_client(share, x)
         averaged = jnp.sum(jnp.where(column == 0, 0.0, x) * column, axis=0)
         return averaged.astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.round(averaged).astype(x.dtype)
 
@@ -69,18 +66,62 @@ def check_weights(weights: Array | None, num_clients: int) -> Array:
     return at_least_f32(weights) if jnp.issubdtype(weights.dtype, jnp.inexact) else weights.astype(float)
 
 
+def weights_of(uploads: PyTree, weights: Array | None) -> Array:
+    """The checked weights of stacked uploads, uniform where None. f32[C]."""
+    return check_weights(weights, jax.tree.leaves(uploads)[0].shape[0])
+
+
+def shares_of(weights: Array | None, num_clients: int) -> Array:
+    """Weights that sum to 1, or zeros where traced weights sum to zero. f32[C]."""
+    weights = check_weights(weights, num_clients)
+    total = weights.sum()
+    return weights / jnp.where(total == 0, 1.0, total)
+
+
+def check_enough(rule: str, needed: int, weights: Array | None, num_clients: int) -> None:
+    """Raises where fewer clients than a rule needs can take part, or, with known weights, do take part."""
+    weights = check_weights(weights, num_clients)
+    present = num_clients if isinstance(weights, jax.core.Tracer) else int(np.sum(np.asarray(weights) > 0))
+    if present < needed:
+        raise ValueError(f"{rule}: at least {needed} clients expected, got {present} of {num_clients}")
+
+
+def per_client(values: Array, x: Array) -> Array:
+    """One value a client, in a shape that broadcasts against x. [C], [C, ...] -> [C, 1, ..., 1]."""
+    return values.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def changes(adapter: PyTree, uploads: PyTree, weights: Array) -> PyTree:
+    """Every client's upload less the server's adapter, in at least float32; 0 for an absent client. [C, ...]."""
+
+    def change(x, y):
+        return at_least_f32(jnp.where(per_client(weights > 0, y), y, x[None])) - at_least_f32(x)[None]
+
+    return jax.tree.map(change, adapter, uploads)
+
+
+def moved(adapter: PyTree, change: PyTree) -> PyTree:
+    """adapter + change, in the adapter's dtype."""
+    return jax.tree.map(lambda x, d: (x + d).astype(x.dtype), adapter, change)
+
+
+def squared_norms(trees: PyTree) -> Array:
+    """The squared norm of each client's tree. [C, ...] -> f32[C]."""
+    squares = [jnp.sum(jnp.square(at_least_f32(x)), axis=tuple(range(1, x.ndim))) for x in jax.tree.leaves(trees)]
+    return sum(squares[1:], start=squares[0])
+
+
 @jax.jit
 def sound(trees: PyTree) -> Array:
     """Whether a client's tree has a norm of at most LARGEST: one NaN in an average is everybody's. [C, ...] -> bool[C]."""
     inexact = [x for x in jax.tree.leaves(trees) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    square = sum(jnp.sum(jnp.square(at_least_f32(x)), axis=tuple(range(1, x.ndim))) for x in inexact)
-    return square <= LARGEST**2  # NaN compares as False
+    return squared_norms(inexact) <= LARGEST**2  # NaN compares as False
 
 
 @jax.jit
 def choose(which: Array, new: PyTree, old: PyTree) -> PyTree:
     """The new tree of the clients that bool[C] names, the old one of all others. Leaves [C, ...]."""
-    return jax.tree.map(lambda x, y: jnp.where(which.reshape(-1, *[1] * (x.ndim - 1)), x, y), new, old)
+    return jax.tree.map(lambda x, y: jnp.where(per_client(which, x), x, y), new, old)
 
 
 def proximal_penalty(adapter: PyTree, anchor: PyTree) -> Array:

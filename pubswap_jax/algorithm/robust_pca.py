@@ -1,0 +1,116 @@
+"""FedRPCA: client updates are split into what they share (low rank) and what is particular to one (sparse)."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from pubswap_jax.algorithm.aggregation import changes, moved, shares_of, weights_of
+from pubswap_jax.algorithm.losses import safe_sqrt
+from pubswap_jax.types import Aggregator, Array
+
+THRESHOLD = 4.0  # of the singular values, in units of the mean |entry|: 1/μ with the μ of arXiv 0912.3599, section 5
+
+
+def robust_pca(beta: float | Array | Callable[[Array], Array] = 2.0, iterations: int = 50) -> Aggregator:
+    """x + mean(L) + β mean(S), where D = L + S is a robust PCA of the updates (FedRPCA, arXiv 2506.01194).
+
+    Each matrix of the adapter, A and B apart and each layer of a scanned stack, has its own D, with one client's update in each
+    column: min ‖L‖_* + λ‖S‖₁, λ = 1/√max(m, n) for n clients with m entries. β = 1 is the mean, to rounding, since S is D − L.
+
+    Reading: A and B apart, and λ. With few clients λ is small beside their number, so that S takes a large part of D even where
+    clients agree; a single client has L = 0.
+
+    Args:
+      beta: weight of the sparse parts, a number, or a function of E = ‖mean S‖/‖mean D‖ such as `inverse_share()`.
+      iterations: of the alternating direction method; static.
+    """
+    if iterations < 1:
+        raise ValueError(f"robust_pca: 1 or more iterations expected, got {iterations}")
+
+    def apply(memory, adapter, uploads, weights, staleness, extra=None):
+        weights = weights_of(uploads, weights)
+        share = shares_of(weights, weights.shape[0])
+
+        def update(columns):
+            sparse = columns - low_rank_part(columns, jnp.sum(weights > 0), iterations)
+            average, average_sparse = share @ columns, share @ sparse
+            factor = beta(_ratio(average_sparse, average)) if callable(beta) else beta
+            return average + (factor - 1) * average_sparse
+
+        def of_leaf(x, change):
+            stacked = change.reshape(change.shape[0], math.prod(x.shape[:-2]), -1)
+            return jax.vmap(update, in_axes=1)(stacked).reshape(x.shape)
+
+        return moved(adapter, jax.tree.map(of_leaf, adapter, changes(adapter, uploads, weights))), memory
+
+    return Aggregator(lambda adapter: (), apply)
+
+
+def inverse_share(most: float | Array = 10.0) -> Callable[[Array], Array]:
+    """β = 1/E, at least 1 and at most `most`.
+
+    Without a bound a sparse part that is only rounding would grow to the size of the mean update.
+    Reading: the sources confirm an adaptive β and not this formula.
+    """
+    return lambda share: jnp.clip(1.0 / jnp.where(share > 0, share, 1.0), 1.0, most)
+
+
+def low_rank_part(columns: Array, count: Array, iterations: int) -> Array:
+    """L of the principal component pursuit of D by ADMM (Candès et al., arXiv 0912.3599). f32[C, m] -> f32[C, m].
+
+    The rows here are D's columns: one a client. `count` clients are present, and the rows of the others are zero. Singular
+    values are thresholded through the C x C Gram matrix, so no decomposition of a long matrix is needed.
+    """
+    clients, entries = columns.shape
+    unit = jnp.sum(jnp.abs(columns)) / (jnp.maximum(count, 1) * entries)  # the unit of both thresholds
+    scaled = columns / jnp.where(unit > 0, unit, 1.0)
+    sparse_threshold = THRESHOLD / jnp.sqrt(jnp.maximum(count, entries).astype(columns.dtype))
+
+    def iterate(_, state):
+        low, sparse, dual = state
+        target = scaled - sparse + dual
+        low = shrinkage(target @ target.T) @ target
+        rest = scaled - low + dual
+        sparse = jnp.sign(rest) * jnp.maximum(jnp.abs(rest) - sparse_threshold, 0.0)
+        return low, sparse, rest - sparse
+
+    start = jnp.zeros_like(scaled)
+    low, _, _ = jax.lax.fori_loop(0, iterations, iterate, (start, start, start))
+    return unit * low
+
+
+@jax.custom_jvp
+def shrinkage(gram: Array) -> Array:
+    """F such that F X is X with its singular values σ lowered to max(σ − THRESHOLD, 0), from the Gram matrix X Xᵀ. [C, C]."""
+    _, vectors, factor = _spectrum(gram)
+    return (vectors * factor[None]) @ vectors.T
+
+
+@shrinkage.defjvp
+def _shrinkage_jvp(primals, tangents):
+    """Daleckii and Krein's formula: the derivative of a matrix function has divided differences where `eigh`'s has 1/(λᵢ − λⱼ).
+
+    They stay finite at repeated eigenvalues, such as the zeros of absent clients.
+    """
+    sigma, vectors, factor = _spectrum(primals[0])
+    high, low = jnp.maximum(sigma[:, None], sigma[None]), jnp.minimum(sigma[:, None], sigma[None])
+    one = (1 - THRESHOLD / jnp.maximum(high, THRESHOLD)) / jnp.where(high > low, (high - low) * (high + low), 1.0)
+    both = THRESHOLD / (jnp.maximum(high, THRESHOLD) * jnp.maximum(low, THRESHOLD) * (high + jnp.maximum(low, THRESHOLD)))
+    quotient = jnp.where(low > THRESHOLD, both, jnp.where(high > THRESHOLD, one, 0.0))
+    change = vectors @ (quotient * (vectors.T @ tangents[0] @ vectors)) @ vectors.T
+    return (vectors * factor[None]) @ vectors.T, change
+
+
+def _spectrum(gram: Array) -> tuple[Array, Array, Array]:
+    """Singular values of X, eigenvectors of the Gram matrix, and the factor of each singular value."""
+    values, vectors = jnp.linalg.eigh(gram)
+    sigma = jnp.sqrt(jnp.maximum(values, 0.0))
+    return sigma, vectors, 1 - THRESHOLD / jnp.maximum(sigma, THRESHOLD)
+
+
+def _ratio(part: Array, whole: Array) -> Array:
+    """‖part‖/‖whole‖, 0 where the whole is 0."""
+    square = jnp.sum(jnp.square(whole))
+    return safe_sqrt(jnp.sum(jnp.square(part)) / jnp.where(square > 0, square, 1.0))
