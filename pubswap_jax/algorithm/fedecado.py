@@ -20,7 +20,7 @@ from pubswap_jax.algorithm.aggregation import broadcast, per_client, weights_of
 from pubswap_jax.algorithm.losses import safe_sqrt
 from pubswap_jax.types import Aggregator, Array, Correction, PyTree
 
-FASTEST = 16.0  # a client's step stays within this factor of the configured learning rate
+FASTEST = 4.0  # a client's step stays within this factor of the configured learning rate
 
 
 def fedecado(gamma: float | Array = 1e-2, momentum: bool = True) -> Correction:
@@ -28,8 +28,9 @@ def fedecado(gamma: float | Array = 1e-2, momentum: bool = True) -> Correction:
 
     The truncation error of a step dt is (dt/2)‖F_k − F_{k−1}‖; dt doubles at most, or shrinks by γ‖x‖/error, and starts at
     hparams.lr. A step is never taken back: its error is known only at the next gradient.
-    Reading of the damping: m ẍ + ẋ = −F with m = 1/(4h), the mass at which a node of curvature h returns fastest without an
-    overshoot, h = ‖F_k − F_{k−1}‖/‖x_k − x_{k−1}‖ being that of pᵢfᵢ. Without `momentum` m = 0.
+    Reading of the damping: ẋ = v + I and m v̇ + v = −F, for F = pᵢg. Of the curvature h = ‖F_k − F_{k−1}‖/‖x_k − x_{k−1}‖ a
+    node returns fastest without an overshoot with m = 1/(4h). The current must not pass the momentum, too: a node
+    m ẍ + ẋ = I − F is not passive, and two quadratic clients then diverge. Without `momentum` m = 0.
     """
 
     def init(adapter):
@@ -53,14 +54,13 @@ def fedecado(gamma: float | Array = 1e-2, momentum: bool = True) -> Correction:
         step = pace * hparams.lr
         mass = jnp.where(curvature > 0, 0.25 / jnp.where(curvature > 0, curvature, 1.0), 0.0) if momentum else 0.0
         inertia = mass / jnp.where(mass + step > 0, mass + step, 1.0)
-        push = lambda v, f, i: inertia * v + (1 - inertia) * (i - f)  # noqa: E731
-        velocity = jax.tree.map(push, memory["velocity"], force, memory["current"])
+        velocity = jax.tree.map(lambda v, f: inertia * v - (1 - inertia) * f, memory["velocity"], force)
         trees = {"current": memory["current"], "force": force, "velocity": velocity, "at": adapter}
         scalars = {"share": memory["share"], "time": memory["time"] + step, "pace": pace, "curvature": curvature, "step": step}
         return trees | scalars
 
     def gradient(gradient, adapter, received, memory, hparams):
-        return jax.tree.map(lambda v: -memory["pace"] * v, memory["velocity"])
+        return jax.tree.map(lambda v, i: -memory["pace"] * (v + i), memory["velocity"], memory["current"])
 
     def finish(adapter, received, memory, steps):
         return memory, {"time": memory["time"], "curvature": memory["curvature"]}

@@ -71,11 +71,11 @@ def test_it_follows_the_closed_solution_of_its_circuit(steps):
     errors = []
     with jax.enable_x64(True):
         for rate in (2e-3, 1e-3):
-            # γ of 10⁻⁹ keeps the clients' pace at its lower bound of 1/16, so the learning rate is raised by it.
-            centres, times, _ = train(1e-9, 16 * rate, rounds=int(4 / (5 * rate)), steps=steps)
+            # γ of 10⁻⁹ keeps the clients' pace at its lower bound of 1/4, so the learning rate is raised by it.
+            centres, times, _ = train(1e-9, 4 * rate, rounds=int(4 / (5 * rate)), steps=steps)
             exact = np.array([closed_solution(t)[0] for t in np.asarray(times)])
             errors.append(np.max(np.abs(np.asarray(centres) - exact)))
-    assert errors[0] < 0.03 and 1.7 < errors[0] / errors[1] < 2.3, errors
+    assert errors[0] < 0.06 and 1.7 < errors[0] / errors[1] < 2.3, errors
 
 
 def test_it_rests_at_the_optimum_whatever_gamma_is():
@@ -83,10 +83,10 @@ def test_it_rests_at_the_optimum_whatever_gamma_is():
     with jax.enable_x64(True):
         for momentum in (False, True):
             for gamma in (1e-3, 1e-2, 1e-1):
-                centres, _, memory = train(gamma, 0.02, rounds=400, steps=(5, 2), momentum=momentum)
-                assert abs(centres[-1] - optimum) < 1e-3, (momentum, gamma, centres[-1])
+                centres, _, memory = train(gamma, 0.02, rounds=200, steps=(5, 2), momentum=momentum)
+                assert abs(centres[-1] - optimum) < 1e-6, (momentum, gamma, centres[-1])
                 forces = SHARES * CURVATURES * (optimum - TARGETS)
-                np.testing.assert_allclose(memory["current"]["x"][:, 0], forces, atol=0.02)
+                np.testing.assert_allclose(memory["current"]["x"][:, 0], forces, atol=1e-5)
 
 
 def test_a_backward_euler_step_solves_the_dense_system():
@@ -118,13 +118,13 @@ def test_momentum_is_critically_damped():
     """A single node of curvature h without current follows (1 + 2ht) exp(−2ht): no overshoot, faster than exp(−ht)."""
     curvature, rate = 2.0, 1e-4
     with jax.enable_x64(True):
-        correction, hparams = fedecado(1e9, True), Hparams.create(lr=rate / 16)
+        correction, hparams = fedecado(1e9, True), Hparams.create(lr=rate / 4)
         y, own = {"x": jnp.ones(1)}, correction.init({"x": jnp.zeros(1)})
         # The curvature is known from the start, the pace is at its upper bound, and the node is at rest.
         own |= {
             "share": jnp.ones(()),
             "curvature": jnp.asarray(curvature),
-            "pace": jnp.asarray(16.0),
+            "pace": jnp.asarray(4.0),
             "step": jnp.asarray(rate),
         }
         own |= {"force": {"x": jnp.zeros(1)}}

@@ -45,7 +45,7 @@ def test_it_errs_less_than_averaging_a_and_b_apart():
     found = products(next_adapter(product_svd(), *map(as_dtype, (adapter, uploads)))[0])
     apart = products(jax.tree.map(lambda x: x.mean(0), uploads))
     for name, target in whole.items():
-        assert np.linalg.norm(found[name] - target) < 0.8 * np.linalg.norm(apart[name] - target)
+        assert np.linalg.norm(found[name] - target) < 0.95 * np.linalg.norm(apart[name] - target)
 
 
 def test_clients_of_unequal_rank_are_padded_with_zeros():

@@ -31,7 +31,7 @@ def planted(rows=500, columns=50, rank=2, share=0.05, seed=0):
 
 
 def error(found, expected):
-    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
+    return np.linalg.norm(np.asarray(found) - expected) / np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize("dtype,iterations,bound", [(np.float64, 1000, 1e-9), (np.float32, 50, 1e-4)])
@@ -50,7 +50,7 @@ def test_it_agrees_with_dense_decompositions(seed, shape):
     with jax.enable_x64(True):
         found = low_rank_part(jnp.asarray(matrix.T), jnp.asarray(shape[1]), 3000).T
     assert error(found, pursuit(matrix)) < 1e-3
-    early = low_rank_part(jnp.float32(matrix.T), jnp.asarray(shape[1]), 50).T
+    early = low_rank_part(jnp.asarray(matrix.T, jnp.float32), jnp.asarray(shape[1]), 50).T
     assert error(early, pursuit(matrix)) < 0.05
 
 
@@ -123,7 +123,7 @@ def test_the_spectrum_s_derivative_is_right_at_repeated_eigenvalues_and_at_the_t
         turn = jnp.asarray(np.linalg.qr(rng.normal(size=(6, 6)))[0])
         slope = rng.normal(size=(6, 6))
         slope = jnp.asarray(slope + slope.T)
-        gram = (turn * jnp.array([9.0, 9.0, 4.0, 0.5, 0.5, 0.0])) @ turn.T
+        gram = turn @ jnp.diag(jnp.array([9.0, 9.0, 4.0, 0.5, 0.5, 0.0])) @ turn.T
         _, found = jax.jvp(shrinkage, (gram,), (slope,))
         numeric = (shrinkage(gram + 1e-6 * slope) - shrinkage(gram - 1e-6 * slope)) / 2e-6
         np.testing.assert_allclose(found, numeric, rtol=1e-6, atol=1e-7)
