@@ -234,6 +234,9 @@ class Aggregator(NamedTuple):
     shares: bool = True  # False: nothing is uploaded, and every client keeps its own adapter
     needs: int = 1  # clients that must be present. `apply` raises where it knows the weights, and keeps the adapter where not
     sends: Callable[[PyTree, int], PyTree] = lambda memory, num_clients: ()  # what goes down beside the adapter. [C, ...]
+    gathers: bool = (
+        False  # `apply` compares whole uploads: on a mesh, give every device all of them first, in one gather a leaf
+    )
     starts: Callable[[PyTree], PyTree] | None = None  # memory -> adapters [C, ...] that clients start from; None: the server's
 
 

@@ -30,7 +30,7 @@ def product_svd(family=None) -> Aggregator:
     def apply(memory, adapter, uploads, weights, staleness, extra=None):
         return _of_pairs(adapter, uploads, shares_of(weights, jax.tree.leaves(uploads)[0].shape[0])), memory
 
-    return Aggregator(lambda adapter: (), apply)
+    return Aggregator(lambda adapter: (), apply, gathers=True)
 
 
 def _of_pairs(adapter: PyTree, uploads: PyTree, share: Array) -> PyTree:

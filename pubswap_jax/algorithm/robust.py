@@ -41,7 +41,7 @@ def median() -> Aggregator:
 
         return _moved_by(middle, adapter, uploads, weights), memory
 
-    return Aggregator(lambda adapter: (), apply)
+    return Aggregator(lambda adapter: (), apply, gathers=True)
 
 
 def trimmed_mean(k: int | Array) -> Aggregator:
@@ -69,7 +69,7 @@ def trimmed_mean(k: int | Array) -> Aggregator:
 
         return _moved_by(trimmed, adapter, uploads, weights), memory
 
-    return Aggregator(lambda adapter: (), apply, needs=needs)
+    return Aggregator(lambda adapter: (), apply, needs=needs, gathers=True)
 
 
 def norm_clip(limit: float | Array, of: Aggregator = mean()) -> Aggregator:

@@ -47,7 +47,7 @@ def robust_pca(beta: float | Array | Callable[[Array], Array] = 2.0, iterations:
 
         return moved(adapter, jax.tree.map(of_leaf, adapter, changes(adapter, uploads, weights))), memory
 
-    return Aggregator(lambda adapter: (), apply)
+    return Aggregator(lambda adapter: (), apply, gathers=True)
 
 
 def inverse_share(most: float | Array = 10.0) -> Callable[[Array], Array]:

@@ -97,7 +97,7 @@ def buffered(size: int, decay: float | Array = 0.5, of: Aggregator = mean()) -> 
         new, inner, buffer = jax.lax.cond(due(memory, weights), flush, keep, buffer, arrived)
         return new, {"of": inner, "changes": buffer[0], "weights": buffer[1], "staleness": buffer[2]}
 
-    return _around(of, init, apply)._replace(due=due, needs=1)
+    return _around(of, init, apply)._replace(due=due, needs=1, gathers=True)
 
 
 def scaffold_rule(of: Aggregator = mean()) -> Aggregator:
@@ -131,4 +131,4 @@ def _around(of: Aggregator, init, apply) -> Aggregator:
         raise ValueError(
             "of: a rule that only turns uploads into an adapter expected; this one buffers, sends or shares nothing"
         )
-    return Aggregator(init, apply, needs=of.needs)
+    return Aggregator(init, apply, needs=of.needs, gathers=of.gathers)
