@@ -86,6 +86,26 @@ def check_enough(rule: str, needed: int, weights: Array | None, num_clients: int
         raise ValueError(f"{rule}: at least {needed} clients expected, got {present} of {num_clients}")
 
 
+def gain_weights(
+    weights: Array, reward: Array, baseline: Array, *, temperature: float = 1.0, decay: float = 0.9, floor: float = 0.1
+) -> tuple[Array, Array]:
+    """Weights by each client's gain over its own running mean reward, and the next means. f32[C] each -> f32[C], f32[C].
+
+    wᵢ exp(gᵢ/temperature) with gᵢ = (rᵢ − bᵢ)/(|bᵢ| + floor), scaled so that the sum of the weights stays. A baseline of NaN
+    has seen no round yet, and its client gains 0. Absent clients keep a weight of 0 and their baseline.
+    Reading: FGRPO (arXiv 2606.03094) confirms a gain relative to the baseline, and not this formula. The floor is not small:
+    rewards start near 0, where a relative gain would give one client all of the weight.
+    """
+    present = weights > 0
+    known = jnp.where(jnp.isnan(baseline), reward, baseline)
+    gain = jnp.where(present, (reward - known) / (jnp.abs(known) + floor), -jnp.inf)
+    raw = jnp.where(present, weights * jnp.exp((gain - gain.max()) / temperature), 0.0)
+    total = raw.sum()
+    return raw * weights.sum() / jnp.where(total > 0, total, 1.0), jnp.where(
+        present, decay * known + (1 - decay) * reward, baseline
+    )
+
+
 def per_client(values: Array, x: Array) -> Array:
     """One value a client, in a shape that broadcasts against x. [C], [C, ...] -> [C, 1, ..., 1]."""
     return values.reshape(-1, *[1] * (x.ndim - 1))

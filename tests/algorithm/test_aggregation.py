@@ -134,3 +134,31 @@ def test_the_mean_is_fedavg_and_alone_changes_nothing(getkey):
         jax.tree.map(np.testing.assert_array_equal, found, expected)
         assert memory == () and rule.due(memory, weights)
     assert mean() is mean() and mean().shares and not alone().shares, "equal rules are one object: nothing compiles twice"
+
+
+def test_helpers_of_rules_leave_absent_clients_out(getkey):
+    uploads, weights = {"a": jax.random.normal(getkey(), (3, 4, 2)).at[1].set(jnp.nan)}, jnp.array([1.0, 0.0, 3.0])
+    adapter = {"a": jnp.ones((4, 2))}
+    change = aggregation.changes(adapter, uploads, weights)
+    np.testing.assert_allclose(change["a"], np.where([[[1]], [[0]], [[1]]], uploads["a"] - 1, 0), rtol=1e-6)
+    np.testing.assert_allclose(aggregation.squared_norms(change), np.sum(np.square(change["a"]), axis=(1, 2)), rtol=1e-6)
+    assert aggregation.shares_of(weights, 3).tolist() == [0.25, 0, 0.75]
+    assert aggregation.weights_of(uploads, None).tolist() == [1, 1, 1]
+    assert jax.jit(lambda w: aggregation.shares_of(w, 3))(jnp.zeros(3)).tolist() == [0, 0, 0]
+    with pytest.raises(ValueError, match="median of means: at least 3 clients expected, got 2 of 3"):
+        aggregation.check_enough("median of means", 3, weights, 3)
+    with pytest.raises(ValueError, match="got 3 of 3"):
+        jax.jit(lambda w: aggregation.check_enough("x", 4, w, 3))(weights)
+    aggregation.check_enough("x", 2, weights, 3)
+
+
+def test_weights_by_gain():
+    weights, baseline = jnp.array([1.0, 1.0, 0.0, 2.0]), jnp.array([0.4, 0.4, 0.2, jnp.nan])
+    reward = jnp.array([0.4, 0.9, jnp.nan, 0.5])
+    found, following = jax.jit(aggregation.gain_weights)(weights, reward, baseline)
+    expected = np.array([1.0, np.exp(0.5 / 0.5), 0.0, 2.0])  # gains 0, 1, absent, 0 for a first round
+    np.testing.assert_allclose(found, expected * 4 / expected.sum(), rtol=1e-6)
+    np.testing.assert_allclose(following, [0.4, 0.45, 0.2, 0.5], rtol=1e-6)
+    assert jax.jit(aggregation.gain_weights)(jnp.zeros(4), reward, baseline)[0].tolist() == [0, 0, 0, 0]
+    extreme, _ = aggregation.gain_weights(jnp.ones(2), jnp.array([1e4, 0.0]), jnp.zeros(2))
+    assert jnp.isfinite(extreme).all()
