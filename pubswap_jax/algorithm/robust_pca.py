@@ -21,9 +21,9 @@ def robust_pca(beta: float | Array | Callable[[Array], Array] = 2.0, iterations:
     Each matrix of the adapter, A and B apart and each layer of a scanned stack, has its own D, with one client's update in each
     column: min ‖L‖_* + λ‖S‖₁, λ = 1/√max(m, n) for n clients with m entries. β = 1 is the mean, to rounding, since S is D − L.
 
-    Reading: A and B apart, and λ. The fewer clients, the more of D is in S even where they agree: E = ‖mean S‖/‖mean D‖ of equal
-    Gaussian updates is 0.12 for 4 clients and 0.03 for 8. A single client, or clients that share nothing, have S = D: then the
-    rule multiplies the mean update by β. Hostile clients are not outvoted but amplified.
+    Reading: A and B apart, and λ. The fewer the clients, the more of D is in S even where they agree: E = ‖mean S‖/‖mean D‖ of
+    equal Gaussian updates is 0.12 for 4 clients and 0.03 for 8. A single client, or clients that share nothing, have S = D, and
+    then the rule multiplies the mean update by β. It is no defence against hostile clients.
 
     Args:
       beta: weight of the sparse parts, a number, or a function of E = ‖mean S‖/‖mean D‖ such as `inverse_share()`.
