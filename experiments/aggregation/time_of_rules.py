@@ -1,8 +1,9 @@
 """CPU time of every aggregation rule beside the mean's: 8 clients, rank 16, the layer shapes of Qwen2.5-7B.
 
-    python -m experiments.aggregation.time_of_rules [--layers 28]
+    OPENBLAS_NUM_THREADS=1 python -m experiments.aggregation.time_of_rules [--layers 28]
 
-Prints the least CPU time of three calls of the compiled rule, all threads together. All 28 layers need 16 GB of memory.
+Prints the least CPU time of three calls of the compiled rule, all threads together. Without OPENBLAS_NUM_THREADS=1 the waiting
+of the threads of LAPACK counts as work.
 """
 
 import argparse
