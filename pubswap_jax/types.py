@@ -234,9 +234,7 @@ class Aggregator(NamedTuple):
     shares: bool = True  # False: nothing is uploaded, and every client keeps its own adapter
     needs: int = 1  # clients that must be present. `apply` raises where it knows the weights, and keeps the adapter where not
     sends: Callable[[PyTree, int], PyTree] = lambda memory, num_clients: ()  # what goes down beside the adapter. [C, ...]
-    gathers: bool = (
-        False  # `apply` compares whole uploads: on a mesh, give every device all of them first, in one gather a leaf
-    )
+    gathers: bool = False  # `apply` compares whole uploads: on a mesh every device gets all of them first
     starts: Callable[[PyTree], PyTree] | None = None  # memory -> adapters [C, ...] that clients start from; None: the server's
 
 
@@ -252,15 +250,6 @@ class Correction(NamedTuple):
     # ^ (adapter, received, memory, steps) -> memory, and what goes up beside the adapter, by name
     observe: Callable[..., PyTree] = lambda gradient, adapter, received, memory, hparams: memory  # -> memory
     receive: Callable[[PyTree, PyTree], PyTree] = lambda memory, sent: memory  # sent: one client's row of `sends`
-
-
-class Correction(NamedTuple):
-    """What a federated method does inside a client, for one client."""
-
-    init: Callable[[PyTree], PyTree]  # adapter -> memory
-    gradient: Callable[..., PyTree]  # (gradient, adapter, received, memory, hparams) -> gradient, before the optimizer
-    finish: Callable[..., tuple[PyTree, dict[str, Array]]]
-    # ^ (adapter, received, memory, steps) -> memory, extra: values that go up beside the adapter
 
 
 class Client(NamedTuple):
