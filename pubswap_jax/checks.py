@@ -70,12 +70,17 @@ def together(flat: Mapping[str, Any]) -> str:
         )
     if flat["federation.participants"] > clients:
         return f"federation.participants={flat['federation.participants']}: there are {clients} clients"
+    needed, there = 2 * flat["federation.trim"] + 1, flat["federation.participants"] or clients
+    if flat["federation.aggregate"] == "trimmed_mean" and there < needed:
+        return f"federation.trim={flat['federation.trim']}: trimmed_mean needs {needed} clients, and {there} take part"
     return targets(flat["model.lora_targets"])
 
 
 def without_effect(flat: Mapping[str, Any]) -> str:
     """One line with the first setting that has no effect, and the fix; empty if every setting has an effect."""
-    return next(filter(None, (rule(flat) for rule in (_idle_kl, _idle_alone, _idle_loss, _idle_swap, _idle_test))), "")
+    return next(
+        filter(None, (rule(flat) for rule in (_idle_kl, _idle_alone, _idle_rule, _idle_loss, _idle_swap, _idle_test))), ""
+    )
 
 
 def _idle_kl(flat: Mapping[str, Any]) -> str:
@@ -107,6 +112,26 @@ _ALONE = (
     ("federation.moments", "average", "reset"),
     ("evaluation.greedy", True, False),
 )
+
+
+def _idle_rule(flat: Mapping[str, Any]) -> str:
+    rule = flat["federation.aggregate"]
+    if rule != "mean" and not flat["federation.average"]:
+        return f"federation.aggregate={rule}: no effect with federation.average=False; set federation.aggregate=mean"
+    for name, (usual, rules) in _OF_RULES.items():
+        if flat[name] != usual and rule not in rules:
+            return f"{name}={flat[name]}: no effect with federation.aggregate={rule}; it belongs to {', '.join(rules)}"
+    return ""
+
+
+# Settings of aggregation rules: field -> (default, the rules that read it).
+_OF_RULES = {
+    "federation.trim": (1, ("trimmed_mean",)),
+    "federation.clip_norm": (1.0, ("norm_clip",)),
+    "federation.beta": (2.0, ("robust_pca",)),
+    "federation.server_lr": (1.0, ("fedavgm", "fedadam", "fedyogi")),
+    "federation.server_momentum": (0.9, ("fedavgm",)),
+}
 
 
 def _idle_loss(flat: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Settings without effect are refused with the fix, and fields are found by the names that other tools give them."""
 
 import pathlib
+import re
 
 import pytest
 
@@ -104,3 +105,24 @@ def test_other_tools_names_lead_to_the_field(name, field):
 def test_every_alias_leads_to_a_field_once():
     assert set(checks.FIELD_OF.values()) <= {field.name for field in FIELDS}
     assert len(checks.FIELD_OF) == sum(len(names.split()) for names in checks.ALIASES.values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"federation.aggregate": "trimmed_mean", "federation.trim": 5}, "trim=5: trimmed_mean needs 11 clients, and 10 take"),
+        (
+            {"federation.aggregate": "trimmed_mean", "federation.participants": 2},
+            "trim=1: trimmed_mean needs 3 clients, and 2 take part",
+        ),
+        ({"federation.aggregate": "median", "federation.average": False}, "aggregate=median: no effect with federation.aver"),
+        ({"federation.server_lr": 0.3}, "server_lr=0.3: no effect with federation.aggregate=mean; it belongs to fedavgm"),
+        ({"federation.aggregate": "median", "federation.beta": 0.0}, "beta=0.0: no effect with federation.aggregate=median"),
+    ],
+)
+def test_a_rule_gets_enough_clients_and_only_settings_that_it_reads(changes, message):
+    config = default_config()
+    for name, value in changes.items():
+        settings.override(config, name, str(value))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        settings.check(config)

@@ -51,6 +51,11 @@ def robust_pca(beta: float | Array | Callable[[Array], Array] = 2.0, iterations:
     return Aggregator(lambda adapter: (), apply, gathers=True)
 
 
+def of_beta(beta: float) -> Aggregator:
+    """`robust_pca` with this β; 0 stands for `inverse_share()`, which adapts it to the updates."""
+    return robust_pca(beta or inverse_share())
+
+
 def inverse_share(most: float | Array = 10.0) -> Callable[[Array], Array]:
     """β = 1/E, at least 1 and at most `most`.
 

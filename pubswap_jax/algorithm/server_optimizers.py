@@ -1,5 +1,7 @@
 """Rules that keep state at the server: optimizers on the mean change, SCAFFOLD's control, a buffer of uploads; and FedExP."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -35,6 +37,24 @@ def fedopt(tx: optax.GradientTransformation, of: Aggregator = mean()) -> Aggrega
         return optax.apply_updates(adapter, step), {"of": inner, "optimizer": optimizer}
 
     return _around(of, init, apply)
+
+
+@functools.cache
+def fedavgm(lr: float, momentum: float) -> Aggregator:
+    """FedAvg with server momentum (Hsu et al., arXiv 1909.06335). lr 1 and momentum 0 is the mean."""
+    return fedopt(optax.sgd(lr, momentum or None))
+
+
+@functools.cache
+def fedadam(lr: float) -> Aggregator:
+    """FedAdam with the constants of arXiv 2003.00295."""
+    return fedopt(optax.adam(lr, 0.9, 0.99, eps=1e-3))
+
+
+@functools.cache
+def fedyogi(lr: float) -> Aggregator:
+    """FedYogi with the constants of arXiv 2003.00295."""
+    return fedopt(optax.yogi(lr, 0.9, 0.99, eps=1e-3))
 
 
 def fedexp(eps: float | Array = 1e-3) -> Aggregator:

@@ -15,7 +15,7 @@ import optax
 from jax.experimental.compilation_cache import compilation_cache
 
 from pubswap_jax import settings
-from pubswap_jax.algorithm.aggregation import alone, mean
+from pubswap_jax.algorithm.aggregation import alone
 from pubswap_jax.algorithm.distortion import make_measure
 from pubswap_jax.algorithm.federation import Rows, make_rows
 from pubswap_jax.algorithm.pubswap import pubswap
@@ -174,7 +174,7 @@ def make_federation(config, model, program: Program = compiled) -> Federation:
         group=training.group,
         planner=settings.chosen(config, "federation.swap"),
         loss=partial(loss, dual_clip=True) if training.dual_clip else loss,
-        aggregator=mean() if federation.average else alone(),
+        aggregator=settings.chosen(config, "federation.aggregate") if federation.average else alone(),
         moments=federation.moments,
         microbatch=training.microbatch or None,
         clients_at_once=1 if one_cpu else None,
