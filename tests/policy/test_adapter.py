@@ -118,7 +118,7 @@ def test_factors_of_stacked_clients(scan):
 def test_the_residual_is_that_of_a_and_b_whatever_alpha_is():
     _, _, adapter = adapted("lora")
     noise = np.random.default_rng(1)
-    clients = jax.tree.map(lambda x: x + jnp.asarray(noise.standard_normal((3, *x.shape)), x.dtype), adapter)
+    clients = jax.tree.map(lambda x: x[None] + jnp.asarray(noise.standard_normal((3, *x.shape)), x.dtype), adapter)
     plain = aggregation_residual(clients)
     assert plain > 0.1
     np.testing.assert_array_equal(plain, aggregation_residual(clients, None, lora(3, 6.0)))  # alpha / rank is a power of two
