@@ -1,0 +1,155 @@
+"""NS-NAC and BORL-NS-NAC on small varying MDPs: how regret grows, when a restart helps, and what not knowing Δ_T costs.
+
+python -m experiments.bandit.tabular            # all three parts; those in results.json are not run again
+python -m experiments.bandit.tabular --draw     # the tables and the picture of what is there
+"""
+
+import argparse
+import json
+import pathlib
+import time
+
+import numpy as np
+
+from experiments.bandit.varying import Rates, Varying, best_average, borl, budget, in_epochs, play, rates_of, triangle, varying
+from experiments.cells import kept
+from experiments.figures import dots, interval, lines, markdown, mean_and_half, panels, save
+
+HERE = pathlib.Path(__file__).parent
+SEEDS, WAYS, CONSTANT = 10, 4, 10.0
+HORIZONS = (1000, 3162, 10_000, 31_623, 100_000)
+WAY = 2500  # steps of one way at a fixed Δ_T/T
+CONSTANTS, RESTART_HORIZON = (1.0, 3.0, 10.0, 30.0), 31_623
+EPOCH, BORL_HORIZONS = 1000, (100_000, 300_000)
+ARMS = {f"Δ/T = {d:g}, restart every {h}": (d, h) for d in (1e-3, 1e-2, 1e-1) for h in (EPOCH // 4, EPOCH)}
+FIXED, RATIO = "Δ_T fixed", "Δ_T/T fixed"
+
+
+def regret(mdp: Varying, phase: np.ndarray, rewards: np.ndarray, copies: int = 1) -> list[list[float]]:
+    """Σ J*ₜ − r(sₜ, aₜ), the dynamic regret, [copies, seeds]. `rewards` f64[copies · seeds, T]."""
+    best = np.tile(best_average(mdp, phase), (copies, 1))
+    return (best - rewards).sum(1).reshape(copies, -1).round(3).tolist()
+
+
+def run_growth(seeds: int = SEEDS, horizons=HORIZONS) -> dict:
+    """{"Δ_T fixed", "Δ_T/T fixed"}: regret [horizons, seeds] of NS-NAC with the rates of its Δ_T/T, and Δ_T/T itself."""
+    mdp, found = varying(seeds), {FIXED: [], RATIO: [], "change": []}
+    for length in horizons:
+        for name, ways in ((FIXED, WAYS), (RATIO, -(-length // WAY))):
+            phase = triangle(length, ways) if name == FIXED else triangle(WAY * ways, ways)[:length]
+            change = budget(mdp, phase) / length
+            rewards = play(mdp, phase, rates_of(change, CONSTANT), np.random.default_rng(1))
+            found[name] += regret(mdp, phase, rewards)
+            found["change"] += [float(change.mean())] if name == FIXED else []
+    return found
+
+
+def slopes(horizons, values: list[list[float]]) -> np.ndarray:
+    """Each seed's slope of log regret over log T. f64[seeds]."""
+    return np.polyfit(np.log(horizons), np.log(np.array(values)), 1)[0]
+
+
+def growth_table(found: dict) -> str:
+    rows = []
+    for name, bound in ((FIXED, "5/6 = 0.833"), (RATIO, "1")):
+        rows.append([name, mean_and_half(slopes(HORIZONS, found[name])), bound])
+    return markdown(["while T grows", "slope of log regret over log T", "bound's"], rows)
+
+
+def run_restart(seeds: int = SEEDS, length: int = RESTART_HORIZON) -> dict:
+    """{"varies" or "stays": {constant: {"restart" and "none": regret [seeds]}}}; both with the rates of the varying MDP."""
+    one, found = varying(seeds), {}
+    copies = 2 * len(CONSTANTS)
+    change = budget(one, triangle(length, WAYS)) / length
+    kinds = [rates_of(change, constant, restart=restart) for constant in CONSTANTS for restart in (True, False)]
+    rates = Rates(*(np.concatenate(values) for values in zip(*kinds, strict=True)))
+    many = Varying(*(np.concatenate([ends] * copies, 1) for ends in one))
+    for name, ways in (("varies", WAYS), ("stays", 0)):
+        phase = triangle(length, ways)
+        lost = regret(one, phase, play(many, phase, rates, np.random.default_rng(2)), copies)
+        found[name] = {str(c): {"restart": lost[2 * i], "none": lost[2 * i + 1]} for i, c in enumerate(CONSTANTS)}
+    return found
+
+
+def restart_table(found: dict) -> str:
+    rows = []
+    for name, by_constant in found.items():
+        for constant, lost in by_constant.items():
+            mean, half = interval(np.array(lost["none"]) - np.array(lost["restart"]))
+            ends = [f"{np.mean(lost[key]):.0f}" for key in ("restart", "none")]
+            rows.append([f"the MDP {name}", f"{float(constant):g}", *ends, f"{mean:+.0f} ± {half:.0f}"])
+    return markdown(["", "constant of β", "regret with restarts", "without", "saved by restarts"], rows)
+
+
+def run_borl(seeds: int = SEEDS, horizons=BORL_HORIZONS) -> dict:
+    """{T: {"BORL" or an arm: regret [seeds]}}. An arm's regret is that of playing it in every epoch."""
+    mdp = varying(seeds)
+    arms = [
+        rates_of(np.full(seeds, change), CONSTANT)._replace(restart=np.full(seeds, every)) for change, every in ARMS.values()
+    ]
+    many = Varying(*(np.concatenate([ends] * len(arms), 1) for ends in mdp))
+    rates, found = Rates(*(np.concatenate(values) for values in zip(*arms, strict=True))), {}
+    for length in horizons:
+        phase = triangle(length, WAYS)
+        alone = regret(mdp, phase, in_epochs(many, phase, rates, EPOCH, np.random.default_rng(3)), len(arms))
+        (mine,) = regret(mdp, phase, borl(mdp, phase, arms, EPOCH, np.random.default_rng(4)))
+        found[str(length)] = {"BORL": mine} | dict(zip(ARMS, alone, strict=True))
+    return found
+
+
+def borl_table(by_horizon: dict) -> str:
+    rows = []
+    for length, found in by_horizon.items():
+        best = min(ARMS, key=lambda name: np.mean(found[name]))
+        # Every epoch starts from a uniform policy, so a random arm per epoch expects the mean of the arms' regrets.
+        named = found | {"a random arm per epoch (expected)": np.mean([found[name] for name in ARMS], axis=0)}
+        for name, lost in named.items():
+            ratio = mean_and_half(np.array(lost) / np.array(found[best]))
+            rows.append([length, name, f"{np.mean(lost):.0f} ± {interval(np.array(lost))[1]:.0f}", ratio])
+    return markdown(["T", "", "regret", "to the best arm's"], rows)
+
+
+def draw(results: dict, path: pathlib.Path) -> None:
+    figure, (growth, restart, bandit) = panels(3, width=4.8)
+    for name, colour in ((FIXED, "#0072b2"), (RATIO, "#d55e00")):
+        lines(growth, np.array(HORIZONS), np.array(results["growth"][name]).T, colour, name)
+    first = np.mean(results["growth"][FIXED][0])
+    growth.plot(
+        HORIZONS, first * (np.array(HORIZONS) / HORIZONS[0]) ** (5 / 6), color="#777777", ls="--", lw=1, label="slope 5/6"
+    )
+    growth.set(xscale="log", yscale="log", title="NS-NAC: dynamic regret", xlabel="T")
+    growth.legend(frameon=False, fontsize=8)
+    names = [f"β's constant {float(c):g}" for c in results["restart"]["varies"]]
+    for kind, colour, offset in (("varies", "#d55e00", -0.15), ("stays", "#0072b2", 0.15)):
+        saved = [np.array(lost["none"]) - np.array(lost["restart"]) for lost in results["restart"][kind].values()]
+        dots(restart, names, saved, [colour] * len(names), offset)
+        restart.plot([], [], "o", color=colour, label=f"the MDP {kind}")
+    restart.axvline(0, color="#777777", lw=0.8)
+    restart.set(title="regret saved by restarts", xlabel=f"T = {RESTART_HORIZON}")
+    restart.legend(frameon=False, fontsize=8)
+    found = results["borl"][str(BORL_HORIZONS[-1])]
+    colours = ["#000000"] + ["#0072b2"] * len(ARMS)
+    dots(bandit, list(found), [np.array(lost) for lost in found.values()], colours)
+    bandit.set(title="BORL and its arms: regret", xlabel=f"T = {BORL_HORIZONS[-1]}", xlim=(0, None))
+    save(figure, path)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=pathlib.Path, default=HERE / "results.json")
+    parser.add_argument("--draw", action="store_true", help="compute nothing")
+    a = parser.parse_args()
+    results = kept(a.out) if a.out.is_file() or a.draw else {}
+    for name, compute in (("growth", run_growth), ("restart", run_restart), ("borl", run_borl)):
+        if a.draw or name in results:
+            continue
+        begun = time.process_time()
+        results[name] = compute()
+        print(f"{name}: {time.process_time() - begun:.0f} s of CPU", flush=True)
+        a.out.write_text(json.dumps(results) + "\n")
+    print(growth_table(results["growth"]), restart_table(results["restart"]), borl_table(results["borl"]), sep="\n\n")
+    draw(results, a.out.with_name("tabular.png"))
+
+
+if __name__ == "__main__":
+    main()
