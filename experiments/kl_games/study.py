@@ -1,6 +1,6 @@
 """Games and bandits with a KL term: what our KL settings converge to, and how OMG's and SOMG's regret grows.
 
-python -m experiments.kl_games.study            # all three parts, about ten minutes on a core
+python -m experiments.kl_games.study            # all three parts, nine minutes on a core
 python -m experiments.kl_games.study --draw     # the tables and the picture of what is there
 """
 
