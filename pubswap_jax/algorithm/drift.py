@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
-from pubswap_jax.algorithm.aggregation import aggregation_residual
+from pubswap_jax.algorithm.aggregation import aggregation_residual, fedavg
 from pubswap_jax.algorithm.losses import safe_sqrt
 from pubswap_jax.types import Adapter, Array, PyTree
 
@@ -36,6 +36,22 @@ def drift(
         "drift_by_module": jnp.stack([safe_sqrt(squares[name]) for name in sorted(squares)], axis=1),
         "residual": aggregation_residual(adapters, weights, family, basis),
     }
+
+
+@jax.jit
+def opposing_share(adapters: PyTree, anchor: PyTree, weights: Array | None = None) -> Array:
+    """The share of LoRA units whose client update opposes the mean update: ⟨d_i, d̄⟩ < 0 (after arXiv 2502.08024). f32[C].
+
+    A unit is column k of A [..., in, r] together with row k of B [..., r, out]. A unit that no client moved opposes nothing.
+    """
+    moved = flatten_dict(jax.tree.map(lambda x, start: x - start[None], adapters, anchor))
+    opposed = []
+    for path in sorted(path for path in moved if path[-1] == "a" and (*path[:-1], "b") in moved):
+        products = 0.0
+        for leaf, axis in ((moved[path], -2), (moved[(*path[:-1], "b")], -1)):
+            products += jnp.sum(leaf * fedavg(leaf, weights)[None], axis=axis)  # [C, ..., r]
+        opposed.append((products < 0).reshape(len(products), -1))
+    return jnp.concatenate(opposed, axis=1).mean(axis=1)
 
 
 def modules(adapter: PyTree) -> list[str]:

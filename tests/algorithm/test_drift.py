@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pubswap_jax.algorithm.aggregation import aggregation_residual
-from pubswap_jax.algorithm.drift import drift, modules
+from pubswap_jax.algorithm.drift import drift, modules, opposing_share
 
 
 def tree(key, *lead):
@@ -53,3 +53,30 @@ def test_stacked_layers_are_told_apart(getkey):
     one, other = drift(stacked, anchor)["drift_by_module"], drift(apart, start)["drift_by_module"]
     assert one.shape == (3, 2)
     np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def test_units_that_oppose_the_mean_by_hand():
+    anchor = {"layers_0": {"mlp": {"up_proj": {"a": jnp.ones((3, 2)), "b": jnp.zeros((2, 4))}}}}
+    a, b = np.zeros((3, 3, 2)), np.zeros((3, 2, 4))
+    a[:, 0, 0] = [2, 2, -1]  # unit 0 by its column of A: client 2 opposes
+    b[:, 1, 3] = [1, -3, 1]  # unit 1 by its row of B: clients 0 and 2 oppose the mean of −1/3
+    adapters = {"layers_0": {"mlp": {"up_proj": {"a": jnp.asarray(1 + a), "b": jnp.asarray(b)}}}}
+    assert opposing_share(adapters, anchor).tolist() == [0.5, 0, 1]
+    assert opposing_share(adapters, anchor, jnp.array([1.0, 0, 0])).tolist() == [0, 0.5, 0.5]
+    still = jax.tree.map(lambda x: jnp.stack([x, x]), anchor)
+    assert opposing_share(still, anchor).tolist() == [0, 0]
+
+
+def test_units_that_oppose_the_mean_against_a_loop(getkey):
+    adapters, anchor = tree(getkey(), 4), tree(getkey())
+    counts = np.zeros(4)
+    for stack, block, name in (("layers_0", "mlp", "up_proj"), ("layers_10", "self_attn", "q_proj")):
+        pair, start = adapters[stack][block][name], anchor[stack][block][name]
+        for k in range(2):
+            moves = [np.concatenate([(pair["a"][i] - start["a"])[:, k], (pair["b"][i] - start["b"])[k]]) for i in range(4)]
+            counts += [float(move @ np.mean(moves, 0) < 0) for move in moves]
+    np.testing.assert_allclose(opposing_share(adapters, anchor), counts / 4)
+    stacked = {"layers": jax.tree.map(lambda x: jnp.stack([x, x], 1), adapters["layers_0"])}  # two equal layers
+    start = {"layers": jax.tree.map(lambda x: jnp.stack([x, x]), anchor["layers_0"])}
+    alone = opposing_share({"layers_0": adapters["layers_0"]}, {"layers_0": anchor["layers_0"]})
+    np.testing.assert_allclose(opposing_share(stacked, start), alone)

@@ -1,0 +1,41 @@
+"""The two-layer CNN: its forward pass against a loop, its start by hand, and what heterogeneity costs on a small case."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.alignment import cnn, study
+
+
+def test_the_output_is_that_of_a_loop(getkey):
+    filters, noise = jax.random.normal(getkey(), (2, 3, 5)), jax.random.normal(getkey(), (4, 5))
+    labels, signal = np.array([1.0, -1, 1, -1]), 2.0
+    mu = np.array([signal, 0, 0, 0, 0])
+    expected = []
+    for label, one in zip(labels, np.asarray(noise), strict=True):
+        total = 0.0
+        for j, bank in zip((1, -1), np.asarray(filters), strict=True):
+            total += j * np.mean([max(w @ (label * mu), 0) + max(w @ one, 0) for w in bank])
+        expected.append(total)
+    np.testing.assert_allclose(cnn.output(filters, jnp.asarray(labels), noise, signal), expected, rtol=1e-5)
+
+
+def test_filters_differ_in_their_alignment_alone(getkey):
+    key, sizes = getkey(), cnn.Sizes(filters=4, dim=6)
+    some, all_of_them = (cnn.first_filters(key, sizes, share) for share in (0.25, 1.0))
+    assert cnn.misaligned(some) == 0.75 and cnn.misaligned(all_of_them) == 0
+    np.testing.assert_array_equal(np.abs(some), np.abs(all_of_them))
+    np.testing.assert_array_equal(some[..., 1:], all_of_them[..., 1:])
+
+
+def test_labels_of_clients():
+    sizes = cnn.Sizes(clients=2, samples=4)
+    assert cnn.labels_of(sizes, 0.0).tolist() == [[1, 1, -1, -1], [-1, -1, 1, 1]]
+    assert cnn.labels_of(sizes, 0.5).tolist() == [[1, 1, 1, -1], [-1, -1, -1, 1]]
+    assert cnn.labels_of(sizes, 1.0).tolist() == [[1] * 4, [-1] * 4]
+
+
+def test_heterogeneity_costs_more_with_misaligned_filters():
+    sizes = cnn.Sizes(steps=50, rounds=5, test=400)
+    found = study.costs(study.run(3, (0.0, 1.0), (0.0, 1.0), sizes))
+    assert found[0.0].mean() > found[1.0].mean() + 0.02
