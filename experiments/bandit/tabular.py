@@ -123,10 +123,8 @@ def draw(results: dict, path: pathlib.Path) -> None:
     for kind, colour, offset in (("varies", "#d55e00", -0.15), ("stays", "#0072b2", 0.15)):
         saved = [np.array(lost["none"]) - np.array(lost["restart"]) for lost in results["restart"][kind].values()]
         dots(restart, names, saved, [colour] * len(names), offset)
-        restart.plot([], [], "o", color=colour, label=f"the MDP {kind}")
     restart.axvline(0, color="#777777", lw=0.8)
-    restart.set(title="regret saved by restarts", xlabel=f"T = {RESTART_HORIZON}")
-    restart.legend(frameon=False, fontsize=8)
+    restart.set(title="saved by restarts (orange: the MDP varies)", xlabel=f"T = {RESTART_HORIZON}")
     found = results["borl"][str(BORL_HORIZONS[-1])]
     colours = ["#000000"] + ["#0072b2"] * len(ARMS)
     dots(bandit, list(found), [np.array(lost) for lost in found.values()], colours)

@@ -102,6 +102,16 @@ def run(choice: Choice, workdir: pathlib.Path, changes: dict, spec: str = "confi
     return blocks
 
 
+def collected(workdir: pathlib.Path) -> dict:
+    """{choice: {seed: blocks}} of all runs in `workdir`, also of those that are not finished."""
+    results = {}
+    for path in sorted(workdir.glob("seed*-*/blocks.json")):
+        seed, kind = path.parent.name.removeprefix("seed").split("-")
+        name = Choice(None if kind == "exp3" else int(kind.removeprefix("arm")), int(seed)).name
+        results.setdefault(name, {})[seed] = json.loads(path.read_text())
+    return results
+
+
 def score_after(rows: list[dict], round: int) -> float:
     return next(row["eval/pass@1"] for row in reversed(rows) if row.get("round") == round and "eval/pass@1" in row)
 
@@ -118,36 +128,40 @@ def _crossing(name: str) -> bool:
 
 def table(results: dict) -> str:
     rows = []
-    totals = {name: {s: sum(b["reward"] for b in blocks) for s, blocks in seeds.items()} for name, seeds in results.items()}
     for name in COLOURS:
         if not (seeds := results.get(name)):
             rows.append([name, *["not run"] * 4])
             continue
         ends = np.array([blocks[-1]["score"] for blocks in seeds.values()])
         sent = np.mean([blocks[-1]["sent"] for blocks in seeds.values()]) / 1e6
-        rewards = np.array(list(totals[name].values()))
+        above = np.array([(rewards(blocks) - 0.5).sum() for blocks in seeds.values()])
         counts = np.sum([[sum(b["arm"] == a for b in blocks) for a in range(len(ARMS))] for blocks in seeds.values()], axis=0)
         rows.append(
-            [f"{name} ({len(seeds)})", mean_and_half(ends), f"{sent:.0f} MB", mean_and_half(rewards), str(counts.tolist())]
+            [f"{name} ({len(seeds)})", mean_and_half(ends), f"{sent:.0f} MB", mean_and_half(above), str(counts.tolist())]
         )
-    heads = ["choice (seeds)", "last validation score", "sent", "sum of rewards", "blocks of each arm"]
-    return markdown(heads, rows) + "\n\n" + regret(totals)
+    heads = ["choice (seeds)", "last validation score", "sent", "sum of (reward − ½)", "blocks of each arm"]
+    return markdown(heads, rows) + "\n\n" + regret(results)
 
 
-def regret(totals: dict) -> str:
-    """EXP3's sum of rewards against the best fixed arm's, over the seeds that all of them have."""
-    fixed = [arm.name for arm in ARMS if totals.get(arm.name)]
-    shared = [s for s in totals.get("EXP3", {}) if len(fixed) == len(ARMS) and all(s in totals[name] for name in fixed)]
+def regret(results: dict) -> str:
+    """EXP3's sum of rewards against the best fixed arm's, over the seeds and the blocks that all of them have."""
+    fixed = [arm.name for arm in ARMS if results.get(arm.name)]
+    shared = [s for s in results.get("EXP3", {}) if len(fixed) == len(ARMS) and all(s in results[name] for name in fixed)]
     if not shared:
         return "Regret: not run; every arm's own run of the same seed is needed."
-    means = {name: np.mean([totals[name][s] for s in shared]) for name in fixed}
-    best = max(means, key=means.get)
-    found = np.array([totals[best][s] - totals["EXP3"][s] for s in shared])
-    return f"Regret against the best fixed arm ({best}): {mean_and_half(found)} in sums of rewards ({len(shared)} seeds)."
+    count = min(len(results[name][s]) for name in ("EXP3", *fixed) for s in shared)
+    totals = {name: np.array([rewards(results[name][s][:count]).sum() for s in shared]) for name in ("EXP3", *fixed)}
+    best = max(fixed, key=lambda name: totals[name].mean())
+    found = f"{mean_and_half(totals[best] - totals['EXP3'])} in sums of rewards ({len(shared)} seeds)"
+    return f"Regret over the first {count} blocks against the best fixed arm ({best}): {found}."
+
+
+def rewards(blocks: list[dict]) -> np.ndarray:
+    return np.array([block["reward"] for block in blocks])
 
 
 def draw(results: dict, path: pathlib.Path) -> None:
-    figure, (scores, rewards, chances) = panels(3, width=4.4)
+    figure, (scores, above, chances) = panels(3, width=4.4)
     for name, colour in COLOURS.items():
         if seeds := results.get(name):
             length = min(map(len, seeds.values()))
@@ -156,14 +170,14 @@ def draw(results: dict, path: pathlib.Path) -> None:
             }
             x = STEPS * np.arange(1, length + 1)
             lines(scores, x, values["score"], colour, name)
-            lines(rewards, x, values["reward"].cumsum(1) - 0.5 * np.arange(1, length + 1), colour, name)
+            lines(above, x, values["reward"].cumsum(1) - 0.5 * np.arange(1, length + 1), colour, name)
     if bandit := results.get("EXP3"):
         length = min(map(len, bandit.values()))
         found = np.array([[b["chances"] for b in blocks[:length]] for blocks in bandit.values()])
         for i, arm in enumerate(ARMS):
             lines(chances, STEPS * np.arange(1, length + 1), found[..., i], COLOURS[arm.name], arm.name)
     scores.set(title="validation pass@1", xlabel="steps")
-    rewards.set(title="sum of (reward − ½): gain per byte", xlabel="steps")
+    above.set(title="sum of (reward − ½): gain per byte", xlabel="steps")
     chances.set(title="EXP3's probabilities", xlabel="steps", ylim=(0, 1))
     scores.legend(frameon=False, fontsize=7, loc="upper left")
     save(figure, path)
@@ -177,7 +191,6 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, default=HERE / "training.json")
     parser.add_argument("--draw", action="store_true", help="train nothing")
     a = parser.parse_args()
-    results = kept(a.out) if a.out.exists() or a.draw else {}
     if not a.draw:
         jax.config.update("jax_compilation_cache_dir", str((a.workdir / "compiled").absolute()))
     for seed in [] if a.draw else a.seeds:
@@ -185,9 +198,10 @@ def main():
             choice = Choice(fixed, seed, a.blocks)
             folder = a.workdir / f"seed{seed}-{'exp3' if fixed is None else f'arm{fixed}'}"
             folder.mkdir(parents=True, exist_ok=True)
-            results.setdefault(choice.name, {})[str(seed)] = run(choice, folder, {})
+            run(choice, folder, {})
             shutil.rmtree(folder / "run" / "checkpoints", ignore_errors=True)
-            a.out.write_text(json.dumps(results) + "\n")
+    results = collected(a.workdir) or kept(a.out)
+    a.out.write_text(json.dumps(results) + "\n")
     print(table(results))
     draw(results, a.out.with_name("training.png"))
 

@@ -24,7 +24,7 @@ COLOURS = dict(zip(KS, ("#440154", "#31688e", "#35b779", "#c8a000"), strict=True
 def planted(seed: int, sequences: int = SEQUENCES, symbols: int = SYMBOLS) -> np.ndarray:
     """Hidden states f64[N, 6 · WIDTH, HIDDEN] of six blocks. Block t determines block t + 3 and no other block.
 
-    Blocks 0, 1, 2 have random symbols, and blocks 3, 4, 5 a permutation of theirs. A symbol is WIDTH random vectors, plus noise.
+    Blocks 0, 1, 2 have random symbols, and blocks 3, 4, 5 a permutation of theirs. A symbol is WIDTH vectors, plus noise.
     """
     chance = np.random.default_rng(seed)
     first = chance.integers(symbols, size=(sequences, OFFSET))
