@@ -81,8 +81,11 @@ def test_a_restart_helps_where_the_mdp_varies_and_hurts_where_it_stays():
 
 
 def test_borl_is_no_worse_than_its_worst_arm():
-    found = tabular.run_borl(3, (6000,))["6000"]
-    assert len(found) == 7 and np.mean(found["BORL"]) < max(np.mean(found[name]) for name in tabular.ARMS)
+    for grid, by_horizon in tabular.run_borl(3, (6000,)).items():
+        ratios = {name: lost.mean() for name, lost in tabular.to_the_best(grid, by_horizon["6000"]).items()}
+        arms = [ratios[name] for name in tabular.GRIDS[grid]]
+        assert min(arms) == 1 < ratios[tabular.BORL] < max(arms)
+        assert ratios[tabular.RANDOM] == pytest.approx(np.mean(arms), rel=1e-6)
 
 
 # --- the training run ------------------------------------------------------------------------------------------------------
@@ -105,6 +108,17 @@ def test_exp3_chooses_by_what_was_played_alone():
     assert training.Choice(2, seed=3).next(rows) == (2, [0, 0, 1, 0])
     many = [{"arm": 1, "reward": 1.0}] * training.RESTART
     np.testing.assert_allclose(choice.next(many)[1], [0.25] * 4)  # it has restarted
+
+
+def test_regret_is_against_the_best_finished_arm():
+    def blocks(*rewards):
+        return {"1": [{"reward": reward} for reward in rewards]}
+
+    results = {"EXP3": blocks(0.5, 0.7), training.ARMS[0].name: blocks(0.9), training.ARMS[3].name: blocks(0.9, 0.8)}
+    assert "at least, since 3 arms are not finished, 0.500" in training.regret(results)
+    everything = results | {arm.name: blocks(0.6, 0.6) for arm in training.ARMS[:3]}
+    assert training.regret(everything).startswith("Regret against the best fixed arm: 0.500")
+    assert training.regret({"EXP3": blocks(0.5)}).startswith("Regret: not run")
 
 
 @pytest.mark.slow

@@ -21,7 +21,12 @@ HORIZONS = (1000, 3162, 10_000, 31_623, 100_000)
 WAY = 2500  # steps of one way at a fixed Δ_T/T
 CONSTANTS, RESTART_HORIZON = (1.0, 3.0, 10.0, 30.0), 31_623
 EPOCH, BORL_HORIZONS = 1000, (100_000, 300_000)
-ARMS = {f"Δ/T = {d:g}, restart every {h}": (d, h) for d in (1e-3, 1e-2, 1e-1) for h in (EPOCH // 4, EPOCH)}
+# Arms as (Δ/T that the rates are made for, steps between restarts). The rates of 1e-8 hardly learn anything in an epoch.
+GRIDS = {
+    "near": {f"Δ/T = {d:g}, restart every {h}": (d, h) for d in (1e-3, 1e-2, 1e-1) for h in (EPOCH // 4, EPOCH)},
+    "wide": {f"Δ/T = {d:g}, restart every {EPOCH}": (d, EPOCH) for d in (1e-8, 1e-5, 1e-3)},
+}
+BORL, RANDOM = "BORL", "a random arm per epoch (expected)"
 FIXED, RATIO = "Δ_T fixed", "Δ_T/T fixed"
 
 
@@ -82,31 +87,35 @@ def restart_table(found: dict) -> str:
 
 
 def run_borl(seeds: int = SEEDS, horizons=BORL_HORIZONS) -> dict:
-    """{T: {"BORL" or an arm: regret [seeds]}}. An arm's regret is that of playing it in every epoch."""
-    mdp = varying(seeds)
-    arms = [
-        rates_of(np.full(seeds, change), CONSTANT)._replace(restart=np.full(seeds, every)) for change, every in ARMS.values()
-    ]
-    many = Varying(*(np.concatenate([ends] * len(arms), 1) for ends in mdp))
-    rates, found = Rates(*(np.concatenate(values) for values in zip(*arms, strict=True))), {}
-    for length in horizons:
-        phase = triangle(length, WAYS)
-        alone = regret(mdp, phase, in_epochs(many, phase, rates, EPOCH, np.random.default_rng(3)), len(arms))
-        (mine,) = regret(mdp, phase, borl(mdp, phase, arms, EPOCH, np.random.default_rng(4)))
-        found[str(length)] = {"BORL": mine} | dict(zip(ARMS, alone, strict=True))
+    """{grid: {T: {BORL, RANDOM or an arm: regret [seeds]}}}. An arm's regret is that of playing it in every epoch."""
+    mdp, found = varying(seeds), {}
+    for grid, named in GRIDS.items():
+        arms = [rates_of(np.full(seeds, d), CONSTANT)._replace(restart=np.full(seeds, every)) for d, every in named.values()]
+        many = Varying(*(np.concatenate([ends] * len(arms), 1) for ends in mdp))
+        rates, found[grid] = Rates(*(np.concatenate(values) for values in zip(*arms, strict=True))), {}
+        for length in horizons:
+            phase = triangle(length, WAYS)
+            alone = regret(mdp, phase, in_epochs(many, phase, rates, EPOCH, np.random.default_rng(3)), len(arms))
+            (mine,) = regret(mdp, phase, borl(mdp, phase, arms, EPOCH, np.random.default_rng(4)))
+            # Every epoch starts from a uniform policy, so a random arm per epoch expects the mean of the arms' regrets.
+            found[grid][str(length)] = {BORL: mine, RANDOM: np.mean(alone, 0).tolist()} | dict(zip(named, alone, strict=True))
     return found
 
 
-def borl_table(by_horizon: dict) -> str:
+def to_the_best(grid: str, found: dict) -> dict[str, np.ndarray]:
+    """Regret divided by that of the arm with the smallest mean, f64[seeds]."""
+    best = min(GRIDS[grid], key=lambda name: np.mean(found[name]))
+    return {name: np.array(lost) / np.array(found[best]) for name, lost in found.items()}
+
+
+def borl_table(results: dict) -> str:
     rows = []
-    for length, found in by_horizon.items():
-        best = min(ARMS, key=lambda name: np.mean(found[name]))
-        # Every epoch starts from a uniform policy, so a random arm per epoch expects the mean of the arms' regrets.
-        named = found | {"a random arm per epoch (expected)": np.mean([found[name] for name in ARMS], axis=0)}
-        for name, lost in named.items():
-            ratio = mean_and_half(np.array(lost) / np.array(found[best]))
-            rows.append([length, name, f"{np.mean(lost):.0f} ± {interval(np.array(lost))[1]:.0f}", ratio])
-    return markdown(["T", "", "regret", "to the best arm's"], rows)
+    for grid, by_horizon in results.items():
+        for length, found in by_horizon.items():
+            for name, ratio in to_the_best(grid, found).items():
+                mean, half = interval(np.array(found[name]))
+                rows.append([grid, length, name, f"{mean:.0f} ± {half:.0f}", mean_and_half(ratio)])
+    return markdown(["grid", "T", "", "regret", "to the best arm's"], rows)
 
 
 def draw(results: dict, path: pathlib.Path) -> None:
@@ -125,10 +134,13 @@ def draw(results: dict, path: pathlib.Path) -> None:
         dots(restart, names, saved, [colour] * len(names), offset)
     restart.axvline(0, color="#777777", lw=0.8)
     restart.set(title="saved by restarts (orange: the MDP varies)", xlabel=f"T = {RESTART_HORIZON}")
-    found = results["borl"][str(BORL_HORIZONS[-1])]
-    colours = ["#000000"] + ["#0072b2"] * len(ARMS)
-    dots(bandit, list(found), [np.array(lost) for lost in found.values()], colours)
-    bandit.set(title="BORL and its arms: regret", xlabel=f"T = {BORL_HORIZONS[-1]}", xlim=(0, None))
+    for grid, colour, offset in (("near", "#0072b2", -0.15), ("wide", "#d55e00", 0.15)):
+        ratios = to_the_best(grid, results["borl"][grid][str(BORL_HORIZONS[-1])])
+        names = ("BORL", "a random arm", "the worst arm")
+        worst = max((name for name in GRIDS[grid]), key=lambda name: ratios[name].mean())
+        dots(bandit, names, [ratios[name] for name in (BORL, RANDOM, worst)], [colour] * 3, offset)
+    bandit.axvline(1.5, color="#777777", lw=0.8, ls="--")
+    bandit.set(title="regret to the best arm's (orange: wide grid)", xlabel=f"T = {BORL_HORIZONS[-1]}", xlim=(0, None))
     save(figure, path)
 
 

@@ -135,25 +135,26 @@ def table(results: dict) -> str:
         ends = np.array([blocks[-1]["score"] for blocks in seeds.values()])
         sent = np.mean([blocks[-1]["sent"] for blocks in seeds.values()]) / 1e6
         above = np.array([(rewards(blocks) - 0.5).sum() for blocks in seeds.values()])
-        counts = np.sum([[sum(b["arm"] == a for b in blocks) for a in range(len(ARMS))] for blocks in seeds.values()], axis=0)
-        rows.append(
-            [f"{name} ({len(seeds)})", mean_and_half(ends), f"{sent:.0f} MB", mean_and_half(above), str(counts.tolist())]
-        )
-    heads = ["choice (seeds)", "last validation score", "sent", "sum of (reward − ½)", "blocks of each arm"]
+        played = [block["arm"] for blocks in seeds.values() for block in blocks]
+        counts = ", ".join(map(str, np.bincount(played, minlength=len(ARMS))))
+        label = f"{name} ({len(seeds)}, {min(map(len, seeds.values()))})"
+        rows.append([label, mean_and_half(ends), f"{sent:.0f} MB", mean_and_half(above), counts])
+    heads = ["choice (seeds, blocks)", "last validation score", "sent", "sum of (reward − ½)", "blocks of each arm"]
     return markdown(heads, rows) + "\n\n" + regret(results)
 
 
 def regret(results: dict) -> str:
-    """EXP3's sum of rewards against the best fixed arm's, over the seeds and the blocks that all of them have."""
-    fixed = [arm.name for arm in ARMS if results.get(arm.name)]
-    shared = [s for s in results.get("EXP3", {}) if len(fixed) == len(ARMS) and all(s in results[name] for name in fixed)]
-    if not shared:
-        return "Regret: not run; every arm's own run of the same seed is needed."
-    count = min(len(results[name][s]) for name in ("EXP3", *fixed) for s in shared)
-    totals = {name: np.array([rewards(results[name][s][:count]).sum() for s in shared]) for name in ("EXP3", *fixed)}
-    best = max(fixed, key=lambda name: totals[name].mean())
-    found = f"{mean_and_half(totals[best] - totals['EXP3'])} in sums of rewards ({len(shared)} seeds)"
-    return f"Regret over the first {count} blocks against the best fixed arm ({best}): {found}."
+    """EXP3's sum of rewards against the best fixed arm's, over the seeds that EXP3 and the finished arms have."""
+    mine = results.get("EXP3", {})
+    fixed = {arm.name: results.get(arm.name, {}) for arm in ARMS}
+    finished = {n: seeds for n, seeds in fixed.items() if all(len(seeds.get(s, [])) == len(mine[s]) for s in mine)}
+    if not mine or not finished:
+        return "Regret: not run; no fixed arm has as many blocks as EXP3."
+    totals = {name: np.array([rewards(seeds[s]).sum() for s in mine]) for name, seeds in finished.items()}
+    best = max(totals, key=lambda name: totals[name].mean())
+    found = mean_and_half(totals[best] - np.array([rewards(blocks).sum() for blocks in mine.values()]))
+    least = "" if len(finished) == len(ARMS) else f"at least, since {len(ARMS) - len(finished)} arms are not finished, "
+    return f"Regret against the best fixed arm: {least}{found} in sums of rewards ({best}; {len(mine)} seeds)."
 
 
 def rewards(blocks: list[dict]) -> np.ndarray:
@@ -179,7 +180,10 @@ def draw(results: dict, path: pathlib.Path) -> None:
     scores.set(title="validation pass@1", xlabel="steps")
     above.set(title="sum of (reward − ½): gain per byte", xlabel="steps")
     chances.set(title="EXP3's probabilities", xlabel="steps", ylim=(0, 1))
-    scores.legend(frameon=False, fontsize=7, loc="upper left")
+    if scores.lines:
+        scores.legend(frameon=False, fontsize=7, loc="upper left")
+    if chances.lines:
+        chances.legend(frameon=False, fontsize=7, loc="upper left")
     save(figure, path)
 
 

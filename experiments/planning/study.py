@@ -79,7 +79,7 @@ def draw(results: dict, path: pathlib.Path) -> None:
             if known:
                 above = np.array([one["bits"] for one in known]) - np.array([one["chance"] for one in known])
                 lines(axis, np.arange(1, above.shape[1] + 1), above, colour, f"K = {K}")
-        axis.set(title=f"{kind} structure", xlabel="offset in blocks")
+        axis.set(title=f"{kind} blocks", xlabel="offset in blocks")
     axes[0].set_ylabel("mutual information above chance, bits")
     if axes[0].lines:
         axes[0].legend(frameon=False, fontsize=9)
