@@ -1,6 +1,6 @@
 """Draws docstrings and field meanings for a reader who sees each alone and says what it means.
 
-    python tests/draw_docstrings.py --seed 1
+python tests/draw_docstrings.py --seed 1
 """
 
 import argparse
