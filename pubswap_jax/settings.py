@@ -2,13 +2,11 @@
 
 import ast
 import difflib
-import hashlib
 import importlib
 import importlib.util
 import math
 import numbers
 import pathlib
-import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -46,31 +44,24 @@ def load(spec: str) -> ConfigDict:
 def config_file(name: str) -> pathlib.Path:
     """The file of a config, given by its path or, for a config of the package, by its name alone."""
     file, ours = pathlib.Path(name), _shipped()
-    if file.is_file():
+    if file.suffix == ".py" and file.is_file():
         return file
     if name in ours:
         return ours[name]
-    raise ValueError(f"--config={name}: {_no_file(file, list(ours))}")
+    raise ValueError(f"--config={name}: {'not a Python file' if file.is_file() else _no_file(file, list(ours))}")
 
 
 def _shipped() -> dict[str, pathlib.Path]:
     """{name: file} of the package's configs. They lie inside an installed package, and beside the package in a clone."""
     package = pathlib.Path(__file__).parent
     folder = package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
-    files = sorted(file for file in folder.glob("*.py") if "def get_config(" in file.read_text())
-    return {file.stem: file for file in files}
+    return {file.stem: file for file in _configs_in(folder) if "def get_config(" in file.read_text()}
 
 
 def _module(file: pathlib.Path) -> types.ModuleType:
-    """Runs a config file as a module of a package that is its folder, so that `from .common import x` finds common.py there."""
-    folder = file.resolve().parent
-    package = f"_configs_{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
-    if package not in sys.modules:
-        sys.modules[package] = types.ModuleType(package)
-        sys.modules[package].__path__ = [str(folder)]
-    module_spec = importlib.util.spec_from_file_location(f"{package}.{file.stem}", file)
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     return module
 
 
@@ -103,7 +94,7 @@ def _no_file(file: pathlib.Path, ours: list[str]) -> str:
 
 
 def _configs_in(folder: pathlib.Path) -> list[pathlib.Path]:
-    return [file for file in folder.glob("*.py") if file.name not in (SHARED, "__init__.py")]
+    return sorted(file for file in folder.glob("*.py") if file.name not in (SHARED, "__init__.py"))
 
 
 def override(config: ConfigDict, name: str, text: str) -> None:

@@ -195,18 +195,8 @@ def test_a_config_of_the_package_is_found_by_its_name_from_every_folder(tmp_path
     for name in ("common", "__init__", "maths"):
         with pytest.raises(ValueError, match=f"--config={name}: no such file; "):
             settings.load(name)
-    (tmp_path / "math").write_text((CONFIGS / "medical.py").read_text())
-    with pytest.raises(ValueError, match="--config=math: math: "):  # a file of this name comes first
-        settings.load("math")
-
-
-def test_a_config_may_import_a_module_beside_it(tmp_path):
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "shared.py").write_text(f"SEED = {len(name) + ord(name[0])}")
-        (tmp_path / name / "math.py").write_text(
-            "from pubswap_jax.fields import default_config\nfrom .shared import SEED\n"
-            "def get_config():\n    config = default_config()\n    config.seed = SEED\n    return config"
-        )
-    seeds = [settings.load(str(tmp_path / name / "math.py")).seed for name in ("one", "two")]
-    assert seeds == [3 + ord("o"), 3 + ord("t")]
+    (tmp_path / "math").write_text("notes")
+    assert settings.load("math").data.name == "homework"
+    (tmp_path / "notes.txt").write_text("notes")
+    with pytest.raises(ValueError, match="--config=notes.txt: not a Python file"):
+        settings.load("notes.txt")
