@@ -42,7 +42,7 @@ def fedavg(trees: PyTree, weights: Array | None = None) -> PyTree:
     """Σ wᵢ xᵢ / Σ wᵢ over the leading axis (McMahan et al., arXiv 1602.05629). [C, ...], f32[C] -> [...].
 
     A weight of 0 means absent: whatever that client holds, NaN included, changes nothing. Weights that are known and sum to
-    zero raise; traced ones that do give zeros, which `Algorithm.aggregate` replaces by the server's adapter.
+    zero raise; traced ones that do give zeros, which `Server.aggregate` replaces by the server's adapter.
     """
     share = shares_of(weights, jax.tree.leaves(trees)[0].shape[0])
 

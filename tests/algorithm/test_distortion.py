@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from pubswap_jax.algorithm import distortion, losses, swap
-from pubswap_jax.algorithm.pubswap import StepRecord
 from pubswap_jax.policy.model import response_logps
 from pubswap_jax.policy.toyworld import toy, toy_targets
-from pubswap_jax.types import Hparams, Rollout, Verdict
+from pubswap_jax.types import Hparams, Rollout, StepRecord, Verdict
 
 WIDTH = 6
 
@@ -111,7 +110,7 @@ def test_measured_on_a_real_policy(getkey):
     before, verdicts = Rollout(tokens, mask, np.zeros(mask.shape, np.float32)), Verdict.from_correct(correct)
     plan = swap.balanced(getkey(), correct)
     after, given = swap.apply_swap(plan, (before, verdicts))
-    record = StepRecord(before, verdicts, after, given, plan, {})
+    record = StepRecord({}, before, verdicts, after, given, plan, adapters)
     measure = distortion.make_measure(partial(response_logps, model), losses.group_advantages, losses.per_sequence)
     found = jax.device_get(measure(base, adapters, asked, record, hparams))
     assert found.replacements.tolist() == [2, 1], "the group with the most replacements"
