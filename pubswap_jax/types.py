@@ -103,7 +103,8 @@ class ServerState:
 class StepRecord:
     """What one step did, stacked over clients. After a private step, `swapped_*` are the clients' own.
 
-    Metrics are f32[C]. Absent clients have zeros.
+    Metrics are f32[C]. An absent client's rows mean nothing: they are zeros and metrics of zeros where only the clients that
+    take part are computed, and else whatever was computed.
     """
 
     metrics: dict[str, Array]
