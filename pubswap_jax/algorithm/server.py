@@ -36,7 +36,7 @@ def make_server(planner: Planner = balanced, aggregator: Aggregator = mean(), *,
         keep = partial(jax.tree.map, lambda new, old: jnp.where(somebody, new, old))
         adapter, memory = aggregator.apply(server.memory, server.adapter, uploads["adapter"], weights, staleness, extra)
         following = following.replace(adapter=keep(adapter, server.adapter), memory=keep(memory, server.memory))
-        if "moments" not in uploads:
+        if not jax.tree.leaves(uploads.get("moments", ())):  # an optimizer without state has none to average
             return following
         return following.replace(moments=keep(fedavg(uploads["moments"], weights), server.moments))
 
