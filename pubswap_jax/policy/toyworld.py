@@ -43,7 +43,7 @@ def toy(key: Array, config: ModelConfig = TOY_CONFIG) -> tuple[Transformer, PyTr
 
 
 def toy_batches(key: Array, num_clients: int, num_prompts: int = 4) -> list[Batch]:
-    """Two private batches and a public batch, as `round_step` takes them."""
+    """Two private batches and a public batch, as `round_step` takes them. The public questions are numbered from 0."""
 
     def questions(key, clients):
         a, b = jax.random.randint(key, (2, clients, num_prompts), 0, 10)
@@ -52,7 +52,8 @@ def toy_batches(key: Array, num_clients: int, num_prompts: int = 4) -> list[Batc
     keys = jax.random.split(key, 3)
     private = [questions(k, num_clients) for k in keys[:2]]
     shared = jax.tree.map(lambda x: jnp.repeat(x, num_clients, axis=0), questions(keys[2], 1))
-    return [Batch(*private[0]), Batch(*private[1]), Batch(*shared, public=True)]
+    numbers = jnp.broadcast_to(jnp.arange(num_prompts, dtype=jnp.int32), (num_clients, num_prompts))
+    return [Batch(*private[0]), Batch(*private[1]), Batch(*shared, public=True, ids=numbers)]
 
 
 def parity_judge(rollouts: Rollout, batch: Batch) -> Verdict:

@@ -33,6 +33,8 @@ def test_batches_are_two_private_and_one_public_of_left_padded_questions(getkey)
         assert mask[..., -1].all() and (np.diff(mask.astype(int), axis=-1) >= 0).all() and not mask.all()
         digits = np.where(tokens < 10, tokens, 0).sum(-1)
         np.testing.assert_array_equal(digits % 2, batch.answers)
+    assert [batch.ids is None for batch in batches] == [True, True, False], "public questions have numbers, which may cross"
+    assert np.asarray(batches[2].ids).tolist() == [list(range(40))] * 3
     rows = np.asarray(batches[2].prompts.tokens)
     assert (rows == rows[:1]).all() and (
         np.asarray(batches[0].prompts.tokens)[0] != np.asarray(batches[0].prompts.tokens)[1]
