@@ -10,12 +10,16 @@ import pytest
 
 import pubswap_jax as ps
 from pubswap_jax.algorithm import swap
+from pubswap_jax.algorithm.pubswap import exchange, receive
+from pubswap_jax.algorithm.update import Learning
 from pubswap_jax.devices import mesh as meshes
 from pubswap_jax.policy import toyworld
+from pubswap_jax.run.placement import placement
 
 CLIENTS, GROUP, PROMPTS, LENGTH = 8, 4, 4, 4
 HPARAMS = ps.Hparams.create(lr=1e-2)
 KEY = jax.random.key(0)
+TX = optax.scale_by_adam()
 COLLECTIVE = re.compile(
     r"= (.*?) (all-gather|all-reduce|all-to-all|collective-permute|collective-broadcast|reduce-scatter)(?:-start)?\("
 )
@@ -27,42 +31,59 @@ def collectives(function, *args):
     return [(match[2], re.sub(r"\{[^}]*\}", "", match[1])) for match in COLLECTIVE.finditer(text)]
 
 
-def ingredients(place_clients, place_server, config=toyworld.TOY_CONFIG):
-    """The toy world as a public step sees it, its arrays placed as told."""
-    model, params, adapter = ps.toy(jax.random.key(0), config)
-    algorithm = ps.pubswap(model, optax.scale_by_adam(), num_clients=CLIENTS, group=GROUP)
-    server = ps.ServerState.create(adapter)
-    batch = place_clients(ps.toy_batches(jax.random.key(1), num_clients=CLIENTS, num_prompts=PROMPTS)[2])
-    clients = place_clients(algorithm.init_clients(server))
-    return algorithm, place_server(params), place_server(server), clients, batch, place_server(HPARAMS), place_server(KEY)
+def ingredients(place_clients, place_server, config=toyworld.TOY_CONFIG, shardings=None):
+    """The toy world as a public step sees it, its arrays placed as told: client, federation, and the arrays of a step."""
+    model, base, adapter = ps.toy(jax.random.key(0), config)
+    ends = config.eos_ids, config.pad_id
+    client = ps.make_client(model, TX, Learning(), group=GROUP, max_new_tokens=config.max_new_tokens, ends=ends)
+
+    def program(name, function):
+        return jax.jit(function, **({"out_shardings": shardings[name]} if name in (shardings or {}) else {}))
+
+    federation = ps.pubswap(model, TX, num_clients=CLIENTS, group=GROUP, program=program)
+    state = federation.init(adapter)
+    state = state.replace(server=place_server(state.server), clients=place_clients(state.clients))
+    batch = ps.toy_batches(jax.random.key(1), num_clients=CLIENTS, num_prompts=PROMPTS)[2]
+    return ps.over_clients(client), federation, place_server(base), state, place_clients(batch), *place_server((HPARAMS, KEY))
 
 
 @pytest.fixture(scope="module")
-def spread():
+def on_eight():
     mesh = meshes.make_mesh(client=CLIENTS)
-    sharding = meshes.clients_sharding(mesh, CLIENTS)
-    return ingredients(lambda x: jax.device_put(x, sharding), lambda x: jax.device_put(x, meshes.replicated(mesh)))
+    place = placement(mesh, CLIENTS, PROMPTS)
+    clients = meshes.clients_sharding(mesh, CLIENTS)
+    return ingredients(lambda x: jax.device_put(x, clients), place.put, shardings=place.shardings)
 
 
 @pytest.fixture(scope="module")
-def one_step(spread):
-    algorithm, params, server, clients, batch, hparams, key = spread
-    rollouts = algorithm.rollout(params, clients, batch.prompts, key, hparams)
+def one_step(on_eight):
+    """rollouts, verdicts, plan"""
+    client, _, base, state, batch, hparams, key = on_eight
+    keys = jax.device_put(jax.random.split(key, CLIENTS), state.clients.id.sharding)
+    rollouts = jax.jit(client.respond)(base, state.clients, batch.prompts, keys, hparams)
     verdicts = jax.jit(ps.parity_judge)(rollouts, batch)
     assert rollouts.tokens.sharding.spec[0] == "client" and len(rollouts.tokens.sharding.device_set) == CLIENTS
-    return rollouts, verdicts, algorithm.swap(rollouts, verdicts, key)[2]
+    return rollouts, verdicts, jax.jit(swap.balanced)(key, verdicts.correct)
 
 
-def test_update_moves_nothing(spread, one_step):
-    algorithm, params, server, clients, batch, hparams, _ = spread
-    assert collectives(algorithm.update, params, server, clients, batch.prompts, *one_step, hparams) == []
+def test_what_a_client_learns_moves_nothing(on_eight, one_step):
+    client, _, base, state, batch, hparams, _ = on_eight
+    rollouts, verdicts, plan = one_step
+    given = state.clients, batch.prompts, rollouts, verdicts, plan.swapped, hparams
+    assert collectives(client.learn, base, state.server.adapter, *given) == []
 
 
-def test_the_planner_gathers_correctness_bits_alone(spread, one_step):
+def test_the_start_of_a_round_and_an_upload_move_nothing(on_eight):
+    client, _, _, state, *_ = on_eight
+    assert collectives(client.start, {"adapter": state.clients.adapter}, state.clients) == []
+    assert collectives(client.upload, state.clients) == []
+
+
+def test_the_planner_gathers_correctness_bits_alone(on_eight, one_step):
     bits = f"pred[{PROMPTS},{CLIENTS * GROUP}]"
     for planner in (swap.balanced, swap.random_swap, swap.rescue, swap.swap_all, swap.max_variance):
-        assert collectives(planner, spread[-1], one_step[1].correct) == [("all-gather", bits)]
-    assert collectives(swap.no_swap, spread[-1], one_step[1].correct) == []
+        assert collectives(planner, on_eight[-1], one_step[1].correct) == [("all-gather", bits)]
+    assert collectives(swap.no_swap, on_eight[-1], one_step[1].correct) == []
 
 
 def test_apply_swap_is_one_all_gather_a_leaf(one_step):
@@ -73,41 +94,54 @@ def test_apply_swap_is_one_all_gather_a_leaf(one_step):
     assert sorted(both) == [("all-gather", "pred" + responses), ("all-gather", "s32" + responses)]
 
 
-def test_the_whole_swap_moves_bits_tokens_and_verdicts_but_no_log_probs(spread, one_step):
+def test_the_whole_exchange_moves_bits_tokens_and_verdicts_but_no_log_probs(on_eight, one_step):
+    """Everything between the rollouts of a public step and what its clients learn from."""
     rollouts, verdicts, _ = one_step
-    moved = collectives(spread[0].swap, rollouts, verdicts, spread[-1])
+    server = ps.make_server()
+
+    def between(key, own):
+        given, plan = exchange(server, ps.direct, key, own, None, None, None)
+        return receive(*own, given), plan
+
+    moved = collectives(between, on_eight[-1], (rollouts, verdicts))
     assert {operation for operation, _ in moved} == {"all-gather"}
     assert not any(kind.startswith("f32") and kind.count(",") == 2 for _, kind in moved), "log-probs of donors travel"
 
 
-def test_aggregate_only_reduces(spread):
-    algorithm, _, server, clients, *_ = spread
-    moved = collectives(algorithm.aggregate, server, clients, jnp.ones(CLIENTS))
+def test_aggregation_only_reduces(on_eight):
+    _, _, _, state, *_ = on_eight
+    server, weights, staleness = state.server, jnp.ones(CLIENTS), jnp.zeros(CLIENTS, jnp.int32)
+    moved = collectives(ps.mean().apply, server.memory, server.adapter, state.clients.adapter, weights, staleness)
     assert moved and {operation for operation, _ in moved} == {"all-reduce"}
+    whole = ps.make_server().aggregate
+    moved = collectives(whole, server, {"adapter": state.clients.adapter}, weights, staleness, {})
+    assert {operation for operation, _ in moved} == {"all-reduce"}
 
 
-def run_round(algorithm, params, server, clients, batch, hparams, key):
-    return ps.round_step(algorithm, params, server, [batch], ps.parity_judge, key, hparams, None, clients)
+def run_round(_, federation, base, state, batch, hparams, key):
+    return ps.round_step(federation, base, state, [batch], ps.parity_judge, key, hparams)
 
 
-def test_eight_devices_equal_one(spread):
-    alone = ingredients(lambda x: x, lambda x: x)
-    on_eight, on_one = run_round(*spread), run_round(*alone)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), on_eight, on_one)
+def test_eight_devices_equal_one(on_eight):
+    there, here = run_round(*on_eight), run_round(*ingredients(lambda x: x, lambda x: x))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), there, here)
+    adapter = jax.tree.leaves(there[0].clients.adapter)[0]
+    assert len(adapter.sharding.device_set) == CLIENTS and adapter.sharding.spec[0] == "client"
 
 
 def test_the_base_sharded_over_model_and_prompts_over_data_equals_one_device():
     mesh = meshes.make_mesh(client=2, data=2, model=2)
     even = toyworld.TOY_CONFIG.replace(vocab_size=18)  # 17 rows of an embedding cannot be halved
-    algorithm, params, server, clients, batch, *rest = ingredients(lambda x: x, lambda x: x, even)
-    expected = run_round(algorithm, params, server, clients, batch, *rest)
-    params = jax.device_put(params, meshes.params_sharding(mesh, params))
-    kernel = params["params"]["layers_0"]["mlp"]["down_proj"]["kernel"]
+    expected = run_round(*ingredients(lambda x: x, lambda x: x, even))
+    place = placement(mesh, CLIENTS, PROMPTS)
+    clients = meshes.clients_sharding(mesh, CLIENTS)
+    given = ingredients(lambda x: jax.device_put(x, clients), place.put, even, place.shardings)
+    client, federation, base, state, batch, *rest = given
+    base = jax.device_put(base, meshes.params_sharding(mesh, base))
+    kernel = base["params"]["layers_0"]["mlp"]["down_proj"]["kernel"]
     assert kernel.sharding.shard_shape(kernel.shape)[0] * 2 == kernel.shape[0]
-    clients = jax.device_put(clients, meshes.clients_sharding(mesh, CLIENTS))
-    batch = jax.device_put(batch, meshes.data_sharding(mesh, CLIENTS, PROMPTS))
-    server, *rest = jax.device_put((server, *rest), meshes.replicated(mesh))
-    result = run_round(algorithm, params, server, clients, batch, *rest)
+    batch = jax.device_put(batch, place.batch)
+    result = run_round(client, federation, base, state, batch, *rest)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4), result, expected)
 
 
