@@ -61,16 +61,20 @@ def public_step():
     return started().server.adapter, started().clients, batch.prompts, *after
 
 
-def make_client(tx=TX, **how):
+PLAIN = Learning()
+
+
+def make_client(tx=TX, how=PLAIN, **state):
+    """The toy policy's client. `state` takes moments and lockstep."""
     model = world()[0]
     ends = model.config.eos_ids, model.config.pad_id
-    return ps.make_client(model, tx, Learning(**how), group=GROUP, max_new_tokens=model.config.max_new_tokens, ends=ends)
+    return ps.make_client(model, tx, how, group=GROUP, max_new_tokens=model.config.max_new_tokens, ends=ends, **state)
 
 
 @functools.cache
 def learner(tx=TX, clients_at_once=None, **how):
     """The update of stacked clients: (received, clients, prompts, rollouts, verdicts, swapped, hparams) -> clients, metrics."""
-    return partial(jax.jit(ps.over_clients(make_client(tx, **how), clients_at_once).learn), world()[1])
+    return partial(jax.jit(ps.over_clients(make_client(tx, Learning(**how)), clients_at_once).learn), world()[1])
 
 
 @functools.cache
