@@ -2,8 +2,6 @@
 
 import ast
 import pathlib
-import subprocess
-import sys
 
 import pubswap_jax
 
@@ -15,7 +13,9 @@ ROOMS = ["", *FOLDERS, "bottom"]  # "" is the top row of modules
 
 PURE = {"jax", "flax", "optax", "numpy"}
 STANDARD_IN_PURE = {"collections", "dataclasses", "functools", "math", "typing"}
-MORE = {"kernel_check": {"concurrent", "sys"}}  # it tries kernels in a thread of its own, and says which it does not trust
+# kernel_check tries kernels in a thread of its own and says which it does not trust; records writes its arrays' names as JSON
+MORE = {"kernel_check": {"concurrent", "sys"}, "records": {"json"}}
+NOUNS = ("types", "records")  # of the bottom row, what the mathematics may import
 
 
 def modules():
@@ -83,25 +83,13 @@ def test_the_verifier_imports_nothing_else_of_ours():
 def test_the_mathematics_is_pure():
     wrong = []
     for path, here in modules():
-        if here in ("algorithm", "policy"):
+        if here in ("algorithm", "policy") or path.stem == "records":
             own, others = imports(path)
-            wrong += [f"{path.name}: {parts}" for parts in own if parts[0] not in ("algorithm", "policy", "types")]
+            wrong += [f"{path.name}: {parts}" for parts in own if parts[0] not in ("algorithm", "policy", *NOUNS)]
             allowed = PURE | STANDARD_IN_PURE | MORE.get(path.stem, set())
             wrong += [f"{path.name}: {name}" for name in others - allowed]
             assert "sharding" not in path.read_text(), f"{path.name} knows a mesh"
     assert not wrong, "\n".join(wrong)
-
-
-def test_importing_the_package_loads_no_jax():
-    code = "import sys, pubswap_jax; sys.exit('jax' in sys.modules or 'transformers' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_every_public_name_resolves_and_none_is_a_module():
-    for name in pubswap_jax.__all__:
-        assert getattr(pubswap_jax, name) is not None
-        assert not (PACKAGE / name).exists() and not (PACKAGE / f"{name}.py").exists(), f"{name} is hidden by a module"
-    assert "pubswap" in dir(pubswap_jax)
 
 
 def test_every_module_has_its_test_in_the_folder_that_mirrors_its_own():
