@@ -2,8 +2,8 @@
 
     python experiments/swap_cost/measure.py
 
-Planning and the gather are timed as the one program that a run calls, `Algorithm.swap`; the update at the same shapes is
-`Algorithm.update`. Medians of interleaved repeats, and the spread of the paired ratios.
+Planning and the gather are timed as the one program that a run calls, `swap`; the update at the same shapes is the program
+`update`. Medians of interleaved repeats, and the spread of the paired ratios.
 """
 
 import json
@@ -30,23 +30,32 @@ def main() -> None:
     # No end token, so that every response has the full length.
     config = TOY_CONFIG.replace(max_new_tokens=LENGTH, eos_ids=())
     model, base, adapter = ps.toy(jax.random.key(0), config)
-    algorithm = ps.pubswap(model, optax.scale_by_adam(), num_clients=CLIENTS, group=GROUP)
-    server, hparams, key = ps.ServerState.create(adapter), ps.Hparams.create(), jax.random.key(2)
+    programs = {}
+    federation = ps.pubswap(
+        model,
+        optax.scale_by_adam(),
+        num_clients=CLIENTS,
+        group=GROUP,
+        program=lambda name, function: programs.setdefault(name, jax.jit(function)),
+    )
+    hparams, key = ps.Hparams.create(), jax.random.key(2)
     batch = ps.toy_batches(jax.random.key(1), CLIENTS, PROMPTS)[2]
-    clients = algorithm.init_clients(server)
-    rollouts = algorithm.rollout(base, clients, batch.prompts, key, hparams)
-    verdicts = ps.parity_judge(rollouts, batch)
-    swap_args = (rollouts, verdicts, key)
-    update_args = (base, server, clients, batch.prompts, *algorithm.swap(*swap_args), hparams)
-    jax.block_until_ready(algorithm.update(*update_args))
+    state = federation.open(federation.init(adapter), ps.direct)
+    _, record = federation.step(base, state, batch, ps.parity_judge, ps.direct, key, hparams)
+    said, judged = record.rollouts, record.verdicts
+    responses = {"tokens": said.tokens, "mask": said.mask, "correct": judged.correct, "reward": judged.reward}
+    swap = programs["swap"], key, judged.correct, responses, None
+    after = record.swapped_rollouts, record.swapped_verdicts, record.plan.swapped
+    update = programs["update"], base, state.server.adapter, state.clients, batch.prompts, *after, hparams
 
-    pairs = [(timed(algorithm.swap, *swap_args), timed(algorithm.update, *update_args)) for _ in range(REPEATS)]
-    ratios = [swap / update for swap, update in pairs]
+    timed(*swap), timed(*update)
+    pairs = [(timed(*swap), timed(*update)) for _ in range(REPEATS)]
+    ratios = [one / other for one, other in pairs]
     results = {
         "shape": {"clients": CLIENTS, "prompts": PROMPTS, "group": GROUP, "tokens": LENGTH},
-        "swapped_responses": int(update_args[-2].swapped.sum()),
-        "swap_ms": 1e3 * statistics.median(swap for swap, _ in pairs),
-        "update_ms": 1e3 * statistics.median(update for _, update in pairs),
+        "swapped_responses": int(record.plan.swapped.sum()),
+        "swap_ms": 1e3 * statistics.median(one for one, _ in pairs),
+        "update_ms": 1e3 * statistics.median(other for _, other in pairs),
         "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
         "backend": jax.default_backend(),
         "jax": jax.__version__,

@@ -1,4 +1,4 @@
-"""One side: `Algorithm.update` of one client: `shared` (prompts encoded once a group), `checkpointed` (the same, its blocks
+"""One side: the `learn` of one client: `shared` (prompts encoded once a group), `checkpointed` (the same, its blocks
 recomputed backwards) or `repeated` (a prompt a response).
 
 python ours.py FOLDER shared|checkpointed|repeated PROMPTS ROWS [DTYPE]
@@ -12,8 +12,9 @@ import numpy as np
 import optax
 from common import GROUP, serve, token_matrix
 
-from pubswap_jax import Hparams, Prompts, Rollout, ServerState, SwapPlan, Transformer, Verdict, load_pretrained, pubswap
+from pubswap_jax import Hparams, Prompts, Rollout, Transformer, Verdict, load_pretrained, make_client, over_clients
 from pubswap_jax.algorithm.losses import no_baseline
+from pubswap_jax.algorithm.update import Learning
 from pubswap_jax.weights.pretrained import load_adapter
 
 
@@ -31,26 +32,26 @@ def main(folder: str, form: str, prompts: str, rows: str, dtype: str = "float32"
         }
     given = jax.tree.map(lambda x: jnp.asarray(x)[None], given)
     # The advantages are given, so that both forms and the peer train on the same ones.
-    algorithm = pubswap(
+    client = make_client(
         Transformer(config),
         optax.scale_by_adam(),
-        num_clients=1,
+        Learning(advantages=no_baseline, microbatch=int(rows) if form == "repeated" else 1),
         group=GROUP,
-        advantages=no_baseline,
-        microbatch=int(rows) if form == "repeated" else 1,
+        max_new_tokens=given["responses"].shape[-1],
+        ends=(config.eos_ids, config.pad_id),
     )
-    server = ServerState.create(adapter)
-    clients = algorithm.init_clients(server)
+    learn = jax.jit(over_clients(client).learn)
+    clients = jax.tree.map(lambda x: x[None], client.start({"adapter": adapter}))
     tokens, advantages = given["responses"], given["advantages"]
     mask = jnp.ones(tokens.shape, bool)
     rollout = Rollout(tokens, mask, jnp.zeros(tokens.shape))
     verdict = Verdict(advantages, advantages > 0, jnp.zeros(advantages.shape, jnp.int8))
-    plan = SwapPlan(jnp.arange(advantages.size).reshape(advantages.shape), jnp.zeros(advantages.shape, bool))
+    swapped = jnp.zeros(advantages.shape, bool)
     asked = Prompts(given["prompts"], jnp.ones(given["prompts"].shape, bool))
 
     def update():
         nonlocal clients
-        clients, metrics = algorithm.update(base, server, clients, asked, rollout, verdict, plan, Hparams.create(lr=1e-5))
+        clients, metrics = learn(base, adapter, clients, asked, rollout, verdict, swapped, Hparams.create(lr=1e-5))
         jax.block_until_ready(clients.adapter)
         on_device = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
         return {"grad_norm": float(metrics["grad_norm"][0])} | ({"peak": on_device} if on_device else {})
