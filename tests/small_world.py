@@ -11,10 +11,10 @@ import threading
 import jax
 import safetensors.numpy
 from hf_files import model_files
+from ml_collections import ConfigDict
 
 from pubswap_jax import loop, settings
 from pubswap_jax.fields import default_config
-from pubswap_jax.policy.model import Transformer
 from pubswap_jax.questions.tokens import save_char_tokenizer
 from pubswap_jax.run import assembly
 from pubswap_jax.run.assembly import assemble
@@ -93,20 +93,47 @@ def small_config(folder, **changes):
     return config
 
 
+# Programs that no field of the `federation` section changes; `federated_as` compiles each of them once.
+OF_ANY_FEDERATION = ("two_keys", "keys", "rollout", "own", "swap", "receive", "update", "choose", "swap_metrics", "drift")
+_KEPT = {}
+
+
+def config_of(run, **changes):
+    """A config with the run's settings and these changes: fields, with __ for a dot. It is not checked."""
+    config = default_config()
+    for name, value in run.settings.items():
+        section, _, leaf = name.rpartition(".")
+        (config[section] if section else config)[leaf] = ConfigDict(value) if isinstance(value, dict) else value
+    for name, value in changes.items():
+        settings.override(config, name.replace("__", "."), str(value))
+    return config
+
+
 def federated_as(run, config):
     """The run under another `federation` section. Rollout, swap and update stay the same programs: they compile once."""
-    model, schedule = Transformer(run.model_config), assembly.make_schedule(config)
-    algorithm = assembly.make_algorithm(config, model)
+
+    def program(name, function):
+        if name not in OF_ANY_FEDERATION:
+            return run.programs(name, function)
+        return _KEPT.setdefault((run.programs, name), run.programs(name, function))
+
+    plan = assembly.make_schedule(config)
     return run._replace(
-        config=config,
-        algorithm=run.algorithm._replace(init_clients=algorithm.init_clients, aggregate=algorithm.aggregate),
-        schedule=schedule,
-        server=run.place(assembly.beginning(config, run.server.adapter)),
-        batch=assembly.make_batches(config, schedule, run.train, run.split, None),
-        hparams=assembly.make_hparams(config, schedule, run.place),
-        present=functools.partial(assembly.present, config),
-        weights=assembly.make_weights(config, run.split, run.place),
+        settings=settings.flatten(config),
+        federation=assembly.make_federation(config, run.policy.model, program),
+        timeline=assembly.make_timeline(config, plan),
+        rounds=config.federation.rounds,
+        steps=plan.length,
+        hparams=assembly.make_hparams(config, plan.length, run.place.put),
+        weights=assembly.make_weights(config, run.data.split, run.place.put),
+        save_every=config.checkpoint.steps,
+        kept=config.checkpoint.keep,
     )
+
+
+def event_at(run, round, step):
+    """The private or public event of that step."""
+    return run.timeline(run.timeline.number(round, step))
 
 
 @functools.cache
