@@ -9,7 +9,8 @@ from small_world import finished, small_config
 from pubswap_jax.fields import default_config
 from pubswap_jax.questions import embedded
 from pubswap_jax.questions.load import load_questions, read_problems
-from pubswap_jax.run.assembly import base_folder, make_tokenizer, questions_of
+from pubswap_jax.run.assembly import questions_of
+from pubswap_jax.run.policy import base_folder, make_tokenizer
 
 
 def asked(config):
@@ -18,11 +19,11 @@ def asked(config):
 
 def test_parts_are_disjoint_and_complete():
     run, _ = finished()
-    ids = [[p.id for p in part.problems] for part in (run.train, run.validation, run.test)]
+    ids = [[p.id for p in part.problems] for part in (run.data.train, run.data.validation, run.data.test)]
     assert [len(part) for part in ids[1:]] == [12, 12] and len(set(sum(ids, []))) == sum(map(len, ids)) <= 120
-    rows = sorted([*run.split.public, *sum(run.split.clients, []), *sum(run.split.removed.values(), [])])
-    assert rows == list(range(len(run.train.problems))) and len(run.split.public) == round(0.2 * len(rows))
-    assert {p.topic for p in run.test.problems} == {"nought", "one", "two"}
+    rows = sorted([*run.data.split.public, *sum(run.data.split.clients, []), *sum(run.data.split.removed.values(), [])])
+    assert rows == list(range(len(run.data.train.problems))) and len(run.data.split.public) == round(0.2 * len(rows))
+    assert {p.topic for p in run.data.test.problems} == {"nought", "one", "two"}
 
 
 def test_what_is_left_out_is_said(tmp_path):

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pubswap_jax.algorithm.timeline import lockstep
 from pubswap_jax.questions.partition import Split
-from pubswap_jax.questions.schedule import Schedule, attended, participants, permutation, rows, stream
+from pubswap_jax.questions.schedule import Schedule, participants, permutation, rows, stream
 
 GOLDEN_PERMUTATION = [5, 6, 3, 7, 0, 1, 2, 4]  # of 8, key (3, 1): a resumed run must meet the same order
 
@@ -23,6 +24,10 @@ SCHEDULES = st.builds(
 def split_of(*sizes, public=3):
     bounds = np.cumsum([public, *sizes])
     return Split(list(range(public)), [list(range(a, b)) for a, b in zip(bounds, bounds[1:], strict=False)], {})
+
+
+def timeline_of(schedule, seed=0, taking_part=0, clients=3):
+    return lockstep(schedule, 99, lambda round: participants(seed, round, clients, taking_part))
 
 
 @pytest.mark.parametrize(
@@ -96,10 +101,11 @@ def test_rows_equal_plain_iteration_with_partial_participation(schedule, size, s
     split = split_of(5, 1, 4)
     public = plain_stream(split.public, size, (seed, 1))
     private = [plain_stream(questions, size, (seed, 0, c)) for c, questions in enumerate(split.clients)]
+    timeline = timeline_of(schedule, seed, taking_part)
     for r in range(5):
         present = participants(seed, r, 3, taking_part)
         for t in range(schedule.length):
-            got = rows(split, schedule, size, seed=seed, round=r, step=t, taking_part=taking_part)
+            got = rows(split, size, seed=seed, event=timeline(timeline.number(r, t)))
             assert got.shape == (3, size)
             if schedule.public(r, t):
                 assert got.tolist() == [next(public)] * 3
@@ -108,18 +114,19 @@ def test_rows_equal_plain_iteration_with_partial_participation(schedule, size, s
 
 
 def test_an_epoch_asks_each_question_once():
-    split, schedule = split_of(12, 12), Schedule(4, 2)
-    asked = np.concatenate([rows(split, schedule, 3, seed=0, round=r, step=t) for r in (0, 1) for t in (0, 2)], axis=1)
+    split, timeline = split_of(12, 12), timeline_of(Schedule(4, 2), clients=2)
+    events = [timeline(timeline.number(round, step)) for round in (0, 1) for step in (0, 2)]
+    asked = np.concatenate([rows(split, 3, seed=0, event=event) for event in events], axis=1)
     for client, questions in enumerate(split.clients):
         assert collections.Counter(asked[client].tolist()) == dict.fromkeys(questions, 1)
 
 
 def test_an_absent_client_meets_its_rows_later():
-    split, schedule = split_of(30, 30, 30), Schedule(1, 0)
+    split, timeline = split_of(30, 30, 30), timeline_of(Schedule(1, 0), taking_part=1)
     away, back = next((r, r + 1) for r in range(50) if not participants(0, r, 3, 1)[0] and participants(0, r + 1, 3, 1)[0])
-    before = rows(split, schedule, 2, seed=0, round=away, step=0, taking_part=1)[0]
-    assert before.tolist() == rows(split, schedule, 2, seed=0, round=back, step=0, taking_part=1)[0].tolist()
-    assert attended(0, 20, 3, schedule, 1).sum() == 20
+    before, after = (timeline(timeline.number(round, 0)) for round in (away, back))
+    assert rows(split, 2, seed=0, event=before)[0].tolist() == rows(split, 2, seed=0, event=after)[0].tolist()
+    assert timeline(timeline.number(20, 0)).served.sum() == 20
 
 
 def test_participants():
@@ -132,6 +139,6 @@ def test_participants():
 
 def test_empty_streams_are_named():
     with pytest.raises(ValueError, match="raise data.public, or set federation.swap_period to 0"):
-        rows(split_of(4, public=0), Schedule(2, 1), 2, seed=0, round=0, step=0)
+        rows(split_of(4, public=0), 2, seed=0, event=timeline_of(Schedule(2, 1), clients=1)(2))
     with pytest.raises(ValueError, match="empty list"):
         stream([], 2, 0, 0)

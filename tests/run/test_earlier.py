@@ -7,11 +7,11 @@ import subprocess
 import sys
 
 import pytest
-from small_world import finished
+from small_world import config_of, finished
 
 from pubswap_jax import main, settings
 from pubswap_jax.run import earlier, export
-from pubswap_jax.run.assembly import base_digest
+from pubswap_jax.weights.hf_folder import base_digest
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def rewrite(workdir, change):
 def test_the_config_of_a_run_is_what_it_was(trained):
     run, workdir = trained
     config, note = earlier.config_of(workdir)
-    assert settings.flatten(config) == settings.flatten(run.config) and note == ""
+    assert settings.flatten(config) == run.settings and note == ""
     rewrite(workdir, lambda flat: flat.update({"data.fields": {"prompt": "problem"}}))
     config, _ = earlier.config_of(workdir)
     assert config.data.fields.prompt == "problem"
@@ -42,9 +42,9 @@ def test_fields_that_came_and_went(trained):
     run, workdir = trained
     rewrite(workdir, lambda flat: (flat.pop("compilation_cache"), flat.update({"training.gone": 1, "old": 2})))
     config, note = earlier.config_of(workdir)
-    assert config.compilation_cache == "" and config.training.lr == run.config.training.lr
+    assert config.compilation_cache == "" and config.training.lr == run.settings["training.lr"]
     assert note == f"{workdir}/run.json: fields that this version does not have are left out: old, training.gone"
-    earlier.agree(config, base_digest(run.base), workdir, "eval")
+    earlier.agree(settings.flatten(config), base_digest(run.policy.folder), workdir, "eval")
 
 
 def test_a_run_with_a_setting_without_effect_can_still_be_evaluated(trained):
@@ -63,15 +63,15 @@ def test_a_folder_without_a_run_is_named(tmp_path):
 
 def test_another_config_or_base_is_refused_with_advice_that_helps(trained):
     run, workdir = trained
-    config = run.config.copy_and_resolve_references()
+    config = config_of(run)
     config.evaluation.samples, config.federation.rounds, config.log.transcripts = 7, 9, 0
-    earlier.agree(config, base_digest(run.base), workdir, "eval")
+    earlier.agree(settings.flatten(config), base_digest(run.policy.folder), workdir, "eval")
     config.training.lr = 0.5
     with pytest.raises(ValueError, match="training.lr: 0.02 before, 0.5 now; leave out --config and its flags") as error:
-        earlier.agree(config, base_digest(run.base), workdir, "eval")
+        earlier.agree(settings.flatten(config), base_digest(run.policy.folder), workdir, "eval")
     assert "--fork" not in str(error.value)
     with pytest.raises(ValueError, match=r"the base model: .* now; give the --config.model.path of the base"):
-        earlier.agree(run.config, "0" * 64, workdir, "export")
+        earlier.agree(run.settings, "0" * 64, workdir, "export")
 
 
 def test_reading_the_config_loads_no_jax(trained):
@@ -86,7 +86,7 @@ def test_every_mode_after_training_needs_the_workdir_alone(trained, monkeypatch,
 
     def assemble(config):
         asked.append(config)
-        return run._replace(config=config)
+        return run._replace(settings=settings.flatten(config))
 
     monkeypatch.setattr(export, "assemble", assemble)
     assert main.main([f"--workdir={workdir}", "--mode=report"]) == 0
@@ -99,9 +99,9 @@ def test_every_mode_after_training_needs_the_workdir_alone(trained, monkeypatch,
     assert re.search(r"12 test questions, 2 samples each\npass@1 +0\.", best)
     assert main.main([f"--workdir={workdir}", "--mode=eval", f"--adapter={folders[0]}"]) == 0
     assert capsys.readouterr().out == best
-    assert all(settings.flatten(config) == settings.flatten(run.config) for config in asked)
+    assert all(settings.flatten(config) == run.settings for config in asked)
     assert main.main([f"--workdir={workdir}", "--mode=eval", "--config.evaluation.batch=6", "--config.data.test_path="]) == 0
-    assert asked[-1].evaluation.batch == 6 and asked[-1].training.lr == run.config.training.lr
+    assert asked[-1].evaluation.batch == 6 and asked[-1].training.lr == run.settings["training.lr"]
 
 
 @pytest.mark.parametrize(

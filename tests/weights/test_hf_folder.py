@@ -66,3 +66,12 @@ def test_a_tied_head_that_repeats_the_embedding_is_no_extra_tensor(tmp_path):
     head = {"lm_head.weight": tensors["model.embed_tokens.weight"]}
     safetensors.numpy.save_file(tensors | head, tmp_path / "model.safetensors")
     assert "lm_head" not in load_pretrained(tmp_path)[1]["params"]
+
+
+def test_the_digest_sees_every_file(tmp_path):
+    write_model(tmp_path)
+    before = hf_folder.base_digest(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    named = hf_folder.base_digest(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{} ")
+    assert len({before, named, hf_folder.base_digest(tmp_path)}) == 3
