@@ -41,8 +41,8 @@ SHRUNK = {
 }
 PLACES = (
     "pubswap_jax.run.judge.verify",
-    "pubswap_jax.loop.sound",
-    "pubswap_jax.loop.drift",
+    "pubswap_jax.loop.Book.stepped",
+    "pubswap_jax.loop.Book.closed",
     "pubswap_jax.run.evaluation.evaluate",
     "pubswap_jax.run.checkpoint._manifest",
     "pubswap_jax.run.checkpoint._sync",

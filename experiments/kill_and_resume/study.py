@@ -212,13 +212,13 @@ def announced(text: str) -> int:
 def reference(out: pathlib.Path) -> dict:
     """The uninterrupted run: its outcome, and how often and how long it was at each phase."""
     from pubswap_jax import settings
-    from pubswap_jax.run import assembly
+    from pubswap_jax.run import policy
 
     path = out / "reference.json"
     if not path.exists():
         out.mkdir(parents=True, exist_ok=True)
         if not (out / "base").exists():
-            base = assembly.base_folder(settings.load(CONFIG))
+            base = policy.base_folder(settings.load(CONFIG))
             shutil.copytree(base, out / "base")  # so that nobody changes it meanwhile
         finish(start(out / "warm"))  # fills the cache, so that the phases have the length that they have in a restart
         run = start(out / "reference")
