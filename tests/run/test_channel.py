@@ -1,27 +1,28 @@
-"""What crosses in a run: only what the gate returned, nothing of a private question, and as many bytes as were booked."""
+"""What crosses in a run: only what the channel returned, nothing of a private question, and as many bytes as were booked."""
 
 import dataclasses
 import json
 import random
+import threading
+from queue import Queue
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_world import CHARACTERS, finished
+from small_world import CHARACTERS, config_of, event_at, finished
 
 from pubswap_jax import loop
-from pubswap_jax.algorithm.pubswap import client_step
+from pubswap_jax.algorithm.federation import direct
+from pubswap_jax.algorithm.pubswap import make_server
 from pubswap_jax.devices import hosts
 from pubswap_jax.questions.load import Questions
 from pubswap_jax.questions.tokens import left_pad
-from pubswap_jax.run import journal, ledger, recorder, tree
-from pubswap_jax.run.assembly import make_batches
-from pubswap_jax.run.channel import in_parts
-from pubswap_jax.run.journal import Clock
+from pubswap_jax.records import Record
+from pubswap_jax.run import assembly, channel, journal, recorder, state
 from pubswap_jax.run.ledger import Gate, Refused
-from pubswap_jax.run.programs import Ahead
-from pubswap_jax.types import Verdict
+from pubswap_jax.run.programs import shapes as to_shapes
+from pubswap_jax.types import Channel
 
 
 @pytest.fixture
@@ -30,205 +31,289 @@ def run():
 
 
 @pytest.fixture
-def behind_gate(run):
-    """(gate, algorithm, judge) as the training loop makes them."""
-    clients = run.algorithm.init_clients(run.server)
-    gate = Gate((run.train.problems[i].id for i in run.split.public), loop.crossing(run.config, clients))
-    return gate, *loop.observed(run, gate, Clock(), Ahead(), lambda: None)
+def gate(run):
+    """The gate as the training loop makes it."""
+    return loop.make_gate(run, state.beginning(run))
 
 
-def step(run, algorithm, judge, number, clients=None, batch=None):
-    clients = algorithm.init_clients(run.server) if clients is None else clients
-    batch = run.batch(0, number) if batch is None else batch
-    return client_step(algorithm, run.params, run.server, clients, batch, judge, jax.random.key(number), run.hparams(0, 0))
+def opened(run, by=direct):
+    return run.federation.open(run.federation.init(run.policy.adapter), by)
 
 
-def test_the_gate_changes_nothing(run, behind_gate):
-    _, algorithm, judge = behind_gate
+def step(run, by, number, *, at=None, batch=None, judge=None, who=None):
+    event = event_at(run, 0, number)
+    at, batch = opened(run) if at is None else at, run.data.batch(event) if batch is None else batch
+    key, hparams = jax.random.key(number), run.hparams(event)
+    return run.federation.step(run.policy.base, at, batch, judge or run.judge, by, key, hparams, who)
+
+
+def altered(kind, direction, change):
+    """A channel that returns changed arrays for one kind of record, and every other record as it is."""
+
+    def by(record):
+        if (record.kind, record.direction) != (kind, direction):
+            return record
+        return record.replace(arrays=change(dict(record.arrays)))
+
+    return Channel(by, by)
+
+
+def same(one, other):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def test_the_gate_changes_nothing(run, gate):
+    same(opened(run, gate.channel), opened(run))
     for number in (0, 1):
-        gated, record = step(run, algorithm, judge, number)
-        plain, other = step(run, run.algorithm, run.judge, number)
-        for one, two in zip(jax.tree.leaves((gated, record.metrics)), jax.tree.leaves((plain, other.metrics)), strict=True):
-            assert np.asarray(one).tobytes() == np.asarray(two).tobytes()
+        gated, record = step(run, gate.channel, number)
+        plain, other = step(run, direct, number)
+        same((gated, record.metrics), (plain, other.metrics))
+        same(run.federation.close(gated, gate.channel), run.federation.close(plain, direct))
 
 
-@pytest.mark.parametrize("kind", [ledger.Adapters, ledger.Responses, ledger.VerdictBits])
-def test_without_its_approval_the_step_fails(run, behind_gate, monkeypatch, kind):
-    gate, algorithm, judge = behind_gate
-    admit = gate.admit
+def test_bytes_in_between_change_nothing(run):
+    """Everything that the other side reads is in the bytes of `Record.pack`."""
+    at = opened(run, channel.packed(direct))
+    same(at, opened(run))
+    for number in (0, 1):
+        packed, record = step(run, channel.packed(direct), number, at=at)
+        plain, other = step(run, direct, number)
+        same((packed, record.metrics, record.swapped_verdicts), (plain, other.metrics, other.swapped_verdicts))
+        same(run.federation.close(packed, channel.packed(direct)), run.federation.close(plain, direct))
 
-    def withdrawn(record, present=None):
-        passed = admit(record, present)
-        if type(record) is kind:
-            gate.withdraw(passed)
+
+# --- nothing but what came out of the channel is read -------------------------------------------------------------------
+
+
+def test_a_client_starts_from_the_adapter_that_came_out_of_the_channel(run):
+    doubled = lambda arrays: arrays | {"adapter": jax.tree.map(lambda x: 2 * x + 1, arrays["adapter"])}  # noqa: E731
+    at = opened(run, altered("adapters", "down", doubled))
+    for own, server in zip(jax.tree.leaves(at.clients.adapter), jax.tree.leaves(at.server.adapter), strict=True):
+        np.testing.assert_array_equal(own, np.broadcast_to(2 * server + 1, own.shape))
+
+
+def test_the_server_averages_the_uploads_that_came_out_of_the_channel(run):
+    ones = lambda arrays: {"adapter": jax.tree.map(jnp.ones_like, arrays["adapter"])}  # noqa: E731
+    at, _ = run.federation.close(opened(run), altered("adapters", "up", ones))
+    assert all((np.asarray(leaf) == 1).all() for leaf in jax.tree.leaves(at.server.adapter))
+
+
+def test_the_server_swaps_the_responses_that_came_out_of_the_channel(run):
+    """Every sent response becomes one token, 3: that is what receivers learn from, and own slots stay their own."""
+
+    def threes(arrays):
+        first = jnp.arange(arrays["mask"].shape[-1]) == 0
+        mask = jnp.broadcast_to(first, arrays["mask"].shape)
+        return arrays | {"tokens": jnp.where(mask, 3, arrays["tokens"]), "mask": mask}
+
+    _, record = step(run, altered("responses", "up", threes), 1)
+    after, swapped = record.swapped_rollouts, np.asarray(record.plan.swapped)
+    assert swapped.any() and (np.asarray(after.mask)[swapped].sum(-1) == 1).all()
+    assert (np.asarray(after.tokens)[swapped][:, 0] == 3).all()
+    np.testing.assert_array_equal(np.asarray(after.tokens)[~swapped], np.asarray(record.rollouts.tokens)[~swapped])
+
+
+def test_the_plan_reads_the_verdicts_that_came_out_of_the_channel(run):
+    nothing = lambda arrays: arrays | {"correct": jnp.zeros_like(arrays["correct"])}  # noqa: E731
+    _, record = step(run, altered("verdicts", "up", nothing), 1)
+    assert np.asarray(step(run, direct, 1)[1].plan.swapped).any() and not np.asarray(record.plan.swapped).any()
+
+
+def test_a_client_learns_from_the_responses_that_came_out_of_the_channel(run):
+    """Slots that the channel withholds stay the client's own; with all of them withheld, nothing was swapped."""
+    withheld = lambda arrays: arrays | {"slots": jnp.zeros_like(arrays["slots"])}  # noqa: E731
+    at, record = step(run, altered("responses", "down", withheld), 1)
+    full, other = step(run, direct, 1)
+    assert np.asarray(other.plan.swapped).any() and not np.asarray(record.plan.swapped).any()
+    same(record.swapped_rollouts.tokens, record.rollouts.tokens)
+    assert any((np.asarray(a) != b).any() for a, b in zip(*map(jax.tree.leaves, (at.clients, full.clients)), strict=True))
+
+    wrong = lambda arrays: arrays | {"reward": jnp.where(arrays["slots"], 0.5, arrays["reward"])}  # noqa: E731
+    _, record = step(run, altered("responses", "down", wrong), 1)
+    swapped = np.asarray(record.plan.swapped)
+    assert (np.asarray(record.swapped_verdicts.reward)[swapped] == 0.5).all()
+
+
+def test_figures_are_those_that_came_out_of_the_channel(run):
+    _, record = step(run, altered("counters", "up", lambda arrays: {"loss": arrays["loss"] + 1}), 0)
+    _, plain = step(run, direct, 0)
+    assert set(record.metrics) == {"loss"}
+    np.testing.assert_array_equal(record.metrics["loss"], plain.metrics["loss"] + 1)
+
+
+def test_a_refusal_ends_the_step(run, gate):
+    gate.public = 0
+    with pytest.raises(Refused, match="questions that are not public"):
+        step(run, gate.channel, 1)
+
+
+def test_a_private_batch_cannot_be_swapped_whatever_it_calls_itself(run, gate):
+    private = run.data.batch(event_at(run, 0, 0))
+    assert not private.public and (np.asarray(private.ids) == -1).all()
+    step(run, gate.channel, 0)
+    assert set(gate.account) == {"up/counters"}, "of a private step only figures cross"
+    with pytest.raises(Refused, match="questions that are not public"):
+        step(run, gate.channel, 0, batch=private.replace(public=True))
+    assert set(gate.account) == {"up/counters"}
+
+
+def test_only_adapters_as_the_federation_sends_them_cross(run, gate):
+    at = opened(run)
+    upload = {"adapter": at.clients.adapter}
+    gate.channel.up(Record("adapters", "up", upload))
+    for extra in ({"moments": at.clients.opt_state}, {"prompts": jnp.zeros((3, 4))}):
+        with pytest.raises(Refused, match="leaves that the run's adapters do not have"):
+            gate.channel.up(Record("adapters", "up", upload | extra))
+
+
+# --- canaries and bytes -------------------------------------------------------------------------------------------------
+
+
+def listened(monkeypatch, crossed):
+    admit = Gate.admit
+
+    def admitted(gate, direction, record):
+        passed = admit(gate, direction, record)
+        here = np.ones(3, bool) if record.who is None else np.asarray(record.who)
+        crossed.append((record.kind, direction, [passed.pack(c) if here[c] else b"\n" for c in range(3)]))
         return passed
 
-    monkeypatch.setattr(gate, "admit", withdrawn)
-    with pytest.raises(Refused, match=f"a {kind.__name__} without the gate's approval"):
-        step(run, algorithm, judge, 1)
-
-
-def test_a_private_batch_cannot_be_swapped_whatever_it_calls_itself(run, behind_gate):
-    gate, algorithm, judge = behind_gate
-    private = run.batch(0, 0)
-    with pytest.raises(Refused, match="questions that are not public"):
-        step(run, algorithm, judge, 0, batch=private.replace(public=True))
-    clients = algorithm.init_clients(run.server)
-    rollouts = algorithm.rollout(run.params, clients, private.prompts, jax.random.key(0), run.hparams(0, 0))
-    verdicts = judge(rollouts, private)
-    with pytest.raises(Refused, match="only the rollouts of the public batch under way"):
-        algorithm.swap(rollouts, verdicts, jax.random.key(0))
-    step(run, algorithm, judge, 1, clients=clients)
-    with pytest.raises(Refused, match="only the rollouts of the public batch under way"):
-        algorithm.swap(rollouts, verdicts, jax.random.key(0))
-    assert all("responses" not in name or sum(sizes) for name, sizes in gate.bytes.items())
+    monkeypatch.setattr(Gate, "admit", admitted)
 
 
 def test_a_hundred_canaries_in_private_questions_and_answers_stay_at_home(run, tmp_path, monkeypatch):
-    private = sorted({i for client in run.split.clients for i in client})
+    private = sorted({i for client in run.data.split.clients for i in client})
     chance = random.Random(1)
-    width = run.train.prompts.tokens.shape[1]
+    width, tokenizer = run.data.train.prompts.tokens.shape[1], run.policy.tokenizer
     texts = {i: "".join(chance.choice(CHARACTERS[:3]) for _ in range(width - 1)) for i in private}
     secrets = {i: "".join(chance.choice(CHARACTERS[:3]) for _ in range(12)) for i in private}
     problems = [
         dataclasses.replace(p, prompt=texts[i], answer=secrets[i], id=f"canary-{i}") if i in texts else p
-        for i, p in enumerate(run.train.problems)
+        for i, p in enumerate(run.data.train.problems)
     ]
-    encoded = [run.tokenizer.encode(p) for p in problems]
-    questions = Questions(problems, left_pad(encoded, np.arange(len(encoded)), width, run.tokenizer.pad_id))
-    config = run.config.copy_and_resolve_references()
-    config.log.transcripts = 0  # a transcript shows private questions to people: it is the one record that may hold them
-    batch = make_batches(config, run.schedule, questions, run.split, None)
-    planted = run._replace(config=config, train=questions, batch=batch)
-    crossed, admit = [], Gate.admit
-
-    def listened(gate, record, present=None):
-        passed = admit(gate, record, present)
-        clients = range(run.config.federation.num_clients)
-        crossed.append((type(record).__name__, record.direction, [[np.asarray(x) for x in record.payload(c)] for c in clients]))
-        return passed
-
-    monkeypatch.setattr(Gate, "admit", listened)
+    encoded = [tokenizer.encode(p) for p in problems]
+    questions = Questions(problems, left_pad(encoded, np.arange(len(encoded)), width, tokenizer.pad_id))
+    asked = run.data._replace(train=questions)
+    batch = assembly.make_batches(config_of(run), asked, run.place)
+    # A transcript shows private questions to people: it is the one record that may hold them.
+    planted = run._replace(data=asked._replace(batch=batch), log=run.log._replace(transcripts=0))
+    crossed = []
+    listened(monkeypatch, crossed)
     loop.train(planted, tmp_path)
-    asked = {p.id for row in range(2) for s in range(4) for client in planted.batch(row, s).answers for p in client}
-    assert len(private) * 2 >= 100 and len(asked & {f"canary-{i}" for i in private}) > 20, "canaries were trained on"
-    canaries = [np.array(run.tokenizer.hf(t).input_ids, np.int32) for t in [*texts.values(), *secrets.values()]]
-    haystack = b"|".join(
-        x.astype(np.int32).tobytes() for _, _, clients in crossed for arrays in clients for x in arrays if x.dtype.kind == "i"
-    )
-    raw = b"|".join(x.tobytes() for _, _, clients in crossed for arrays in clients for x in arrays)
-    assert len(haystack) > 1000
-    for ids, text in zip(canaries, [*texts.values(), *secrets.values()], strict=True):
-        assert ids[:8].tobytes() not in haystack and text.encode() not in raw
+    seen = [batch(event_at(planted, round, number)).answers for round in range(2) for number in range(4)]
+    ids = {p.id for answers in seen for client in answers for p in client}
+    assert len(private) * 2 >= 100 and len(ids & {f"canary-{i}" for i in private}) > 20, "canaries were trained on"
+    canaries = [np.array(tokenizer.hf(t).input_ids, np.int32) for t in [*texts.values(), *secrets.values()]]
+    raw = b"|".join(data for _, _, clients in crossed for data in clients)
+    assert len(raw) > 10_000 and {kind for kind, _, _ in crossed} == {
+        "adapters",
+        "questions",
+        "responses",
+        "verdicts",
+        "counters",
+    }
+    for tokens, text in zip(canaries, [*texts.values(), *secrets.values()], strict=True):
+        assert tokens[:8].tobytes() not in raw and text.encode() not in raw
     assert not any(f"canary-{i}".encode() in raw for i in private)
 
-    booked = {}  # and the bytes are those of the arrays
+    # The bytes that the journal has are those that the records are written with, after their line of JSON.
+    booked, counted = np.zeros(3, int), np.zeros(3, int)
     for row in journal.read(tmp_path, "metrics"):
         for name, sizes in row.items():
             if name.startswith("ledger/"):
-                booked[name] = np.add(booked.get(name, 0), sizes)
-    counted = {}
-    kinds = {t.__name__: name for t, name in ledger.NAMES.items()}
-    for kind, direction, clients in crossed:
-        name = f"ledger/{direction}/{kinds[kind]}"
-        counted[name] = np.add(counted.get(name, 0), [sum(x.nbytes for x in arrays) for arrays in clients])
-    assert {k: v.tolist() for k, v in booked.items()} == {k: v.tolist() for k, v in counted.items()}
+                booked += sizes
+    for _, _, clients in crossed:
+        counted += [len(data.partition(b"\n")[2]) for data in clients]
+    assert booked.tolist() == counted.tolist() and booked.all()
 
 
 def test_transcripts_pass_the_gate_with_their_bytes_and_only_where_they_are_asked_for(run, tmp_path, monkeypatch):
+    line = np.zeros((3, 9), np.uint8)
     with pytest.raises(Refused, match="this run keeps none"):
-        Gate([], None).admit(ledger.Transcript(0, 3, {"question": "1+1="}))
+        loop.make_gate(run._replace(log=run.log._replace(transcripts=0)), state.beginning(run)).channel.up(
+            Record("transcripts", "up", {"row": line}, who=np.arange(3) == 0)
+        )
     loop.train(run, tmp_path)
     sizes = [np.zeros(3, int) for _ in range(2)]
     for row in journal.read(tmp_path, "rollouts"):
         sizes[row["round"]][row["client"]] += len(json.dumps(row).encode())
     booked = [row["ledger/up/transcripts"] for row in journal.read(tmp_path, "metrics") if "ledger/up/transcripts" in row]
     assert booked == [size.tolist() for size in sizes]
+    assert run.log.transcripts == -1 and recorder.transcripts_a_step(run.log) == 1
     monkeypatch.setattr(hosts, "several", lambda: True)
-    assert run.config.log.transcripts == -1 and recorder.transcripts_a_step(run.config) == 0
-    monkeypatch.setattr(hosts, "several", lambda: False)
-    assert recorder.transcripts_a_step(run.config) == 1
+    assert recorder.transcripts_a_step(run.log) == 0
 
 
-def test_a_reward_that_is_more_than_the_bit_crosses_with_its_response_and_is_counted(run, behind_gate):
-    gate, algorithm, _ = behind_gate
+def test_a_reward_that_is_not_its_bit_crosses_and_costs_its_bytes(run, gate):
     plain = run.judge
 
     def judge(rollouts, batch):
-        """A different reward in every slot, below one half where the answer is wrong."""
+        """A different reward in every slot of the last two clients, below one half where the answer is wrong."""
         verdicts = plain(rollouts, batch)
-        finer = jnp.arange(verdicts.reward.size, dtype=float).reshape(verdicts.reward.shape) / verdicts.reward.size / 2
-        return verdicts.replace(reward=verdicts.correct + finer)
+        finer = (1 + jnp.arange(verdicts.reward.size, dtype=float)).reshape(verdicts.reward.shape) / verdicts.reward.size / 3
+        return verdicts.replace(reward=verdicts.correct + finer.at[0].set(0.0))
 
-    gated = loop.observed(run._replace(judge=judge), gate, Clock(), Ahead(), lambda: None)
-    _, record = step(run, *gated, 1)
+    _, record = step(run, gate.channel, 1, judge=judge)
     before, after, plan = (np.asarray(x) for x in (record.verdicts.reward, record.swapped_verdicts.reward, record.plan.source))
     swapped = np.asarray(record.plan.swapped)
     assert swapped.any() and (after[~swapped] == before[~swapped]).all(), "own slots keep their reward"
-    clients, prompts, group = plan.shape
+    _, prompts, group = plan.shape
     for c, b, g in zip(*np.nonzero(swapped), strict=True):
         assert after[c, b, g] == before[plan[c, b, g] // group, b, plan[c, b, g] % group], "the donor's reward"
-    assert gate.bytes["up/rewards"] == [4 * prompts * group] * clients
-    assert gate.bytes["down/rewards"] == (4 * swapped.sum((1, 2))).tolist()
-    step(run, algorithm, plain, 0)
+    assert gate.account["up/rewards"] == [0, 4 * prompts * group, 4 * prompts * group]
+    other = (swapped & (after != 1)).any((1, 2))  # clients whose swapped responses do not all have their bit as reward
+    assert other.any() and gate.account["down/rewards"] == (4 * swapped.sum((1, 2)) * other).tolist()
     gate.close_round()
-    step(run, *loop.observed(run, gate, Clock(), Ahead(), lambda: None), 1)
-    assert "up/rewards" not in gate.bytes, "a reward that is its bit costs nothing more"
+    step(run, gate.channel, 1)
+    assert "up/rewards" not in gate.account, "a reward that is its bit costs nothing more"
+    assert "down/verdicts" not in gate.account, "responses that are all right need no bit"
 
 
-# --- parts --------------------------------------------------------------------------------------------------------------
+# --- two sides that share nothing but bytes -----------------------------------------------------------------------------
 
 
-def test_parts_give_what_the_whole_gives_and_are_verified_in_turn(run):
-    order = []
+def test_a_server_without_a_model_serves_clients_that_send_bytes(run):
+    """Each client in a thread of its own, over queues. The server ends as in the run where all are in one process."""
+    up, down = [Queue() for _ in range(3)], [Queue() for _ in range(3)]
+    alone = assembly.make_federation(config_of(run, federation__num_clients=1), run.policy.model)
+    event = event_at(run, 0, 1)
+    whole = run.data.batch(event)
+    key, hparams = jax.random.key(1), run.hparams(event)
 
-    def judge(rollouts, batch):
-        order.append((rollouts.tokens.shape[0], len(batch.answers)))
-        return run.judge(rollouts, batch)
+    def client(number):
+        end = channel.client_end(up[number].put, lambda: down[number].get(timeout=300))
+        at = alone.init(run.policy.adapter)
+        at = at.replace(clients=at.clients.replace(id=jnp.array([number], jnp.int32)))
+        mine = slice(number, number + 1)
+        own = whole.replace(
+            prompts=jax.tree.map(lambda x: x[mine], whole.prompts), answers=whole.answers[mine], ids=whole.ids[mine]
+        )
+        at = alone.open(at, end)
+        at, _ = alone.step(run.policy.base, at, own, run.judge, end, key, hparams)
+        alone.close(at, end)
 
-    algorithm, judged = in_parts(run.algorithm, judge, 1, Clock(), lambda: None)
-    parts, record = step(run, algorithm, judged, 1, clients=run.algorithm.init_clients(run.server))
-    whole, other = step(run, run.algorithm, run.judge, 1)
-    assert order == [(1, 1)] * 3
-    assert record.rollouts.tokens.tolist() == other.rollouts.tokens.tolist()
-    for one, two in zip(jax.tree.leaves((parts, record.metrics)), jax.tree.leaves((whole, other.metrics)), strict=True):
-        np.testing.assert_allclose(np.asarray(one, float), np.asarray(two, float), atol=2e-4)
-
-
-@pytest.mark.parametrize("size", [1, 2, 3])
-def test_those_who_take_part_do_as_they_would_alone_and_nobody_else_is_computed(run, size):
-    computed, who = [], np.array([0, 2], np.int32)
-
-    def judge(rollouts, batch):
-        computed.append(rollouts.tokens.shape[0])
-        return run.judge(rollouts, batch)
-
-    algorithm, judged = in_parts(run.algorithm, judge, size, Clock(), lambda: None, who)
-    clients, batch = run.algorithm.init_clients(run.server), run.batch(0, 0)
-    present = jnp.array([True, False, True])
-    arguments = jax.random.key(0), run.hparams(0, 0), None, present
-    updated, record = client_step(algorithm, run.params, run.server, clients, batch, judged, *arguments)
-    assert computed == {1: [1, 1], 2: [2], 3: [2]}[size]
-    assert not np.asarray(record.rollouts.mask[1]).any(), "nobody samples for an absent client"
-    for leaf, old in zip(jax.tree.leaves(updated), jax.tree.leaves(clients), strict=True):
-        assert (np.asarray(leaf[1]) == np.asarray(old[1])).all()
-    for c in who:
-        alone, prompts = tree.part((clients, batch.prompts), int(c), 1)
-        one = batch.replace(prompts=prompts, answers=[batch.answers[c]])
-        own, said = client_step(run.algorithm, run.params, run.server, alone, one, run.judge, *arguments[:2])
-        assert np.asarray(said.rollouts.tokens[0]).tolist() == np.asarray(record.rollouts.tokens[c]).tolist()
-        for leaf, other in zip(jax.tree.leaves(own.adapter), jax.tree.leaves(updated.adapter), strict=True):
-            np.testing.assert_allclose(leaf[0], other[c], atol=1e-5)
-
-
-def test_a_stop_between_two_parts_discards_the_step(run):
-    calls = []
-
-    def check():
-        calls.append(1)
-        if len(calls) == 2:
-            raise loop.Stopped
-
-    algorithm, judged = in_parts(run.algorithm, lambda *_: Verdict.from_correct(np.zeros((1, 4, 4), bool)), 1, Clock(), check)
-    with pytest.raises(loop.Stopped):
-        step(run, algorithm, judged, 0, clients=run.algorithm.init_clients(run.server))
+    threads = [threading.Thread(target=client, args=(number,), daemon=True) for number in range(3)]
+    plain = opened(run)
+    after, record = step(run, direct, 1)
+    expected, _ = run.federation.close(after, direct)
+    for thread in threads:
+        thread.start()
+    ends = [(down[i].put, lambda i=i: up[i].get(timeout=300)) for i in range(3)]
+    gate = loop.make_gate(run, state.beginning(run))
+    served = channel.server_end(ends, gate.channel)
+    rollouts, verdicts = record.rollouts, record.verdicts
+    shapes = {"counters": record.metrics, "uploads": {"adapter": after.clients.adapter}}
+    shapes["rollouts"] = (rollouts.tokens, rollouts.mask, rollouts.logps)
+    shapes["verdicts"] = (verdicts.reward, verdicts.correct, verdicts.status)
+    at = plain.server
+    for kind in ("open", "public", "close"):
+        at = channel.serve(make_server(), at, served, kind, to_shapes(shapes), whole.ids, jax.random.split(key)[1])
+    for thread in threads:
+        thread.join(timeout=300)
+    for one, other in zip(jax.tree.leaves(at.adapter), jax.tree.leaves(expected.server.adapter), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    assert int(at.round) == 1 and np.asarray(record.plan.swapped).any()
+    ours = loop.make_gate(run, state.beginning(run))
+    run.federation.close(step(run, ours.channel, 1, at=opened(run, ours.channel))[0], ours.channel)
+    assert gate.account == ours.account, "the bytes are those of the run in one process"

@@ -106,12 +106,15 @@ def _evaluation(problems, correct):
 
 @pytest.fixture(scope="module")
 def world():
-    model, params, adapter = toy(jax.random.key(0), TOY_CONFIG.replace(num_layers=1))
+    model, base, adapter = toy(jax.random.key(0), TOY_CONFIG.replace(num_layers=1))
     adapters = jax.tree.map(lambda x: jnp.stack([x, x + 0.3, x]), adapter)
     tokens = np.array([[i % 10, 10, i // 2, 11] for i in range(7)], np.int32)
     problems = [Problem(str(i), "?", "even", "sums") for i in range(7)]
     questions = Questions(problems, Prompts(tokens, np.ones_like(tokens, bool)))
-    return ev.make_sampler(model, samples=3, max_new_tokens=4), params, adapters, questions
+    sampler = ev.make_sampler(model, samples=3, max_new_tokens=4)
+    put = lambda tree, models: jax.device_put(tree)  # noqa: E731
+    examiner = ev.Examiner(sampler, None, parity_grade, jax.random.key(1), put, batch=7, samples=3, every=1, clients=True)
+    return examiner, base, adapters, questions
 
 
 def parity_grade(rollouts, problems):
@@ -123,11 +126,10 @@ def parity_grade(rollouts, problems):
 
 
 def test_a_question_is_answered_the_same_whatever_stands_beside_it(world):
-    sampler, params, adapters, questions = world
-    key = jax.random.key(1)
-    whole = ev.evaluate(sampler, params, adapters, questions, key, parity_grade, batch=7)
-    parts = ev.evaluate(sampler, params, adapters, questions, key, parity_grade, batch=3)
-    alone = ev.evaluate(sampler, params, jax.tree.map(lambda x: x[1:2], adapters), questions, key, parity_grade, batch=7)
+    examiner, base, adapters, questions = world
+    whole = ev.evaluate(examiner, base, adapters, questions)
+    parts = ev.evaluate(examiner._replace(batch=3), base, adapters, questions)
+    alone = ev.evaluate(examiner, base, jax.tree.map(lambda x: x[1:2], adapters), questions)
     for one, other in [*zip(whole, parts, strict=True), (whole[1], alone[0]), (whole[0], whole[2])]:
         assert one.answers.tolist() == other.answers.tolist() and one.correct.tolist() == other.correct.tolist()
     assert whole[0].answers.tolist() != whole[1].answers.tolist()
@@ -135,10 +137,10 @@ def test_a_question_is_answered_the_same_whatever_stands_beside_it(world):
 
 
 def test_all_batches_share_one_compiled_program(world):
-    sampler, params, adapters, questions = world
-    before, key = sampler._cache_size(), jax.random.key(3)
-    ev.evaluate(sampler, params, adapters, questions, key, parity_grade, batch=4)
+    examiner, base, adapters, questions = world
+    examiner, before = examiner._replace(batch=4), examiner.sampler._cache_size()
+    ev.evaluate(examiner, base, adapters, questions)
     short = Questions(questions.problems[:2], jax.tree.map(lambda x: x[:2], questions.prompts))
     with jax.transfer_guard("disallow"):
-        ev.evaluate(sampler, params, adapters, short, key, parity_grade, batch=4)
-    assert sampler._cache_size() - before == 1
+        ev.evaluate(examiner, base, adapters, short)
+    assert examiner.sampler._cache_size() - before == 1

@@ -2,7 +2,7 @@
 
 import jax
 import numpy as np
-from small_world import finished
+from small_world import event_at, finished
 
 from pubswap_jax import loop
 from pubswap_jax.run import journal
@@ -14,13 +14,13 @@ def test_rows_have_a_number_a_client():
     run, workdir = finished()
     steps = [row for row in journal.read(workdir, "metrics") if "step" in row]
     for row in steps:
-        phase = "public" if run.schedule.public(row["round"], row["step"]) else "private"
+        phase = event_at(run, row["round"], row["step"]).kind
         assert (
             len(row[f"{phase}/reward"]) == 3 and row[f"{phase}/tokens"] > 0 and ("public/donors" in row) == (phase == "public")
         )
         assert not [name for name in row if name.startswith({"public": "private/", "private": "public/"}[phase])]
     public = [row for row in steps if "public/donors" in row]
-    slots = run.config.training.prompts * run.config.training.group
+    slots = run.settings["training.prompts"] * run.settings["training.group"]
     for row in public:
         np.testing.assert_allclose(np.sum(row["public/donors"], axis=1) / slots, row["public/swapped"], rtol=1e-6)
         assert row["swap/replacements"] == np.sum(row["public/donors"], axis=1).tolist()
@@ -37,7 +37,7 @@ def test_transcripts_show_the_swap():
     assert [(row["round"], row["step"]) for row in rows] == [(r, s) for r in range(2) for s in range(4)]
     assert {row["client"] for row in rows} == {0, 1, 2}
     for row in rows:
-        assert len(row["responses"]) == run.config.training.group
+        assert len(row["responses"]) == run.settings["training.group"]
         assert all(response["verdict"] in STATUSES for response in row["responses"])
         swapped = [response for response in row["responses"] if "replaced_by" in response]
         assert row["public"] or not swapped
@@ -47,7 +47,7 @@ def test_transcripts_show_the_swap():
 
 def test_evaluations_are_read_again():
     run, workdir = finished()
-    problems = {"validation": run.validation.problems, "test": run.test.problems}
+    problems = {"validation": run.data.validation.problems, "test": run.data.test.problems}
     found = read_evaluations(workdir, problems)
     rows = journal.read(workdir, "evaluations")
     assert len(found) == len(rows)

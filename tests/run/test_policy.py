@@ -1,0 +1,48 @@
+"""The base model, its tokenizer and the adapter that training starts from, as the config says."""
+
+import jax
+import numpy as np
+import pytest
+from small_world import config_of, finished, small_config
+
+from pubswap_jax.policy.adapter import init_adapter
+from pubswap_jax.run import policy
+from pubswap_jax.run.assembly import assemble
+from pubswap_jax.types import LINEAR_LAYERS, Llama3Rope
+
+
+def test_model_and_adapter_are_the_configs():
+    run, _ = finished()
+    ours = run.policy.config
+    assert ours.adapter.settings == (("rank", 2), ("alpha", 64.0)) and ours.lora_targets == LINEAR_LAYERS
+    assert ours.eos_ids == run.policy.tokenizer.stop_ids and ours.max_new_tokens == 3
+    assert set(run.policy.base) == {"params", "basis"}
+    again = init_adapter(jax.random.fold_in(run.key, policy.ADAPTER_STREAM), run.policy.model, run.policy.base)
+    for one, other in zip(jax.tree.leaves(again), jax.tree.leaves(run.policy.adapter), strict=True):
+        assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("names, targets", [("attention", LINEAR_LAYERS[:4]), ("q_proj, down_proj", ("q_proj", "down_proj"))])
+def test_targets_by_name(names, targets):
+    run, _ = finished()
+    config = config_of(run)
+    config.model.lora_targets = names
+    assert policy.adapt(config, run.policy.config, run.policy.tokenizer).lora_targets == targets
+    config.model.lora_targets = "q_projection"
+    with pytest.raises(ValueError, match="'q_projection' is none of all, attention, q_proj"):
+        policy.adapt(config, run.policy.config, run.policy.tokenizer)
+
+
+def test_the_contexts_length_is_checked_before_weights_are_read(tmp_path):
+    """The limit itself is allowed, one token more is not; llama3's scaling does not change it."""
+    config = small_config(tmp_path, data__max_prompt_tokens=1021)
+    (tmp_path / "base" / "model.safetensors").write_bytes(b"not read")
+    with pytest.raises(ValueError, match="not a safetensors file"):
+        assemble(config)
+    config.training.max_new_tokens = 4
+    with pytest.raises(ValueError, match="1025 positions together, and the base has 1024 .max_position_embeddings."):
+        assemble(config)
+    run, _ = finished()
+    stretched = run.policy.config.replace(rope_scaling=Llama3Rope(32.0, 1.0, 4.0, 64))
+    with pytest.raises(ValueError, match="the base has 1024"):
+        policy.check_context(config, stretched)
