@@ -9,10 +9,10 @@ import threading
 import jax
 import numpy as np
 import pytest
-from small_world import finished
+from small_world import config_of, federated_as, finished
 
 from pubswap_jax import loop
-from pubswap_jax.run import checkpoint, journal, recorder, state
+from pubswap_jax.run import checkpoint, journal, manifest, recorder
 
 
 class Killed(BaseException):
@@ -34,13 +34,13 @@ def reference(run, reference_folder):
     return outcome(loop.train(run, reference_folder), reference_folder)
 
 
-def outcome(server, workdir):
+def outcome(last, workdir):
     """All that must be equal: the last adapter, the best round, and every row but the clocks."""
-    adapter = hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(server.adapter))).hexdigest()
+    adapter = hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(last.server.adapter))).hexdigest()
     newest = checkpoint.newest(workdir / "checkpoints", pytest.fail)
     rows = {name: journal.read(workdir, name) for name in ("metrics", "evaluations", "rollouts")}
     rows["metrics"] = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows["metrics"]]
-    return {"adapter": adapter, "best": checkpoint.notes(newest)["best"], "round": int(server.round)} | rows
+    return {"adapter": adapter, "best": checkpoint.notes(newest)["best"], "round": int(last.round)} | rows
 
 
 def test_the_run_learns_something_and_says_everything_once(run, reference):
@@ -59,13 +59,14 @@ PHASES = {
     "evaluating the base": ("pubswap_jax.run.evaluation.evaluate", 2),
     "the first rollout": ("pubswap_jax.run.judge.verify", 4),
     "verifying": ("pubswap_jax.run.judge.verify", 7),
-    "averaging": ("pubswap_jax.loop.drift", 1),
+    "crossing the gate in a swap": ("pubswap_jax.run.ledger.Gate.admit", 14),
+    "averaging": ("pubswap_jax.loop.Book.closed", 1),
     "evaluating a round": ("pubswap_jax.run.evaluation.evaluate", 4),
     "saving inside a round": ("pubswap_jax.run.checkpoint._manifest", 4),
     "syncing": ("pubswap_jax.run.checkpoint._sync", 5),
     "pruning": ("pubswap_jax.run.checkpoint.prune", 3),
     "writing a row": ("pubswap_jax.run.journal.Journal.write", 21),
-    "the last round": ("pubswap_jax.loop.drift", 2),
+    "the last round": ("pubswap_jax.loop.Book.closed", 2),
     "the end": ("pubswap_jax.run.evaluation.final_table", 1),
 }
 
@@ -95,7 +96,7 @@ def _kill(monkeypatch, target, at_call):
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over_with_the_same_end(run, reference, tmp_path, monkeypatch, capsys):
-    _kill(monkeypatch, "pubswap_jax.loop.drift", 2)
+    _kill(monkeypatch, "pubswap_jax.loop.Book.closed", 2)
     with pytest.raises(Killed):
         loop.train(run, tmp_path)
     monkeypatch.undo()
@@ -108,7 +109,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_the_same_end(run, refer
     assert f"{newest.path.name} is damaged and was passed over" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("calls", [7, 11, 18, 22])
+@pytest.mark.parametrize("calls", [7, 11, 12, 14, 18, 22])  # in steps, before an averaging, in an evaluation
 def test_stopped_in_good_order_and_resumed(run, reference, tmp_path, calls):
     counter = iter(range(10_000))
 
@@ -152,9 +153,7 @@ def test_nothing_is_compiled_after_the_first_round(run, reference, tmp_path):
 
 def test_a_changed_config_is_refused_with_the_difference(run, reference, tmp_path):
     loop.train(run, tmp_path)
-    changed = run.config.copy_and_resolve_references()
-    changed.training.lr = 0.5
-    other = run._replace(config=changed)
+    other = changed(run, training__lr=0.5)
     with pytest.raises(ValueError, match=r"training.lr: 0.02 before, 0.5 now; name another --workdir, or go on with --fork"):
         loop.train(other, tmp_path)
     assert int(loop.train(other, tmp_path, fork=True).round) == 2
@@ -169,11 +168,7 @@ def done(reference, reference_folder, tmp_path):
 
 
 def changed(run, **values):
-    config = run.config.copy_and_resolve_references()
-    for name, value in values.items():
-        section, _, leaf = name.partition("__")
-        config[section][leaf] = value
-    return run._replace(config=config)
+    return federated_as(run, config_of(run, **values))
 
 
 def test_the_command_of_a_finished_run_loses_nothing(run, reference, done, monkeypatch, capsys):
@@ -192,11 +187,10 @@ def test_a_start_that_fails_before_it_begins_leaves_the_files_as_they_were(run, 
     before = {path.name: path.read_bytes() for path in done.glob("*.json*")}
     with pytest.raises(ValueError, match="config.federation.rounds=1: .* is in round 2 already"):
         loop.train(changed(run, federation__rounds=1), done)
+    other = changed(run, federation__rounds=3)
     with pytest.raises(ValueError, match="holds other arrays than this config's"):
         loop.train(
-            changed(run, federation__moments="keep", federation__rounds=3)._replace(
-                server=run.server.replace(adapter=jax.tree.map(lambda x: x[..., :1], run.server.adapter))
-            ),
+            other._replace(policy=run.policy._replace(adapter=jax.tree.map(lambda x: x[..., :1], run.policy.adapter))),
             done,
             fork=True,
         )
@@ -208,7 +202,7 @@ def test_a_start_that_fails_before_it_begins_leaves_the_files_as_they_were(run, 
 
 
 def test_one_writes_at_a_time(run, done):
-    with state.alone(done), pytest.raises(ValueError, match="another process writes to it"):
+    with manifest.alone(done), pytest.raises(ValueError, match="another process writes to it"):
         loop.train(run, done)
     loop.train(run, done)
 

@@ -1,5 +1,6 @@
 """What is evaluated when, and the final table."""
 
+import jax
 import numpy as np
 from small_world import finished
 
@@ -27,10 +28,19 @@ def test_evaluation_takes_its_own_settings_and_never_trainings_randomness(monkey
     seen = []
     monkeypatch.setattr(evaluation, "evaluate", lambda *args: seen.append(args) or [])
     examine = evaluation.make_examine(run, lambda: None)
-    examine({}, run.validation)
-    examine({}, run.test, greedy=True)
-    assert seen[0][0] is run.sampler and seen[1][0] is run.greedy
-    assert all(args[4] is run.evaluation_key and args[6] == run.config.evaluation.batch for args in seen)
+    examine({}, run.data.validation)
+    examine({}, run.data.test, greedy=True)
+    assert [args[1:] for args in seen] == [
+        (run.policy.base, {}, run.data.validation, False),
+        (run.policy.base, {}, run.data.test, True),
+    ]
+    for examiner in (args[0] for args in seen):
+        assert examiner._replace(grade=None) == run.examiner._replace(grade=None)
+    assert run.examiner.batch == run.settings["evaluation.batch"] and run.examiner.samples == 2
+    assert (
+        jax.random.key_data(run.examiner.key).tolist()
+        == jax.random.key_data(jax.random.key(run.settings["evaluation.seed"])).tolist()
+    )
 
 
 def test_the_final_table_by_hand():
