@@ -8,67 +8,28 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from small_world import CHARACTERS, finished, small_config
+from small_world import CHARACTERS, config_of, event_at, finished, small_config
 
 from pubswap_jax import settings
 from pubswap_jax.algorithm import losses
-from pubswap_jax.algorithm.swap import no_swap
+from pubswap_jax.algorithm.federation import direct
 from pubswap_jax.fields import FIELDS
-from pubswap_jax.policy.model import Transformer
-from pubswap_jax.questions.schedule import Schedule, participants
+from pubswap_jax.questions.schedule import participants
 from pubswap_jax.questions.schedule import rows as schedule_rows
 from pubswap_jax.questions.tokens import save_char_tokenizer
 from pubswap_jax.run import assembly, judge
-from pubswap_jax.types import LINEAR_LAYERS, Llama3Rope, Rollout, Verdict
-
-
-def test_model_and_adapter_are_the_configs():
-    run, _ = finished()
-    assert (
-        run.model_config.adapter.settings == (("rank", 2), ("alpha", 64.0)) and run.model_config.lora_targets == LINEAR_LAYERS
-    )
-    assert run.model_config.eos_ids == run.tokenizer.stop_ids and run.model_config.max_new_tokens == 3
-    again = assembly.init_adapter(
-        jax.random.fold_in(run.key, assembly.LORA_STREAM), assembly.Transformer(run.model_config), run.params
-    )
-    for one, other in zip(jax.tree.leaves(again), jax.tree.leaves(run.server.adapter), strict=True):
-        assert np.array_equal(one, other)
-
-
-@pytest.mark.parametrize("names, targets", [("attention", LINEAR_LAYERS[:4]), ("q_proj, down_proj", ("q_proj", "down_proj"))])
-def test_targets_by_name(names, targets):
-    run, _ = finished()
-    config = run.config.copy_and_resolve_references()
-    config.model.lora_targets = names
-    assert assembly.adapt(config, run.model_config, run.tokenizer).lora_targets == targets
-    config.model.lora_targets = "q_projection"
-    with pytest.raises(ValueError, match="'q_projection' is none of all, attention, q_proj"):
-        assembly.adapt(config, run.model_config, run.tokenizer)
-
-
-def test_the_contexts_length_is_checked_before_weights_are_read(tmp_path):
-    """The limit itself is allowed, one token more is not; llama3's scaling does not change it."""
-    config = small_config(tmp_path, data__max_prompt_tokens=1021)
-    (tmp_path / "base" / "model.safetensors").write_bytes(b"not read")
-    with pytest.raises(ValueError, match="not a safetensors file"):
-        assembly.assemble(config)
-    config.training.max_new_tokens = 4
-    with pytest.raises(ValueError, match="1025 positions together, and the base has 1024 .max_position_embeddings."):
-        assembly.assemble(config)
-    run, _ = finished()
-    stretched = run.model_config.replace(rope_scaling=Llama3Rope(32.0, 1.0, 4.0, 64))
-    with pytest.raises(ValueError, match="the base has 1024"):
-        assembly.check_context(config, stretched)
+from pubswap_jax.run.pass_at_k import make_sampler
+from pubswap_jax.types import Rollout, Verdict
 
 
 def test_the_kl_is_where_the_config_says(monkeypatch):
     run, _ = finished()
-    config = run.config.copy_and_resolve_references()
+    config = config_of(run)
     asked = []
     monkeypatch.setattr(assembly, "pubswap", lambda *args, **settings: asked.append(settings))
-    assembly.make_algorithm(config, None)
+    assembly.make_federation(config, None)
     config.training.kl, config.training.kl_in, config.training.kl_coef = "k1", "reward", 0.1
-    assembly.make_algorithm(config, None)
+    assembly.make_federation(config, None)
     assert [(how["kl"], how["kl_in_reward"]) for how in asked] == [(None, False), (losses.kl_k1, True)]
     assert assembly._without_gradient(config.training) == []
     config.training.kl_in = "loss"
@@ -87,47 +48,52 @@ CHOICES = [(field.name, choice) for field in OF_ALGORITHM for choice in field.ch
 
 
 @pytest.mark.parametrize(("name", "choice"), [*CHOICES, *NUMBERS.items()])
-def test_every_choice_builds_an_algorithm_whose_round_can_be_traced(name, choice):
+def test_every_choice_builds_a_federation_whose_round_can_be_traced(name, choice):
     run = finished()[0]
-    config = run.config.copy_and_resolve_references()
+    config = config_of(run)
     none = name == "training.kl" and choice == "none"
     beside = {} if none else WITH.get(name, {}) | WITH.get(f"{name}={choice}", {})
     for field, value in {**beside, name: choice}.items():
         settings.override(config, field, str(value))
     settings.check(config)
-    algorithm, schedule = assembly.make_algorithm(config, Transformer(run.model_config)), assembly.make_schedule(config)
-    server, batch = assembly.beginning(config, run.server.adapter), run.batch(0, 1)
-    hparams = assembly.make_hparams(config, schedule)(0, 0)
+    federation, schedule = assembly.make_federation(config, run.policy.model), assembly.make_schedule(config)
+    batch, hparams = run.data.batch(event_at(run, 0, 1)), assembly.make_hparams(config, schedule.length)(event_at(run, 0, 0))
 
     def round_of_one_step(key):
-        clients = algorithm.init_clients(server)
-        rollouts = algorithm.rollout(run.params, clients, batch.prompts, key, hparams)
-        verdicts = Verdict.from_correct(rollouts.mask.sum(-1) > 2)
-        rollouts, verdicts, plan = algorithm.swap(rollouts, verdicts, key)
-        clients, metrics = algorithm.update(run.params, server, clients, batch.prompts, rollouts, verdicts, plan, hparams)
-        return algorithm.aggregate(server, clients), metrics
+        state = federation.open(federation.init(run.policy.adapter), direct)
+        judge = lambda rollouts, batch: Verdict.from_correct(rollouts.mask.sum(-1) > 2)  # noqa: E731
+        state, record = federation.step(run.policy.base, state, batch, judge, direct, key, hparams)
+        return federation.close(state, direct)[0], record.metrics
 
     after, metrics = jax.eval_shape(round_of_one_step, jax.random.key(0))
-    assert jax.tree.map(lambda x: x.shape, after.adapter) == jax.tree.map(lambda x: x.shape, server.adapter)
+    assert jax.tree.map(lambda x: x.shape, after.server.adapter) == jax.tree.map(lambda x: x.shape, run.policy.adapter)
     assert metrics["loss"].shape == (config.federation.num_clients,)
 
 
 def test_a_run_may_say_how_cut_off_responses_and_negative_advantages_count():
-    made = {}
-    run = finished()[0]
+    made, run = {}, finished()[0]
+
+    def cut_off(base, clients, prompts, keys, hparams):
+        shape = (*prompts.tokens.shape[:2], 4, 3)
+        return Rollout(jnp.full(shape, 3), jnp.ones(shape, bool), jnp.full(shape, -2.0))  # no end token
+
+    def every_second(rollouts, batch):
+        shape = rollouts.mask.shape[:-1]
+        return Verdict.from_correct(jnp.arange(np.prod(shape)).reshape(shape) % 2 == 0)
+
+    def program(name, function):
+        return cut_off if name == "rollout" else jax.jit(function)
+
     bounded = {"dual_clip": 1.0, "inner_epochs": 3}
     for name, changes in {"plain": {}, "masked": {"truncation": "mask"}, "bounded": bounded}.items():
-        config = run.config.copy_and_resolve_references()
+        config = config_of(run)
         for field, value in {"lr": 1.0, "clip_norm": 0.0, **changes}.items():
             settings.override(config, f"training.{field}", str(value))
-        algorithm = assembly.make_algorithm(config, Transformer(run.model_config))
-        hparams, batch = assembly.make_hparams(config, run.schedule)(0, 0), run.batch(0, 0)
-        clients = algorithm.init_clients(run.server)
-        rollouts = run.algorithm.rollout(run.params, clients, batch.prompts, run.key, hparams)
-        cut = rollouts.replace(mask=jnp.ones_like(rollouts.mask), tokens=jnp.full_like(rollouts.tokens, 3))  # no end token
-        verdicts = Verdict.from_correct(jnp.arange(cut.mask[..., 0].size).reshape(cut.mask.shape[:-1]) % 2 == 0)
-        plan = no_swap(run.key, verdicts.correct)
-        _, made[name] = algorithm.update(run.params, run.server, clients, batch.prompts, cut, verdicts, plan, hparams)
+        federation = assembly.make_federation(config, run.policy.model, program)
+        event = event_at(run, 0, 0)
+        arguments = run.data.batch(event), every_second, direct, run.key, assembly.make_hparams(config, run.steps)(event)
+        state = federation.open(federation.init(run.policy.adapter), direct)
+        made[name] = federation.step(run.policy.base, state, *arguments)[1].metrics
     assert (np.asarray(made["plain"]["truncated"]) == 1).all() and np.asarray(made["plain"]["grad_norm"]).min() > 0
     assert (np.asarray(made["masked"]["grad_norm"]) == 0).all(), "cut off responses have no term"
     assert (np.asarray(made["bounded"]["loss"]) != np.asarray(made["plain"]["loss"])).any()
@@ -135,16 +101,16 @@ def test_a_run_may_say_how_cut_off_responses_and_negative_advantages_count():
 
 def test_warm_up_reaches_the_learning_rate_and_counts_over_rounds():
     run, _ = finished()
-    config = run.config.copy_and_resolve_references()
+    config = config_of(run)
     config.training.warmup = 6
-    hparams = assembly.make_hparams(config, Schedule(4, 2))
-    rates = [float(hparams(step // 4, step % 4).lr) for step in range(8)]
+    hparams = assembly.make_hparams(config, 4)
+    rates = [float(hparams(event_at(run, step // 4, step % 4)).lr) for step in range(8)]
     np.testing.assert_allclose(rates, np.minimum(np.arange(1, 9) / 6, 1) * 0.02, rtol=1e-6)
 
 
 def test_the_optimizer_clips_and_decays():
     run, _ = finished()
-    config = run.config.copy_and_resolve_references()
+    config = config_of(run)
     config.training.clip_norm, config.training.weight_decay = 0.5, 0.1
     tx, x = assembly.make_optimizer(config), {"a": np.array([3.0, 4.0], np.float32)}
     updates, _ = tx.update(x, tx.init(x), x)
@@ -154,39 +120,43 @@ def test_the_optimizer_clips_and_decays():
 
 def test_weights_by_size_and_by_presence():
     run, _ = finished()
-    config = run.config.copy_and_resolve_references()
-    assert assembly.make_weights(config, run.split)(0) is None
+    config = config_of(run)
+    split, sizes = run.data.split, [len(part) for part in run.data.split.clients]
+    whole = event_at(run, 0, 3)
+    assert assembly.make_weights(config, split)(whole) is None
     config.federation.weights = "size"
-    assert assembly.make_weights(config, run.split)(0).tolist() == [len(part) for part in run.split.clients]
+    assert assembly.make_weights(config, split)(whole).tolist() == sizes
     config.federation.participants = 2
+    timeline = assembly.make_timeline(config, assembly.make_schedule(config))
     for round in range(4):
-        weights = assembly.make_weights(config, run.split)(round)
-        assert (np.asarray(weights) > 0).tolist() == participants(4, round, 3, 2).tolist()
+        event, there = timeline(timeline.number(round, 0)), participants(4, round, 3, 2)
+        assert event.who.tolist() == there.tolist() and there.sum() == 2
+        assert assembly.make_weights(config, split)(event).tolist() == (sizes * there).tolist()
+        config.federation.weights = "uniform"
+        assert assembly.make_weights(config, split)(event).tolist() == there.astype(float).tolist()
+        config.federation.weights = "size"
 
 
 def test_batches_are_the_addressed_rows():
     run, _ = finished()
-    private, public = run.batch(0, 0), run.batch(0, 1)
+    private, public = (run.data.batch(event_at(run, 0, step)) for step in (0, 1))
     assert (private.public, public.public) == (False, True)
-    rows = schedule_rows(run.split, run.schedule, 4, seed=4, round=0, step=0)
-    assert [[p.id for p in row] for row in private.answers] == [[run.train.problems[i].id for i in row] for row in rows]
-    np.testing.assert_array_equal(private.prompts.tokens, run.train.prompts.tokens[rows])
+    rows = schedule_rows(run.data.split, 4, seed=4, event=event_at(run, 0, 0))
+    asked = run.data.train
+    assert [[p.id for p in row] for row in private.answers] == [[asked.problems[i].id for i in row] for row in rows]
+    np.testing.assert_array_equal(private.prompts.tokens, asked.prompts.tokens[rows])
     assert all(row == public.answers[0] for row in public.answers)
+    numbered = [asked.problems[i].id for i in run.data.split.public]
+    assert [[numbered[number] for number in row] for row in public.ids] == [[p.id for p in row] for row in public.answers]
+    assert (private.ids == -1).all(), "a private question has no number that could cross"
 
 
 def test_clients_are_spread_over_a_mesh(tmp_path):
     run = assembly.assemble(small_config(tmp_path, mesh__client=3))
-    clients = run.algorithm.init_clients(run.server)
-    assert all(len(leaf.sharding.device_set) == 3 for leaf in jax.tree.leaves(clients.adapter))
-    assert len(run.batch(0, 0).prompts.tokens.sharding.device_set) == 3
-
-
-def test_the_bases_digest_sees_every_file(tmp_path):
-    config = small_config(tmp_path)
-    before = assembly.base_digest(tmp_path / "base")
-    file = tmp_path / "base" / "tokenizer_config.json"
-    file.write_text(file.read_text() + " ")
-    assert assembly.base_digest(tmp_path / "base") != before and config.model.path
+    state = run.federation.open(run.federation.init(run.policy.adapter), direct)
+    for leaf in jax.tree.leaves(state.clients.adapter):
+        assert len(leaf.sharding.device_set) == 3 and leaf.sharding.shard_shape(leaf.shape)[0] == 1
+    assert len(run.data.batch(event_at(run, 0, 0)).prompts.tokens.sharding.device_set) == 3
 
 
 @pytest.mark.slow
@@ -214,7 +184,7 @@ print(hits.count("/jax/compilation_cache/cache_hits"))
 def test_the_config_names_the_folder_of_compiled_programs(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(assembly, "keep_programs", asked.append)
-    monkeypatch.setattr(assembly, "base_folder", lambda config: (_ for _ in ()).throw(ValueError("enough")))
+    monkeypatch.setattr(assembly, "load_policy", lambda *_: (_ for _ in ()).throw(ValueError("enough")))
     with pytest.raises(ValueError, match="enough"):
         assembly.assemble(small_config(tmp_path, compilation_cache=tmp_path / "cache"))
     assert asked == [str(tmp_path / "cache")]
@@ -222,9 +192,9 @@ def test_the_config_names_the_folder_of_compiled_programs(tmp_path, monkeypatch)
 
 def responses(run, sampler):
     """Token ids of the responses to four validation questions."""
-    prompts, numbers = jax.tree.map(lambda x: x[:4], run.validation.prompts), np.arange(4, dtype=np.int32)
-    adapters = jax.tree.map(lambda x: x[None], run.server.adapter)
-    return np.asarray(sampler(run.params, adapters, prompts, numbers, run.evaluation_key).tokens)
+    prompts, numbers = jax.tree.map(lambda x: x[:4], run.data.validation.prompts), np.arange(4, dtype=np.int32)
+    adapters = jax.tree.map(lambda x: x[None], run.policy.adapter)
+    return np.asarray(sampler(run.policy.base, adapters, prompts, numbers, run.examiner.key).tokens)
 
 
 NARROW = {"evaluation__top_k": 1, "evaluation__min_p": 1.0, "evaluation__top_p": 1e-6, "evaluation__temperature": 1e-6}
@@ -234,10 +204,10 @@ NARROW = {"evaluation__top_k": 1, "evaluation__min_p": 1.0, "evaluation__top_p":
 def test_the_evaluation_samples_as_the_config_says(field, tmp_path):
     """Each setting leaves only the likeliest token, so every sample is the greedy response."""
     free = finished()[0]
-    greedy = responses(free, free.greedy)
-    assert (responses(free, free.sampler) != greedy).any()
+    greedy = responses(free, make_sampler(free.policy.model, samples=1, max_new_tokens=3, greedy=True))
+    assert (responses(free, free.examiner.sampler) != greedy).any()
     run = assembly.assemble(small_config(tmp_path, **{field: NARROW[field]}))
-    np.testing.assert_array_equal(responses(run, run.sampler), np.repeat(greedy, 2, axis=2))
+    np.testing.assert_array_equal(responses(run, run.examiner.sampler), np.repeat(greedy, 2, axis=2))
 
 
 def test_fields_of_the_verifier_the_prompt_and_the_seed_reach_what_they_name(tmp_path, monkeypatch):
@@ -250,13 +220,13 @@ def test_fields_of_the_verifier_the_prompt_and_the_seed_reach_what_they_name(tmp
     save_char_tokenizer(tmp_path / "base", CHARACTERS, "{% for message in messages %}{{ message.content }}{% endfor %}")
     config.training.temperature, config.training.clip_low, config.training.clip_high = 0.5, 0.1, 0.4
     run = assembly.assemble(config)
-    assert workers == [3] and jax.random.key_data(run.evaluation_key).tolist() == [0, 5]
-    batch, hparams = run.batch(0, 0), run.hparams(0, 0)
+    assert workers == [3] and jax.random.key_data(run.examiner.key).tolist() == [0, 5]
+    batch, hparams = run.data.batch(event_at(run, 0, 0)), run.hparams(event_at(run, 0, 0))
     slots = (*batch.prompts.tokens.shape[:2], config.training.group, 3)
     rollouts = Rollout(jnp.full(slots, 3), jnp.ones(slots, bool), jnp.zeros(slots))
     run.judge(rollouts, batch)
-    run.grade(rollouts, batch.answers)
+    run.examiner.grade(rollouts, batch.answers)
     assert limits == [7.5, 7.5]
     np.testing.assert_allclose((hparams.temperature, hparams.clip_low, hparams.clip_high), (0.5, 0.1, 0.4), rtol=1e-6)
-    question = run.tokenizer.hf.decode(run.train.prompts.tokens[0], skip_special_tokens=True)
-    assert question == "1+2" + run.train.problems[0].prompt
+    question = run.policy.tokenizer.hf.decode(run.data.train.prompts.tokens[0], skip_special_tokens=True)
+    assert question == "1+2" + run.data.train.problems[0].prompt

@@ -4,7 +4,7 @@ import shutil
 
 import jax
 import pytest
-from small_world import finished
+from small_world import config_of, finished
 
 from pubswap_jax.run import estimate
 
@@ -12,18 +12,19 @@ from pubswap_jax.run import estimate
 @pytest.fixture(scope="module")
 def need():
     run, _ = finished()
-    return estimate.needed(run.config, estimate._model_config(run.config))
+    return estimate.needed(config_of(run), estimate._model_config(config_of(run)))
 
 
 def test_bytes_by_hand(need):
     run, _ = finished()
-    clients = run.algorithm.init_clients(run.server)
+    state = run.federation.init(run.policy.adapter)
+    clients = state.clients
     size = lambda tree: sum(x.nbytes for x in jax.tree.leaves(tree))  # noqa: E731
-    assert need["base"] == size(run.params)
+    assert need["base"] == size(run.policy.base)
     adapters = need["adapters of the server and 3 clients"]
-    assert adapters == size(clients.adapter) + size(run.server.adapter)
+    assert adapters == size(clients.adapter) + size(state.server.adapter)
     assert need["the clients' moments"] == size(clients.opt_state)
-    assert need["while measuring M·β: gradients"] == 2 * 4 * size(run.server.adapter)
+    assert need["while measuring M·β: gradients"] == 2 * 4 * size(state.server.adapter)
     assert need[estimate.PEAK] > need["base"] + adapters + need["the clients' moments"]
 
 
@@ -38,7 +39,7 @@ def test_a_plan_that_fits_and_one_that_does_not(need, monkeypatch):
 
     def told(have):
         monkeypatch.setattr(estimate, "memory", lambda: (have, "host"))
-        return estimate.plan(run.config).splitlines()
+        return estimate.plan(config_of(run)).splitlines()
 
     monkeypatch.setattr(estimate, "needed", peak)
     lines = told(4000)
@@ -57,16 +58,16 @@ def test_a_plan_that_fits_and_one_that_does_not(need, monkeypatch):
 
 def test_time_grows_with_what_is_asked():
     run, _ = finished()
-    config = run.config.copy_and_resolve_references()
-    one = estimate.round_seconds(config, run.model_config, 1e9, 1e9)
+    config = config_of(run)
+    one = estimate.round_seconds(config, run.policy.config, 1e9, 1e9)
     config.federation.steps *= 2
-    assert estimate.round_seconds(config, run.model_config, 1e9, 1e9) == {name: 2 * value for name, value in one.items()}
+    assert estimate.round_seconds(config, run.policy.config, 1e9, 1e9) == {name: 2 * value for name, value in one.items()}
     rate, bandwidth = estimate.measured("float32", size=128, repeats=2)
     assert rate > 1e6 and bandwidth > 1e6
 
 
 def test_savings_are_only_what_is_not_saved_yet():
-    config = finished()[0].config.copy_and_resolve_references()
+    config = config_of(finished()[0])
     names = [name for name, _ in estimate.savings(config)]
     assert names == [
         "model.remat",
@@ -82,17 +83,19 @@ def test_savings_are_only_what_is_not_saved_yet():
 
 def test_a_mesh_leaves_each_device_its_part(need):
     run, _ = finished()
-    config = run.config.copy_and_resolve_references()
+    config = config_of(run)
     config.mesh.client, config.mesh.model = 3, 2
     own = estimate.needed(config, estimate._model_config(config))
     assert own["base"] == need["base"] - need["base"] // 2
     assert own["the clients' moments"] * 3 == need["the clients' moments"] and own[estimate.PEAK] < need[estimate.PEAK]
-    config = run.config.copy_and_resolve_references()
-    whole = estimate.round_seconds(config, run.model_config, 1e9, 1e9)
+    config = config_of(run)
+    whole = estimate.round_seconds(config, run.policy.config, 1e9, 1e9)
     config.training.inner_epochs = 4
-    assert estimate.round_seconds(config, run.model_config, 1e9, 1e9)["updates of a round"] == 4 * whole["updates of a round"]
+    assert estimate.round_seconds(config, run.policy.config, 1e9, 1e9)["updates of a round"] == 4 * whole["updates of a round"]
     config.federation.swap_period, config.federation.swap_unit = 1, "extra"
-    assert estimate.round_seconds(config, run.model_config, 1e9, 1e9)["rollouts of a round"] == 2 * whole["rollouts of a round"]
+    assert (
+        estimate.round_seconds(config, run.policy.config, 1e9, 1e9)["rollouts of a round"] == 2 * whole["rollouts of a round"]
+    )
 
 
 def test_progress_is_said_before_the_work(need, monkeypatch):
@@ -105,19 +108,19 @@ def test_progress_is_said_before_the_work(need, monkeypatch):
 
     monkeypatch.setattr(estimate, "needed", peak)
     monkeypatch.setattr(estimate, "memory", lambda: (1, "host"))
-    estimate.plan(run.config, said.append)
+    estimate.plan(config_of(run), said.append)
     assert said[:2] == ["compiling the rollout and the update", "measuring this device"]
     assert said[2] == "it does not fit; compiling with --config.model.remat=block (1 of 5)" and len(said) == 8
 
 
 def test_a_config_json_alone_is_enough(tmp_path, need):
     run, _ = finished()
-    config = run.config.copy_and_resolve_references()
-    shutil.copyfile(run.base / "config.json", tmp_path / "config.json")
+    config = config_of(run)
+    shutil.copyfile(run.policy.folder / "config.json", tmp_path / "config.json")
     for path in (tmp_path, tmp_path / "config.json"):
         config.model.path = str(path)
         found = estimate._model_config(config)
-        assert (found.num_layers, found.adapter) == (run.model_config.num_layers, run.model_config.adapter)
+        assert (found.num_layers, found.adapter) == (run.policy.config.num_layers, run.policy.config.adapter)
     assert estimate.needed(config, found)["base"] == need["base"]
     config.model.path = str(tmp_path / "other.json")
     (tmp_path / "other.json").write_text("{}")
@@ -127,11 +130,11 @@ def test_a_config_json_alone_is_enough(tmp_path, need):
 
 def test_of_a_name_on_the_hub_only_the_config_is_fetched(tmp_path, monkeypatch):
     run, _ = finished()
-    config = run.config.copy_and_resolve_references()
+    config = config_of(run)
     config.model.path = "some/model"
-    shutil.copyfile(run.base / "config.json", tmp_path / "config.json")
+    shutil.copyfile(run.policy.folder / "config.json", tmp_path / "config.json")
     asked = []
     fetch = lambda name, **options: asked.append((name, options["allow_patterns"])) or str(tmp_path)  # noqa: E731
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
-    assert estimate._model_config(config).num_layers == run.model_config.num_layers
+    assert estimate._model_config(config).num_layers == run.policy.config.num_layers
     assert asked == [("some/model", ["config.json", "generation_config.json"])]

@@ -5,10 +5,11 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from small_world import finished, small_config
+from small_world import config_of, finished, small_config
 
 import pubswap_jax as ps
 from pubswap_jax import loop
+from pubswap_jax.policy.model import Transformer
 from pubswap_jax.run import assembly, checkpoint, export, journal
 from pubswap_jax.weights.pretrained import load_adapter
 
@@ -28,36 +29,38 @@ def assembled_once(trained, monkeypatch):
 
 def test_the_exported_adapter_gives_the_runs_own_figure(trained, assembled_once):
     run, workdir = trained
-    folders = export.export(run.config, workdir)
+    folders = export.export(config_of(run), workdir)
     assert [folder.name for folder in folders] == ["global", "client_0", "client_1", "client_2"]
-    at = export.best_standing(run, workdir)
-    _, adapter = load_adapter(folders[0], run.model_config)
-    for one, other in zip(jax.tree.leaves(adapter), jax.tree.leaves(at.server.adapter), strict=True):
+    at = export.best_state(run, workdir)
+    _, adapter = load_adapter(folders[0], run.policy.config)
+    for one, other in zip(jax.tree.leaves(adapter), jax.tree.leaves(at.federation.server.adapter), strict=True):
         assert np.array_equal(one, other)
-    text = export.evaluate_adapter(run.config, workdir, str(folders[0]))
-    tested = [row for row in journal.read(workdir, "evaluations") if row["split"] == "test" and row["round"] == at.round]
+    text = export.evaluate_adapter(config_of(run), workdir, str(folders[0]))
+    tested = [row for row in journal.read(workdir, "evaluations") if row["split"] == "test" and row["round"] == at.best.round]
     assert f"pass@1                  {tested[0]['figures']['pass@1']:>8.4f}" in text
-    assert text == export.evaluate_adapter(run.config, workdir, "")
+    assert text == export.evaluate_adapter(config_of(run), workdir, "")
     card = (folders[1] / "README.md").read_text()
     assert "client 0's own adapter" in card and "rank 2" in card and "| nought |" in card
-    assert export.export(run.config, workdir) == folders, "a second export takes the place of the first"
+    assert export.export(config_of(run), workdir) == folders, "a second export takes the place of the first"
 
 
 def test_an_exported_adapter_is_evaluated_on_its_own_base_alone(trained, assembled_once, tmp_path, monkeypatch):
     run, workdir = trained
-    folder, *_ = export.export(run.config, workdir)
-    other = shutil.copytree(run.base, tmp_path / "other")
+    folder, *_ = export.export(config_of(run), workdir)
+    other = shutil.copytree(run.policy.folder, tmp_path / "other")
     file = other / "tokenizer_config.json"
     file.write_text(file.read_text() + " ")
-    theirs = run._replace(base=other, model_config=run.model_config.replace(folder=str(other)))
+    theirs = run._replace(
+        policy=run.policy._replace(folder=other, model=Transformer(run.policy.config.replace(folder=str(other))))
+    )
     monkeypatch.setattr(export, "assemble", lambda config: theirs)
     with pytest.raises(ValueError, match="trained on the base .* is another one"):
-        export.evaluate_adapter(run.config, workdir, str(folder))
+        export.evaluate_adapter(config_of(run), workdir, str(folder))
 
 
 def test_an_empty_workdir_is_named(assembled_once, trained, tmp_path):
     with pytest.raises(ValueError, match="no checkpoint in it; give the --workdir of a run"):
-        export.export(trained[0].config, tmp_path / "empty")
+        export.export(config_of(trained[0]), tmp_path / "empty")
     assert not (tmp_path / "empty").exists()
 
 
@@ -71,12 +74,12 @@ def test_the_best_round_without_any_question(trained, monkeypatch, tmp_path):
     monkeypatch.setattr(assembly, "load_questions", lambda *_: pytest.fail("questions were loaded"))
     found = ps.best(str(workdir))
     monkeypatch.undo()
-    at = export.best_standing(run, workdir)
-    assert (found.round, found.score) == tuple(at.best) and same(found.adapter, at.server.adapter)
-    assert found.config == run.model_config and found.base == run.base and found.settings["training.lr"] == 0.02
+    at = export.best_state(run, workdir)
+    assert (found.round, found.score) == tuple(at.best) and same(found.adapter, at.federation.server.adapter)
+    assert found.config == run.policy.config and found.base == run.policy.folder and found.settings["training.lr"] == 0.02
     ps.export_adapter(tmp_path / "adapter", found.adapter, found.config, str(found.base))
     _, adapter = load_adapter(tmp_path / "adapter", found.config)
-    assert same(adapter, at.server.adapter)
+    assert same(adapter, at.federation.server.adapter)
 
 
 def test_the_best_round_of_clients_that_train_alone_is_theirs(tmp_path):
@@ -102,4 +105,4 @@ def test_what_is_not_the_runs_best_is_named(trained, tmp_path):
 def test_other_questions_under_the_same_name_are_refused(trained):
     run, workdir = trained
     with pytest.raises(ValueError, match="the validation and test questions: the files hold others than before"):
-        export.best_standing(run._replace(test=run.validation), workdir)
+        export.best_state(run._replace(data=run.data._replace(test=run.data.validation)), workdir)

@@ -1,34 +1,64 @@
-"""What is written when, and on which terms a later start goes on."""
+"""What a checkpoint contains, and how a later start reads it."""
 
-import json
 import shutil
 
 import jax
 import numpy as np
 import pytest
-from small_world import finished
+from small_world import config_of, federated_as, finished
 
 from pubswap_jax.run import checkpoint, state
+
+
+def test_a_place_is_the_rounds_and_steps_that_are_done():
+    run, _ = finished()
+    places = [state.place_of(run, number) for number in range(run.timeline.length + 1)]
+    in_a_round = [(0, 0), *[(0, step) for step in range(4)], (0, 4), (0, 4)]  # open, four steps, close, evaluate
+    assert places == [(0, 0), *in_a_round, *[(1, step) for _, step in in_a_round], (2, 0)]
 
 
 def test_moments_are_written_only_where_they_are_used_again(tmp_path):
     run, _ = finished()
     at = state.beginning(run)
-    for step, written in ((0, False), (2, True)):
-        state.save(tmp_path, run, at._replace(step=step), {})
+    for number, written in ((1, False), (run.timeline.number(0, 2), True)):
+        state.save(tmp_path, run, at._replace(number=number), {})
         found, _ = state.resume(tmp_path, run, pytest.fail)
-        assert found.step == step and bool(jax.tree.leaves(found.clients.opt_state)) == written
-    kept = run.config.copy_and_resolve_references()
-    kept.federation.moments = "keep"
-    assert state.carries_moments(kept) and not state.carries_moments(run.config)
+        assert found.number == number and bool(jax.tree.leaves(found.federation.clients.opt_state)) == written
+    kept = federated_as(run, config_of(run, federation__moments="keep"))
+    state.save(tmp_path / "kept", kept, state.beginning(kept)._replace(number=1), {})
+    found, _ = state.resume(tmp_path / "kept", kept, pytest.fail)
+    assert jax.tree.leaves(found.federation.clients.opt_state), "moments that outlast a round are in every checkpoint"
+
+
+def test_a_state_inside_a_round_comes_back_to_the_bit(tmp_path):
+    run, _ = finished()
+    at = state.beginning(run)._replace(number=run.timeline.number(1, 2))
+    changed = jax.tree.map(lambda x: x + 1 if np.issubdtype(x.dtype, np.inexact) else x, at.federation)
+    state.save(tmp_path, run, at._replace(federation=changed), {})
+    found, _ = state.resume(tmp_path, run, pytest.fail)
+    assert jax.tree.structure(found.federation) == jax.tree.structure(changed)
+    for one, other in zip(jax.tree.leaves(found.federation), jax.tree.leaves(changed), strict=True):
+        assert one.dtype == other.dtype and np.asarray(one).tobytes() == np.asarray(other).tobytes()
 
 
 def test_best_account_and_position_come_back(tmp_path):
     run, _ = finished()
-    at = state.beginning(run)._replace(step=1, best=state.Best(0, 0.25), account={"up/adapters": [1, 2, 3]})
+    number = run.timeline.number(0, 1)
+    at = state.beginning(run)._replace(number=number, best=state.Best(0, 0.25), account={"up/adapters": [1, 2, 3]})
     state.save(tmp_path, run, at, {"metrics": 7})
     found, position = state.resume(tmp_path, run, pytest.fail)
-    assert (found.best, found.account, found.round, position) == (at.best, at.account, 0, {"metrics": 7})
+    assert (found.best, found.account, found.number, position) == (at.best, at.account, number, {"metrics": 7})
+
+
+def test_a_checkpoint_of_an_earlier_version_is_named(tmp_path, monkeypatch):
+    run, _ = finished()
+    state.save(tmp_path, run, state.beginning(run)._replace(number=1), {})
+    found = checkpoint.newest(tmp_path, pytest.fail)
+    notes = checkpoint.notes(found)
+    del notes["number"]
+    monkeypatch.setattr(checkpoint, "notes", lambda _: notes)
+    with pytest.raises(ValueError, match="an earlier version of pubswap_jax wrote it; go on with that version"):
+        state.load(found, run)
 
 
 def test_a_damaged_best_round_is_named(tmp_path):
@@ -36,54 +66,10 @@ def test_a_damaged_best_round_is_named(tmp_path):
     shutil.copytree(workdir / "checkpoints", tmp_path / "checkpoints")
     last = state.load(checkpoint.newest(tmp_path / "checkpoints", pytest.fail), run)[0]
     best = last._replace(best=state.Best(1, 0.5))
-    assert state.load_best(tmp_path / "checkpoints", best, run).round == 1
+    assert state.place_of(run, state.load_best(tmp_path / "checkpoints", best, run).number) == (1, 0)
     (tmp_path / "checkpoints" / "round-000001" / checkpoint.NOTES).write_text("{}")
     with pytest.raises(ValueError, match=r"the best round, 1, cannot be read: notes.json was changed; the last one is round 2"):
         state.load_best(tmp_path / "checkpoints", best, run)
     shutil.rmtree(tmp_path / "checkpoints" / "round-000001")
     with pytest.raises(ValueError, match="it is not there"):
         state.load_best(tmp_path / "checkpoints", best, run)
-
-
-def test_another_base_is_refused_by_its_digest(tmp_path):
-    run, workdir = finished()
-    shutil.copytree(workdir, tmp_path / "run")
-    described = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert described["base_sha256"] == state.base_digest(run.base) and described["base_bytes"] > 0
-    assert np.sum(described["held"]) == len(run.split.public) + sum(map(len, run.split.clients))
-    (tmp_path / "run" / "run.json").write_text(json.dumps(described | {"base_sha256": "0" * 64}))
-    with pytest.raises(ValueError, match="the base model: 000000000000 before, "):
-        state.agree(tmp_path / "run", run, fork=False)
-    state.record(tmp_path / "run", state.agree(tmp_path / "run", run, fork=True))
-    state.agree(tmp_path / "run", run, fork=False)
-    (tmp_path / "run" / "run.json").write_text(json.dumps(described | {"asked_sha256": "0" * 64}))
-    with pytest.raises(ValueError, match="the validation and test questions: the files hold others than before"):
-        state.agree(tmp_path / "run", run, fork=False)
-    with pytest.raises(ValueError, match="--fork goes on with the same validation and test questions"):
-        state.agree(tmp_path / "run", run, fork=True)
-    (tmp_path / "run" / "run.json").write_text("{")
-    with pytest.raises(ValueError, match=r"run.json: not what a run wrote there"):
-        state.agree(tmp_path / "run", run, fork=False)
-
-
-def test_how_long_and_how_loud_may_change(tmp_path):
-    run, workdir = finished()
-    shutil.copytree(workdir, tmp_path / "run")
-    longer = run.config.copy_and_resolve_references()
-    longer.federation.rounds, longer.log.transcripts, longer.checkpoint.keep = 9, 0, 5
-    longer.compilation_cache = "cache"
-    state.agree(tmp_path / "run", run._replace(config=longer), fork=False)
-
-
-def test_a_field_that_is_newer_than_the_run_has_its_default(tmp_path):
-    run, workdir = finished()
-    shutil.copytree(workdir, tmp_path / "run")
-    file = tmp_path / "run" / "run.json"
-    described = json.loads(file.read_text())
-    del described["config"]["training.kl_in"]
-    file.write_text(json.dumps(described))
-    state.agree(tmp_path / "run", run, fork=False)
-    config = run.config.copy_and_resolve_references()
-    config.training.kl, config.training.kl_in = "k1", "reward"
-    with pytest.raises(ValueError, match="training.kl"):
-        state.agree(tmp_path / "run", run._replace(config=config), fork=False)
