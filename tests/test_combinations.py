@@ -1,6 +1,7 @@
 """Settings that change what a checkpoint holds, in pairs: killed, resumed, evaluated and exported, equal to the bit."""
 
 import pathlib
+import pkgutil
 import tempfile
 
 import pytest
@@ -12,7 +13,7 @@ from pubswap_jax.run import export
 
 FOLDER = tempfile.TemporaryDirectory(prefix="pubswap")  # removed when the process ends
 PLACES = (
-    "pubswap_jax.loop.drift",
+    "pubswap_jax.loop.Book.closed",
     "pubswap_jax.run.judge.verify",
     "pubswap_jax.run.checkpoint.save",
     "pubswap_jax.run.evaluation.evaluate",
@@ -52,9 +53,7 @@ def test_killed_in_the_second_round_and_resumed(run, number, tmp_path, monkeypat
     (tmp_path / "whole").mkdir()
     expected = end(this, tmp_path / "whole")
     place, calls = PLACES[number % len(PLACES)], iter(range(10_000))
-    owner, _, name = place.rpartition(".")
-    module = __import__(owner, fromlist=[name])
-    real, second = getattr(module, name), {"at": None}
+    real, second = pkgutil.resolve_name(place), {"at": None}
 
     def killed(*arguments, **named):
         """Once the first round is saved, the next call ends the process; of a step's verifications, the second one."""
