@@ -25,9 +25,11 @@ def make_gate(run: Run, at: RunState) -> Gate:
             found[f"{record.direction}/adapters"] = shapes(record.arrays)
         return record
 
-    noted = Channel(noting, noting)
-    opened = run.federation.open(shapes(run.federation.init(run.policy.adapter)), noted)
-    run.federation.close(opened, noted)
+    noted, opening = Channel(noting, noting), run.timeline(1)
+    # With the `who` and the weights of a round: other arguments would compile programs that no round calls.
+    opened = run.federation.open(run.federation.init(shapes(run.policy.adapter)), noted, run.who(opening))
+    weights = run.weights(opening)
+    run.federation.close(opened, noted, None if weights is None else shapes(weights))
     first = max(run.timeline(at.number).round, 0) == 0
     public = len(run.data.split.public)
     return Gate(public, found, transcripts=transcripts_a_step(run.log) > 0, first=first, account=at.account)
@@ -54,7 +56,8 @@ def compile_ahead(run: Run, at: RunState) -> None:
         return
 
     run.programs.ahead = True
-    federated, federation, done = shapes(at.federation), run.federation, set()
+    # The key is a shape, too: of a key with values, `two_keys` would be compiled and run here.
+    federated, federation, key, done = shapes(at.federation), run.federation, shapes(run.key), set()
     for number in range(at.number, min(at.number + run.steps + 4, run.timeline.length)):
         event = run.timeline(number)
         if event.kind in done:
@@ -68,7 +71,7 @@ def compile_ahead(run: Run, at: RunState) -> None:
         elif event.kind != "evaluate":
             batch = run.data.batch(event)
             federated, _ = federation.step(
-                run.policy.base, federated, batch, judge_of_shapes, direct, run.key, run.hparams(event), run.who(event)
+                run.policy.base, federated, batch, judge_of_shapes, direct, key, run.hparams(event), run.who(event)
             )
     own = federation.own(federated)
     if own is not None and (run.examiner.clients or federation.shared(federated) is None):
