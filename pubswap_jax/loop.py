@@ -65,6 +65,8 @@ def train(
     offer: Offer = lambda save: None,
 ) -> PyTree:
     """`train_and_evaluate` for an assembled run."""
+    if hosts.first():
+        workdir.mkdir(parents=True, exist_ok=True)
     with manifest.alone(workdir):
         return _start(run, workdir, fork, check, offer)
 
@@ -98,6 +100,7 @@ def _train(run: Run, at: RunState, book: Book, examine: evaluation.Examine, chec
                         run.policy.base, at.federation, batch, judge, gate.channel, key, hparams, run.who(event)
                     )
                 book.stepped(event, batch, seen, hparams, time.perf_counter() - started, gate.channel)
+                del batch, seen  # the rollouts and the adapters before the step
             at = RunState(at.number + 1, following, best, dict(gate.account))
             if event.kind == "evaluate":
                 accounts = {f"ledger/{name}": sizes for name, sizes in gate.close_round().items()}
@@ -123,7 +126,7 @@ def _start(run: Run, workdir: pathlib.Path, fork: bool, check: Check, offer: Off
     manifest.record(workdir, described)
     if at and round == run.rounds and not fork:
         found = read_evaluations(workdir, asked(run)) if hosts.first() else {}
-        if hosts.told(hosts.first() and evaluation.tested(run, at.federation, found, at.best.round)):
+        if hosts.told(evaluation.tested(run, at.federation, found, at.best.round)):  # all call it: it reads global arrays
             finish(run, workdir, at.best.round, print)
             return at.federation
     recorder = Recorder(run, workdir, position, round * run.steps + step)
@@ -155,6 +158,74 @@ def _session(run: Run, at: RunState | None, book: Book, workdir: pathlib.Path, c
     return last.federation
 
 
+<<<<<<< HEAD
+=======
+def make_gate(run: Run, at: RunState) -> Gate:
+    """The gate of the run's records. Adapters may cross in the shapes that the federation itself sends."""
+    found: dict[str, PyTree] = {}
+
+    def noting(record):
+        if record.kind == "adapters":
+            found[f"{record.direction}/adapters"] = shapes(record.arrays)
+        return record
+
+    noted, opening = Channel(noting, noting), run.timeline(1)
+    # With the `who` and the weights of a round: other arguments would compile programs that no round calls.
+    opened = run.federation.open(shapes(run.federation.init(run.policy.adapter)), noted, run.who(opening))
+    weights = run.weights(opening)
+    run.federation.close(opened, noted, None if weights is None else shapes(weights))
+    first = max(run.timeline(at.number).round, 0) == 0
+    public = len(run.data.split.public)
+    return Gate(public, found, transcripts=transcripts_a_step(run.log) > 0, first=first, account=at.account)
+
+
+def watched(judge: Judge, clock, check: Check) -> Judge:
+    """The same judge, timed. It waits for the rollouts first; `check` may raise there to discard the step."""
+
+    def timed(rollouts, batch):
+        clock.timed("rollout", jax.block_until_ready)(rollouts)
+        check()
+        return clock.timed("verify", judge)(rollouts, batch)
+
+    return timed
+
+
+def compile_ahead(run: Run, at: RunState) -> None:
+    """Compiles in the background what the coming round will call, in the order of the calls, by running it on shapes.
+
+    Only on one CPU device. On a GPU, XLA times kernels while it compiles, and other work would distort the timings. On several
+    devices, the compiler chooses the shardings of results, so the arguments' shardings are not known in advance.
+    """
+    if jax.default_backend() != "cpu" or run.place.spread:
+        return
+
+    run.programs.ahead = True
+    # The key is a shape, too: of a key with values, `two_keys` would be compiled and run here.
+    federated, federation, key, done = shapes(at.federation), run.federation, shapes(run.key), set()
+    for number in range(at.number, min(at.number + run.steps + 4, run.timeline.length)):
+        event = run.timeline(number)
+        if event.kind in done:
+            continue
+        done.add(event.kind)
+        if event.kind == "open":
+            federated = federation.open(federated, direct, run.who(event))
+        elif event.kind == "close":
+            weights = run.weights(event)
+            federated, _ = federation.close(federated, direct, None if weights is None else shapes(weights))
+        elif event.kind != "evaluate":
+            batch = run.data.batch(event)
+            federated, _ = federation.step(
+                run.policy.base, federated, batch, judge_of_shapes, direct, key, run.hparams(event), run.who(event)
+            )
+    own = federation.own(federated)
+    if own is not None and (run.examiner.clients or federation.shared(federated) is None):
+        asked = (run.data.validation.prompts, run.data.validation.prompts.tokens[:, 0])
+        some = evaluation.parts(run, own, np.flatnonzero(run.timeline(at.number).who))[0]
+        first = jax.tree.map(lambda x: jax.ShapeDtypeStruct((run.examiner.batch, *x.shape[1:]), x.dtype), asked)
+        run.examiner.sampler(run.policy.base, some, *first, run.examiner.key)
+
+
+>>>>>>> a498d17 (No program is compiled in the loop's thread that a round calls, and none that no round calls)
 def finish(run: Run, workdir: pathlib.Path, best: int, say: Callable[[str], None]) -> None:
     """Prints the best round's table and writes the report. All processes wait until both are done."""
     if hosts.first():

@@ -73,7 +73,7 @@ def receive(rollouts: Rollout, verdicts: Verdict, given: PyTree) -> tuple[Rollou
     # A donor's log-probs stay at home: the ratio is against the receiver's own old policy.
     rollouts = Rollout(tokens, mask, jnp.where(slots[..., None], 0.0, rollouts.logps))
     correct, reward = (jnp.where(slots, given[n], getattr(verdicts, n)) for n in ("correct", "reward"))
-    return rollouts, Verdict(reward, correct, correct.astype(jnp.int8))
+    return rollouts, Verdict(reward, correct, jnp.where(slots, correct.astype(jnp.int8), verdicts.status))
 
 
 def check_shapes(prompts: Prompts, rollouts: Rollout, verdicts: Verdict, swapped: Array) -> None:

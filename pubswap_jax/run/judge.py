@@ -45,7 +45,7 @@ def grade(tokenizer: Tokenizer, rollouts: Rollout, problems: Sequence[Sequence[P
 
 
 def make_judge(tokenizer: Tokenizer, timeout: float = 1.0) -> Callable[[Rollout, Batch], Verdict]:
-    """The judge of `client_step`: reward 1 for a correct response, else 0."""
+    """The judge of a run: reward 1 for a correct response, else 0."""
 
     def judge(rollouts: Rollout, batch: Batch) -> Verdict:
         grades = grade_together(partial(grade, tokenizer, timeout=timeout), rollouts, batch.answers)

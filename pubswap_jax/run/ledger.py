@@ -81,7 +81,7 @@ class Gate:
         if record.kind in SLOTS:
             return _slot_sizes(record.kind, arrays)
         if record.kind == "adapters" and self.first and record.direction == "down":
-            arrays = {"adapter": arrays["adapter"]}
+            arrays = {name: tree for name, tree in arrays.items() if name != "moments"}
         leaves = jax.tree.leaves(arrays)
         num_clients = leaves[0].shape[0]
         return {record.kind: np.full(num_clients, sum(leaf.nbytes // num_clients for leaf in leaves))}

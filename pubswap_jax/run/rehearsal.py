@@ -19,6 +19,7 @@ from pubswap_jax.types import Channel, Judge, PyTree
 def make_gate(run: Run, at: RunState) -> Gate:
     """The gate of the run's records. Adapters may cross in the shapes that the federation itself sends."""
     found: dict[str, PyTree] = {}
+    ahead, run.programs.ahead = run.programs.ahead, False
 
     def noting(record):
         if record.kind == "adapters":
@@ -30,6 +31,7 @@ def make_gate(run: Run, at: RunState) -> Gate:
     opened = run.federation.open(run.federation.init(shapes(run.policy.adapter)), noted, run.who(opening))
     weights = run.weights(opening)
     run.federation.close(opened, noted, None if weights is None else shapes(weights))
+    run.programs.ahead = ahead
     first = max(run.timeline(at.number).round, 0) == 0
     public = len(run.data.split.public)
     return Gate(public, found, transcripts=transcripts_a_step(run.log) > 0, first=first, account=at.account)

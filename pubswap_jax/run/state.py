@@ -12,6 +12,9 @@ from pubswap_jax.run.assembly import Run
 from pubswap_jax.types import PyTree
 
 
+FORMAT = 2  # of a checkpoint: the state of a federation
+
+
 class Best(NamedTuple):
     """The round with the best validation score; round 0 is the base model."""
 
@@ -38,9 +41,15 @@ def place_of(run: Run, number: int) -> tuple[int, int]:
     return max(event.round, 0), event.step
 
 
+def number_at(run: Run, round: int, step: int) -> int:
+    """The number of the next event after `round` rounds and `step` steps; a round that got shorter is closed next."""
+    first = run.timeline.number(round, 0)
+    return first + min(step, run.steps) if step else first - 1
+
+
 def save(folder: pathlib.Path, run: Run, at: RunState, position: Mapping[str, int]) -> None:
     """Writes a checkpoint and removes old checkpoints."""
-    notes = {"number": at.number, "best": list(at.best), "journal": dict(position), "account": dict(at.account)}
+    notes = {"format": FORMAT, "best": list(at.best), "journal": dict(position), "account": dict(at.account)}
     round, step = place_of(run, at.number)
     # Fetch leaf by leaf, not the whole tree: on a mesh, fetching replicates a leaf on every device.
     tree = jax.tree.map(hosts.fetch, at.federation if step else run.federation.saved(at.federation))
@@ -59,17 +68,18 @@ def resume(folder: pathlib.Path, run: Run, warn: Callable[[str], None]) -> tuple
 
 def load(found: checkpoint.Checkpoint | None, run: Run) -> tuple[RunState, dict[str, int]] | None:
     """Loads the checkpoint that the first process found, on all processes; None if it found none. Collective."""
-    notes = hosts.told(found and {"step": found.step} | checkpoint.notes(found))
+    notes = hosts.told(found and {"round": found.round, "step": found.step} | checkpoint.notes(found))
     if notes is None:
         return None
-    if "number" not in notes:
-        raise ValueError(f"{found.path}: an earlier version of pubswap_jax wrote it; go on with that version")
+    if notes.get("format") != FORMAT:
+        raise ValueError("the run's checkpoints were written by another version of pubswap_jax; go on with that version")
     template = beginning(run).federation
     template = template if notes["step"] else run.federation.saved(template)
     tree = hosts.shared(found and checkpoint.load(found, template), template)
     # On one device, `place` keeps arrays uncommitted: committed arrays would make every program compile again.
     tree = jax.tree.map(lambda x, like: run.place.put(x, like.sharding), tree, template)
-    return RunState(notes["number"], tree, Best(*notes["best"]), notes["account"]), notes["journal"]
+    number = number_at(run, notes["round"], notes["step"])
+    return RunState(number, tree, Best(*notes["best"]), notes["account"]), notes["journal"]
 
 
 def load_best(folder: pathlib.Path, at: RunState, run: Run) -> RunState:
