@@ -84,7 +84,7 @@ class ClientState:
     adapter: PyTree
     opt_state: PyTree
     version: Array  # int32[], the server's round at the client's last start
-    steps: Array  # int32[], steps learnt so far
+    steps: Array  # int32[], gradient steps since its start
     received: PyTree = ()  # the adapter that came down at its start; () in lockstep, where `learn` takes the server's
     memory: PyTree = ()  # its Correction's
 
@@ -263,7 +263,8 @@ class Client(NamedTuple):
     respond: Callable[..., Rollout]  # (base, clients, prompts [C, B, P], keys [C], hparams) -> rollouts
     learn: Callable[..., tuple[ClientState, dict[str, Array]]]
     # ^ (base, received, client, prompts, rollout, verdict, swapped bool[B, G], hparams) -> client, metrics
-    upload: Callable[..., tuple[PyTree, dict[str, Array]]]  # (client) -> what crosses, extra values for the aggregator
+    upload: Callable[..., tuple[PyTree, dict[str, PyTree]]]  # (client) -> what crosses, extra values for the aggregator
+    finish: Callable[[ClientState], ClientState]  # the client after its upload: its correction's memory goes on
 
 
 class Server(NamedTuple):
@@ -271,8 +272,10 @@ class Server(NamedTuple):
 
     init: Callable[[PyTree, PyTree], ServerState]  # (adapter, a fresh optimizer state) -> server
     download: Callable[[ServerState], PyTree | None]  # None: nothing comes down, and everybody trains alone
+    send: Callable[[ServerState, int], PyTree]  # (server, C) -> the download of every client, leaves [C, ...]
     swap: Callable[..., tuple[PyTree, SwapPlan]]  # (key, correct, responses [C, B, G, ...], present) -> responses, plan
     aggregate: Callable[..., ServerState]  # (server, uploads [C, ...], weights, staleness, extra) -> server
+    needs: int = 1  # clients that an averaging needs
 
 
 class Channel(NamedTuple):

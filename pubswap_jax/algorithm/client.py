@@ -38,7 +38,9 @@ def make_client(
             client = ClientState(zero, adapter, (), zero, zero, memory=how.correction.init(adapter))
         opt_state = download.get("moments", client.opt_state if moments == "keep" else ())
         opt_state = opt_state if jax.tree.leaves(opt_state) else tx.init(adapter)
-        return client.replace(adapter=adapter, opt_state=opt_state, received=() if lockstep else adapter)
+        memory = how.correction.receive(client.memory, download["sent"]) if "sent" in download else client.memory
+        started = client.replace(adapter=adapter, opt_state=opt_state, steps=jnp.zeros_like(client.steps), memory=memory)
+        return started.replace(received=() if lockstep else adapter)
 
     def respond(base: PyTree, clients: ClientState, prompts: Prompts, keys: Array, hparams: Hparams) -> Rollout:
         return sample(
@@ -54,11 +56,17 @@ def make_client(
             pad_id=pad_id,
         )
 
+    def finished(client: ClientState) -> tuple[PyTree, dict[str, PyTree]]:
+        return how.correction.finish(client.adapter, client.received, client.memory, client.steps)
+
     def upload(client: ClientState) -> tuple[PyTree, dict[str, Array]]:
         sent = each_layer(family.upload, client.adapter)
-        return {"adapter": sent} | ({"moments": client.opt_state} if moments == "average" else {}), {}
+        return {"adapter": sent} | ({"moments": client.opt_state} if moments == "average" else {}), finished(client)[1]
 
-    return Client(start, respond, make_update(model, tx, how, eos_ids), upload)
+    def finish(client: ClientState) -> ClientState:
+        return client.replace(memory=finished(client)[0])
+
+    return Client(start, respond, make_update(model, tx, how, eos_ids), upload, finish)
 
 
 def arrived(family: Adapter, crossed: PyTree) -> PyTree:

@@ -35,7 +35,7 @@ def over_clients(client: Client, clients_at_once: int | None = None) -> Client:
             return jax.lax.map(lambda one: client.learn(base, received, *one, hparams), stacked, batch_size=clients_at_once)
         return jax.lax.map(lambda one: client.learn(base, *one, hparams), (received, *stacked), batch_size=clients_at_once)
 
-    return Client(jax.vmap(client.start), client.respond, learn, jax.vmap(client.upload))
+    return Client(jax.vmap(client.start), client.respond, learn, jax.vmap(client.upload), jax.vmap(client.finish))
 
 
 def _rank(tree: PyTree) -> int:

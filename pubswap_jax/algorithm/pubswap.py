@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from pubswap_jax.algorithm.aggregation import broadcast, check_weights, choose, mean, sound
+from pubswap_jax.algorithm.aggregation import broadcast, check_enough, check_weights, choose, mean, sound
 from pubswap_jax.algorithm.client import arrived, check_shapes, make_client, receive
 from pubswap_jax.algorithm.corrections import proximal
 from pubswap_jax.algorithm.drift import drift
@@ -154,6 +154,7 @@ def join(
     """
     functions = client_programs(client, num_clients, family, clients_at_once)
     functions |= {"init": partial(first_state, client, server, num_clients), "swap": server.swap, "average": server.aggregate}
+    functions |= {"everyone": lambda state: server.send(state, num_clients)}
     run = {name: program(name, function) for name, function in functions.items()}
     served = server._replace(swap=run["swap"], aggregate=run["average"])
     together = Together(served, family, num_clients, part, keeps, run, make_rows(program))
@@ -190,11 +191,11 @@ def client_programs(client: Client, num_clients: int, family: Adapter, clients_a
         weights = jnp.where(here, jnp.ones(here.shape) if weights is None else weights, 0)
         moments = {"moments": server.moments} if jax.tree.leaves(server.moments) else {}
         fresh = broadcast({"adapter": server.adapter} | moments, here.shape[0])
-        clients = choose(here, clients, stacked.start(fresh, clients.replace(opt_state=())))
+        forgotten = clients.replace(opt_state=(), memory=jax.tree.map(jnp.zeros_like, clients.memory))
+        clients = choose(here, clients, stacked.start(fresh, forgotten))
         return clients, weights, server.round - clients.version, here
 
     return {
-        "everyone": lambda tree: broadcast(tree, num_clients),
         "start": start,
         "present": lambda weights: weights > 0,
         "two_keys": lambda key: tuple(jax.random.split(key)),
@@ -206,7 +207,7 @@ def client_programs(client: Client, num_clients: int, family: Adapter, clients_a
         "choose": choose,
         "swap_metrics": swap_metrics,
         "settle": settle,
-        "upload": stacked.upload,
+        "upload": lambda clients: (*stacked.upload(clients), stacked.finish(clients)),
         "drift": lambda adapters, anchor, weights: drift(adapters, arrived(family, anchor), weights),
     }
 
@@ -223,10 +224,9 @@ class Together(NamedTuple):
     rows: Rows
 
     def open(self, state: State, channel: Channel, who=None) -> State:
-        coming = self.server.download(state.server)
-        if coming is None:
+        if self.server.download(state.server) is None:
             return state
-        sent = channel.down(Record("adapters", "down", self.run["everyone"](coming), who=who)).arrays
+        sent = channel.down(Record("adapters", "down", self.run["everyone"](state.server), who=who)).arrays
         return state.replace(clients=self.run["start"](sent, state.clients, state.server.round, _placed(who)))
 
     def step(
@@ -258,12 +258,16 @@ class Together(NamedTuple):
 
     def close(self, state: State, channel: Channel, weights: Array | None = None) -> tuple[State, dict[str, Array]]:
         run, weights = self.run, _checked(weights, self.num_clients)
+        if self.server.needs > 1 and not isinstance(weights, jax.ShapeDtypeStruct):
+            check_enough("the aggregation rule", self.server.needs, weights, self.num_clients)
         who = None if weights is None else run["present"](weights)
         clients, share, staleness, here = run["settle"](state.server, state.clients, weights)
         figures = run["drift"](clients.adapter, state.server.adapter, share) | {"sound": here}
-        uploads, extra = run["upload"](clients)
+        uploads, extra, clients = run["upload"](clients)
         if self.server.download(state.server) is not None:
+            uploads |= {"extra": extra} if extra else {}
             uploads = channel.up(Record("adapters", "up", uploads, who=who)).arrays
+            extra = uploads.get("extra", {})
         return State(self.server.aggregate(state.server, uploads, share, staleness, extra), clients), figures
 
     def shared(self, state: State) -> PyTree | None:

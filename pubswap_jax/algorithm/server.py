@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from pubswap_jax.algorithm.aggregation import fedavg, mean, sound
+from pubswap_jax.algorithm.aggregation import broadcast, fedavg, mean, sound
 from pubswap_jax.algorithm.swap import apply_swap, balanced
 from pubswap_jax.records import Record
 from pubswap_jax.types import Aggregator, Array, Channel, Planner, PyTree, Rollout, Server, ServerState, SwapPlan, Verdict
@@ -23,12 +23,19 @@ def make_server(planner: Planner = balanced, aggregator: Aggregator = mean(), *,
             return None
         return {"adapter": server.adapter} | ({"moments": server.moments} if moments == "average" else {})
 
+    def send(server: ServerState, num_clients: int) -> PyTree:
+        coming = broadcast(download(server), num_clients)
+        sent = aggregator.sends(server.memory, num_clients)
+        starts = {} if aggregator.starts is None else {"adapter": aggregator.starts(server.memory)}
+        return coming | starts | ({"sent": sent} if jax.tree.leaves(sent) else {})
+
     def swap(key: Array, correct: Array, responses: PyTree, present: Array | None = None) -> tuple[PyTree, SwapPlan]:
         plan = planner(key, correct, present)
         return apply_swap(plan, responses), plan
 
     def aggregate(server: ServerState, uploads: PyTree, weights: Array, staleness: Array, extra: PyTree) -> ServerState:
-        following = server.replace(round=server.round + 1)
+        due = jnp.asarray(aggregator.due(server.memory, weights), jnp.int32)
+        following = server.replace(round=server.round + due)
         if not aggregator.shares:
             return following
         weights = jnp.where(sound(uploads), weights, 0)
@@ -40,7 +47,7 @@ def make_server(planner: Planner = balanced, aggregator: Aggregator = mean(), *,
             return following
         return following.replace(moments=keep(fedavg(uploads["moments"], weights), server.moments))
 
-    return Server(init, download, swap, aggregate)
+    return Server(init, download, send, swap, aggregate, aggregator.needs)
 
 
 def exchange(server: Server, channel: Channel, key: Array, own: tuple[Rollout, Verdict], ids, who, present) -> tuple:

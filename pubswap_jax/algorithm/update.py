@@ -121,19 +121,21 @@ class Update(NamedTuple):
             kl_metrics = {"kl": masked_mean(difference, rollout.mask)}
         material = Material(prompts, rollout, how.advantages(reward), slot_weights, swapped, how.normalise(rollout.mask))
 
-        adapter, opt_state, scores = client.adapter, client.opt_state, None
+        adapter, opt_state, memory, scores = client.adapter, client.opt_state, client.memory, None
         for _ in range(how.inner_epochs):
             old_logps = None if scores is None else scores.old_logps
             gradient, scores = self.accumulate(base, hparams, adapter, material, old_logps)
             final = (self.objective(scores.logps, scores, material, hparams), _norm(gradient))
-            gradient = how.correction.gradient(gradient, adapter, received, client.memory, hparams)
+            memory = how.correction.observe(gradient, adapter, received, memory, hparams)
+            gradient = how.correction.gradient(gradient, adapter, received, memory, hparams)
             direction, opt_state = self.tx.update(gradient, opt_state, adapter)
             adapter = jax.tree.map(lambda x, d: x - hparams.lr * d, adapter, direction)
 
         (value, loss_metrics), gradient_norm = final
         metrics = loss_metrics | kl_metrics | _response_metrics(rollout, verdict, truncated, swapped, scores)
         metrics |= {"loss": value, "grad_norm": gradient_norm, "drift": safe_sqrt(2 * proximal_penalty(adapter, received))}
-        return client.replace(adapter=adapter, opt_state=opt_state, steps=client.steps + 1), metrics
+        client = client.replace(adapter=adapter, opt_state=opt_state, steps=client.steps + how.inner_epochs, memory=memory)
+        return client, metrics
 
     def objective(self, logps: Array, scores: Scores, material: Material, hparams: Hparams) -> tuple[Array, dict[str, Array]]:
         """The loss of the responses whose log-probs are `logps`, and its metrics."""

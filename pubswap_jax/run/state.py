@@ -11,7 +11,6 @@ from pubswap_jax.run import checkpoint
 from pubswap_jax.run.assembly import Run
 from pubswap_jax.types import PyTree
 
-
 FORMAT = 2  # of a checkpoint: the state of a federation
 
 
