@@ -102,6 +102,7 @@ def test_an_account_goes_on_where_a_checkpoint_left_it():
 def test_moments_come_down_from_the_second_round_on(gate):
     record = Record("adapters", "down", broadcast({"adapter": LORA, "moments": LORA}, 2))
     first = Gate(2, gate.shapes, first=True)
+    assert first.close_round() == {}, "the evaluation of the base model, before the first round"
     cross(first, record)
     assert first.close_round() == {"down/adapters": [56, 56]}, "zeros that every client makes itself"
     cross(first, record)
