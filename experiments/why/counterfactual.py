@@ -5,6 +5,7 @@
 Before every round all clients answer the same public questions with the adapter of that moment. Each planner then swaps these
 very answers, and the mean of the clients' gradients is held against the gradient on all clients' private questions: the
 direction that averaging should have. M·β stands beside the distance that it bounds.
+The history is the validation accuracy before each round.
 """
 
 import argparse
