@@ -39,7 +39,8 @@ class Record:
     def pack(self, client: int = 0) -> bytes:
         """The share of one client: a line of JSON that says what follows, then the arrays."""
         own = jax.tree.map(lambda x: np.asarray(x)[client], self.arrays)
-        parts = _slots(own) if self.kind in SLOTS else {str(i): np.asarray(x) for i, x in enumerate(jax.tree.leaves(own))}
+        parts = own if self.kind == "counters" else {str(i): np.asarray(x) for i, x in enumerate(jax.tree.leaves(own))}
+        parts = _slots(own) if self.kind in SLOTS else parts
         head = {"kind": self.kind, "direction": self.direction}
         head["ids"] = None if self.ids is None else np.asarray(self.ids)[client].tolist()
         head["parts"] = {name: [part.dtype.str, part.size] for name, part in parts.items()}
@@ -47,7 +48,10 @@ class Record:
 
     @staticmethod
     def unpack(data: bytes, like: "Record") -> "Record":
-        """The record of one client, C = 1. `like` is a record of the same kind: the reader's own, or one of shapes."""
+        """The record of one client, C = 1. `like` is a record of the same kind: the reader's own, or one of shapes.
+
+        Counters name themselves, so a reader of counters needs no `like.arrays`.
+        """
         line, _, rest = data.partition(b"\n")
         head, parts, at = json.loads(line), {}, 0
         if (head["kind"], head["direction"]) != (like.kind, like.direction):
@@ -56,7 +60,10 @@ class Record:
             parts[name] = np.frombuffer(rest, dtype, size, at)
             at += parts[name].nbytes
         one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), like.arrays)
-        arrays = _of_slots(parts, one) if like.kind in SLOTS else _of_leaves(list(parts.values()), one)
+        if like.kind == "counters":
+            arrays = {name: part.reshape(()) for name, part in parts.items()}
+        else:
+            arrays = _of_slots(parts, one) if like.kind in SLOTS else _of_leaves(list(parts.values()), one)
         ids = None if head["ids"] is None else np.array([head["ids"]], np.int32)
         return Record(like.kind, like.direction, jax.tree.map(lambda x: x[None], arrays), ids)
 

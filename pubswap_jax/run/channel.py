@@ -1,10 +1,10 @@
 """Channels that carry records as bytes, for clients and a server in processes of their own.
 
-A client's process runs the federation with one client, its own, and `client_end` as its channel. The server's process calls
-`serve` for every event; it needs no model.
+A client's process runs the federation with one client, its own, and `client_end` as its channel. The server's process makes a
+service and calls it for every event; no model is loaded there.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -57,25 +57,33 @@ def server_end(ends: Sequence[tuple[Callable[[bytes], None], Callable[[], bytes]
     return Channel(up, down)
 
 
-def serve(
-    server: Server, state: ServerState, channel: Channel, kind: str, shapes: Mapping, ids=None, key: Array | None = None
-) -> ServerState:
-    """The server's half of one event, for clients that all take part.
+def make_service(server: Server, channel: Channel, responses: tuple[int, int, int, int]) -> Callable[..., ServerState]:
+    """serve(state, kind, ids=None, key=None) -> state: the server's half of one event, for clients that all take part.
+
+    `ids`, int32[C, B], are the public questions of a public step, and `key` is the step's.
 
     Args:
-      kind: the event's.
-      shapes: what the clients' records hold: `rollouts` and `verdicts` of a step [C, ...], `counters`, and `uploads`.
-      ids: int32[C, B], the public questions of a public step.
-      key: of a public step's swap.
+      channel: the server's end.
+      responses: C, B, G and R of a public step.
     """
-    count = len(jax.tree.leaves(shapes["counters"])[0])
-    if kind == "open":
-        channel.down(Record("adapters", "down", broadcast(server.download(state), count)))
-    if kind == "public":
-        exchange(server, channel, key, (Rollout(*shapes["rollouts"]), Verdict(*shapes["verdicts"])), ids, None, None)
-    if kind in ("private", "public"):
-        channel.up(Record("counters", "up", shapes["counters"]))
-    if kind == "close":
-        uploads = channel.up(Record("adapters", "up", shapes["uploads"])).arrays
-        return server.aggregate(state, uploads, jnp.ones(count), jnp.zeros(count, np.int32), {})
-    return state
+    count = responses[0]
+    compiled = server._replace(swap=jax.jit(server.swap), aggregate=jax.jit(server.aggregate))
+    slots, reward = jax.ShapeDtypeStruct(responses[:3], bool), jax.ShapeDtypeStruct(responses[:3], float)
+    tokens, mask = (jax.ShapeDtypeStruct(responses, dtype) for dtype in (np.int32, bool))
+    expected = Rollout(tokens, mask, None), Verdict(reward, slots, None)  # only the arrays that cross
+
+    def serve(state: ServerState, kind: str, ids=None, key: Array | None = None) -> ServerState:
+        coming = server.download(state)
+        if kind == "open" and coming is not None:
+            channel.down(Record("adapters", "down", broadcast(coming, count)))
+        if kind == "public":
+            exchange(compiled, channel, jax.random.split(key)[1], expected, ids, None, None)
+        if kind in ("private", "public"):
+            channel.up(Record("counters", "up", {}))
+        if kind == "close":
+            # An upload has the shapes of a download.
+            uploads = coming if coming is None else channel.up(Record("adapters", "up", broadcast(coming, count))).arrays
+            return compiled.aggregate(state, uploads, jnp.ones(count), jnp.zeros(count, jnp.int32), {})
+        return state
+
+    return serve
