@@ -1,7 +1,7 @@
 """Cells of a study: each a change of one config, trained once for every seed and kept in one JSON file.
 
-On CPUs every core trains one seed of one cell at a time, in a process that has it alone; elsewhere the seeds of a cell run
-side by side in one program. What the file holds already is not run again, so that an interrupted study goes on.
+On CPUs every core trains one seed of one cell at a time, in a process that has it alone; elsewhere one process trains them one
+after the other. What the file holds already is not run again, so that an interrupted study goes on.
 """
 
 import argparse
@@ -53,12 +53,8 @@ def fill(
     if jax.default_backend() == "cpu":
         _one_a_core(missing, spec, cells, processes or len(_cores()), keep, alterations)
     else:
-        for name in dict.fromkeys(name for name, _ in missing):
-            mine = [seed for other, seed in missing if other == name]
-            configs = [config_of(spec, seed, cells[name]) for seed in mine]
-            found = train(configs, say=_prefixed(name), alter=alterations.get(name, _as_it_is))
-            for seed, rows in zip(mine, found, strict=True):
-                keep(name, seed, rows)
+        for name, seed in missing:
+            keep(name, seed, _train(spec, name, cells[name], seed, alterations.get(name, _as_it_is)))
     if missing:
         print(f"{len(missing)} runs in {time.perf_counter() - begun:.0f} s: {out}", flush=True)
     return results
@@ -130,7 +126,7 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _train(spec: str, name: str, changes: dict, seed: int, alter: Alter) -> list[dict]:
+def _train(spec: str, name: str, changes: Changes, seed: int, alter: Alter) -> list[dict]:
     return train([config_of(spec, seed, changes)], say=_prefixed(f"{name}, seed {seed}"), alter=alter)[0]
 
 

@@ -1,4 +1,4 @@
-"""The laboratory of the experiments: a seed beside others fares as it does in the product's own loop."""
+"""The laboratory of the experiments gives the figures of the product's own loop, and studies resume and report from them."""
 
 import json
 
@@ -16,27 +16,30 @@ from pubswap_jax import settings
 from pubswap_jax.loop import train_and_evaluate
 
 
-def config(seed):
-    return config_of("configs/math.py:hard", seed, LABORATORY)
-
-
-def test_a_seed_beside_another_fares_as_in_the_product(tmp_path):
-    after = train([config(1), config(2)], say=lambda line: None)[1][1]
-    product = config(2)
-    settings.override(product, "log.distortion", "off")  # what is not compared need not be compiled
-    settings.override(product, "evaluation.clients", "False")
-    settings.override(product, "log.transcripts", "0")  # no part of the method, and the laboratory writes none
-    train_and_evaluate(product, tmp_path)
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    steps = {"private": rows[1], "public": rows[2]}
+@pytest.mark.parametrize("changes", [{}, {"federation.participants": 1, "federation.weights": "size", "training.warmup": 2}])
+def test_the_rows_are_those_of_the_product(tmp_path, changes):
+    built = config_of("configs/math.py:hard", 2, LABORATORY | changes)
+    said, seen = [], []
+    (rows,) = train([built], say=said.append, watch=lambda round, server: seen.append((round, int(server.round))))
+    assert any(line.startswith("base model saved") for line in said) and seen == [(0, 0)]
+    settings.override(built, "log.distortion", "off")  # measures nothing that is compared
+    train_and_evaluate(built, tmp_path)
+    found = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    base, private, public, finished = found
+    here = [i for i, x in enumerate(finished["round/drift"]) if x is not None]
+    assert len(here) == (built.federation.participants or 2)
     for name in KEPT:
-        mean = np.mean([row[f"{phase}/{name}"] for phase, row in steps.items()])
-        np.testing.assert_allclose(mean, after[name], rtol=1e-3, err_msg=name)
-    assert after["reward"] > 0
-    (finished,) = (row for row in rows if "ledger/up/adapters" in row)
-    np.testing.assert_allclose(np.mean(finished["round/drift"]), after["drift"], rtol=1e-3)
-    sent = sum(sum(sizes) for name, sizes in finished.items() if name.startswith("ledger/") and "counters" not in name)
-    assert after["bytes"] == sent
+        values = [step[f"{phase}/{name}"][i] for phase, step in (("private", private), ("public", public)) for i in here]
+        np.testing.assert_allclose(np.mean(values), rows[1][name], rtol=1e-5, err_msg=name)
+    assert [row["round"] for row in rows] == [0, 1] and rows[1]["reward"] > 0
+    assert [row["global"] for row in rows] == [base["eval/pass@1"], finished["eval/pass@1"]]
+    assert rows[1]["clients"] == pytest.approx(np.mean([finished["clients/pass@1"][i] for i in here]))
+    assert rows[1]["drift"] == pytest.approx(np.mean([finished["round/drift"][i] for i in here]))
+    assert rows[1]["residual"] == pytest.approx(finished["round/residual"])
+    assert rows[1]["cosine"] == pytest.approx(finished["round/cosine"][0][1] if len(here) == 2 else 1.0)
+    crossed = ("adapters", "questions", "responses", "verdicts", "rewards")
+    assert rows[1]["bytes"] == sum(sum(s) for n, s in finished.items() if n.startswith("ledger/") and n.endswith(crossed))
+    assert rows[1]["seconds"] > 0 and rows[1]["cpu_seconds"] > 0
 
 
 def test_every_cell_of_the_studies_is_a_config_of_as_many_responses():
