@@ -153,6 +153,7 @@ class Adapter(NamedTuple):
     download: Callable[[dict], dict] = lambda received: received  # what came down -> trained
     peft: Callable[[dict, dict], tuple[Array, Array, float]] | None = None
     # ^ (frozen, trained) -> A, B, alpha as PEFT stores them: ΔW = alpha / k · A B; None: the factors, with alpha = k
+    exact: bool = False  # ΔW is linear in what crosses, so that the average of uploads is the average of ΔW
     name: str = "adapter"
     settings: tuple[tuple[str, float], ...] = ()  # the factory's arguments, by name
 

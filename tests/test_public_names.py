@@ -30,11 +30,7 @@ toy_targets Problem score load_pretrained export_adapter load_adapter merge_adap
 """
 NAMES = sorted({name for text in (TYPES, SIGNATURES, FUNCTIONS) for name in text.split()})
 # Names of the design that are not public yet.
-MISSING = [
-    *("median", "trimmed_mean", "norm_clip", "robust_pca", "product_svd"),
-    *("fedopt", "fedexp", "buffered", "scaffold", "fedecado"),
-    *("ffa_lora", "ravan"),
-]
+MISSING = []
 
 SNIPPET = """
 import jax, optax, pubswap_jax as ps

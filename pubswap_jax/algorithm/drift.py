@@ -17,8 +17,9 @@ def drift(
 ) -> dict[str, Array]:
     """d_i = adapter_i − anchor: norms [C], cosines [C, C], norms by module [C, L]; and the relative error of averaging.
 
-    `family` and `basis` are those of `aggregation_residual`.
+    `family` and `basis` are those of `aggregation_residual`; for a family whose average is exact the error is 0.
     """
+    exact = family is not None and family.exact
     num_clients = jax.tree.leaves(adapters)[0].shape[0]
     gram, squares = jnp.zeros((num_clients, num_clients)), {}
     anchors = flatten_dict(anchor)
@@ -34,7 +35,7 @@ def drift(
         "drift": norms,
         "cosine": jnp.where(scale > 0, gram / jnp.where(scale > 0, scale, 1.0), 0.0),
         "drift_by_module": jnp.stack([safe_sqrt(squares[name]) for name in sorted(squares)], axis=1),
-        "residual": aggregation_residual(adapters, weights, family, basis),
+        "residual": jnp.zeros(()) if exact else aggregation_residual(adapters, weights, family, basis),
     }
 
 

@@ -208,7 +208,9 @@ def client_programs(client: Client, num_clients: int, family: Adapter, clients_a
         "swap_metrics": swap_metrics,
         "settle": settle,
         "upload": lambda clients: (*stacked.upload(clients), stacked.finish(clients)),
-        "drift": lambda adapters, anchor, weights: drift(adapters, arrived(family, anchor), weights),
+        "drift": lambda adapters, anchor, weights: drift(
+            adapters, arrived(family, anchor), weights, family if family.exact else None
+        ),
     }
 
 

@@ -75,7 +75,7 @@ def make_service(server: Server, channel: Channel, responses: tuple[int, int, in
     def serve(state: ServerState, kind: str, ids=None, key: Array | None = None) -> ServerState:
         coming = server.download(state)
         if kind == "open" and coming is not None:
-            channel.down(Record("adapters", "down", broadcast(coming, count)))
+            channel.down(Record("adapters", "down", server.send(state, count)))
         if kind == "public":
             exchange(compiled, channel, jax.random.split(key)[1], expected, ids, None, None)
         if kind in ("private", "public"):
