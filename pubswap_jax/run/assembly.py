@@ -81,7 +81,7 @@ class Run(NamedTuple):
     notes: list[str]  # questions and settings without effect, and why; one line each
 
     def who(self, event: Event):
-        """The clients of an event as `Federation.step` takes them; None: all.
+        """The event's clients as `Federation.step` takes them, bool[C] or None for all of them.
 
         On one device only those who take part are computed. On a mesh each device holds some clients, and all are computed.
         """

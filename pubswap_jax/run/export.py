@@ -106,7 +106,7 @@ def _base_name(run: Run) -> str:
 
 
 def _with_own(run: Run, at: RunState) -> list[int]:
-    """The clients with an adapter of their own: with a shared one beside, the last round's participants."""
+    """The clients whose own adapter is exported: all, or, where a shared one exists, those who took part in the last round."""
     own = run.federation.own(at.federation)
     if own is None:
         return []

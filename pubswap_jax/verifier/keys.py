@@ -72,7 +72,7 @@ def is_letter(key: str) -> bool:
 
 
 def _are_letters(keys: Iterable[str]) -> bool:
-    """Whether all keys are single letters and differ by more than case."""
+    """Whether all keys are single letters, no two of them equal without their case."""
     names = [key.strip() for key in keys]
     return all(map(is_letter, names)) and len({name.upper() for name in names}) == len(names)
 

@@ -7,7 +7,7 @@ from pubswap_jax.verifier.shape import Shape
 
 
 def reduced(shape: Shape) -> Shape:
-    """Replaces the integers of a shape by their least residues. The shape's unit, such as `mod 7`, gives the modulus."""
+    """Replaces every integer of a parsed answer by its residue under the modulus in its unit: with `mod 7`, 9 becomes 2."""
     number = shape.unit.removeprefix("mod ")
     return _reduced(shape, int(number)) if number.isdecimal() and 0 < len(number) < 100 and int(number) else shape
 
