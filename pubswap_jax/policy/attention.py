@@ -197,7 +197,7 @@ def _write_all(_, batched, cache, row, step):
 
 
 def _decode(prompt_mask, step, q, k, v, cache, *, kernel):
-    """Attention of one new token a response to its prompt [B, k, P, h] and itself [B, G, k, R, h], without joining the scores."""
+    """Attention of one new token to prefix [B, k, P, h] and own [B, G, k, R, h], with no concatenated scores."""
     own_k, own_v = (_write(cache[name], row[..., None, :], step) for name, row in (("k", k), ("v", v)))
     grouped = _grouped(q, k.shape[-2])
     prefix = _scores("bgkqh,bkph->bkgqp", grouped, cache["prefix_k"], prompt_mask[:, None, None, None])
