@@ -265,17 +265,18 @@ class Client(NamedTuple):
     learn: Callable[..., tuple[ClientState, dict[str, Array]]]
     # ^ (base, received, client, prompts, rollout, verdict, swapped bool[B, G], hparams) -> client, metrics
     upload: Callable[..., tuple[PyTree, dict[str, PyTree]]]  # (client) -> what crosses, extra values for the aggregator
-    finish: Callable[[ClientState], ClientState]  # the client after its upload: its correction's memory goes on
+    finish: Callable[[ClientState], ClientState] = lambda client: client
+    # ^ the client after its upload: its correction's memory goes on
 
 
 class Server(NamedTuple):
     """What a server does. PubSwap's knows no model."""
 
-    init: Callable[[PyTree, PyTree], ServerState]  # (adapter, a fresh optimizer state) -> server
     download: Callable[[ServerState], PyTree | None]  # None: nothing comes down, and everybody trains alone
-    send: Callable[[ServerState, int], PyTree]  # (server, C) -> the download of every client, leaves [C, ...]
     swap: Callable[..., tuple[PyTree, SwapPlan]]  # (key, correct, responses [C, B, G, ...], present) -> responses, plan
     aggregate: Callable[..., ServerState]  # (server, uploads [C, ...], weights, staleness, extra) -> server
+    init: Callable[[PyTree, PyTree], ServerState]  # (adapter, a fresh optimizer state) -> server
+    send: Callable[[ServerState, int], PyTree]  # (server, C) -> the download of every client, leaves [C, ...]
     needs: int = 1  # clients that an averaging needs
 
 
