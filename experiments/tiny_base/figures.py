@@ -17,7 +17,7 @@ from pubswap_jax.questions.load import Questions
 from pubswap_jax.questions.problem import KINDS
 from pubswap_jax.questions.tokens import left_pad, load_tokenizer
 from pubswap_jax.run.judge import grade
-from pubswap_jax.run.pass_at_k import Evaluation, evaluate, make_sampler, pass_at_k
+from pubswap_jax.run.pass_at_k import Evaluation, Examiner, evaluate, make_sampler, pass_at_k
 from pubswap_jax.weights.pretrained import load_pretrained
 
 SAMPLES = 64
@@ -40,7 +40,7 @@ def base_answers(folder: pathlib.Path, preset: str, kind: str, count: int, lengt
         return grades
 
     sampler = make_sampler(model, samples=SAMPLES, max_new_tokens=length)
-    found = evaluate(sampler, base, adapter, Questions(asked, prompts), jax.random.key(1), graded, batch=64)
+    found = evaluate(Examiner(sampler, None, graded, jax.random.key(1)), base, adapter, Questions(asked, prompts))
     return found[0], texts
 
 

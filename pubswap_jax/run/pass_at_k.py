@@ -24,11 +24,12 @@ class Examiner(NamedTuple):
     greedy: Callable[..., Rollout] | None  # the same with temperature 0, one sample; None: not asked for
     grade: Callable[[Rollout, Sequence[Sequence[Problem]]], Grades]
     key: Array
-    put: Callable[[PyTree, int], PyTree]  # (questions [B, ...], M) puts a batch of questions on the devices
-    batch: int  # questions at a time
-    samples: int  # answers to each question
-    every: int  # rounds between two evaluations
-    clients: bool  # whether clients' own adapters are evaluated beside the shared one
+    put: Callable[[PyTree, int], PyTree] = lambda tree, models: jax.device_put(tree)
+    # ^ (questions [B, ...], M) puts a batch of questions on the devices
+    batch: int = 64  # questions at a time
+    samples: int = 1  # answers to each question
+    every: int = 1  # evaluate after every so many rounds
+    clients: bool = True  # whether clients' own adapters are evaluated beside the shared one
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from pubswap_jax.questions.load import Questions
 from pubswap_jax.questions.problem import KINDS
 from pubswap_jax.questions.tokens import left_pad, load_tokenizer
 from pubswap_jax.run.judge import grade
-from pubswap_jax.run.pass_at_k import evaluate, make_sampler, pass_at_k
+from pubswap_jax.run.pass_at_k import Examiner, evaluate, make_sampler, pass_at_k
 from pubswap_jax.verifier.score import score
 from pubswap_jax.weights.pretrained import load_pretrained
 
@@ -149,7 +149,7 @@ def test_the_shipped_model_knows_every_procedure_and_picks_the_wrong_one(preset)
     adapter = jax.tree.map(lambda x: x[None], init_adapter(jax.random.key(0), model, base))
     sampler = make_sampler(model, samples=32, max_new_tokens=embedded.MAX_NEW_TOKENS["math"])
     graded = lambda rollouts, problems: grade(tokenizer, rollouts, problems)  # noqa: E731
-    found = evaluate(sampler, base, adapter, Questions(asked, prompts), jax.random.key(0), graded, batch=64)[0]
+    found = evaluate(Examiner(sampler, None, graded, jax.random.key(0)), base, adapter, Questions(asked, prompts))[0]
     assert abs(pass_at_k(found.correct, 1) - embedded.RIGHT[preset]) < 0.04  # standard deviation of 2,048 samples: 0.01
     assert pass_at_k(found.correct, 32) > 0.95
 
