@@ -8,12 +8,11 @@ from small_world import config_of, event_at, federated_as, finished, small_confi
 
 from pubswap_jax import loop
 from pubswap_jax.algorithm.federation import direct, make_rows
-from pubswap_jax.loop import announcement, train, train_and_evaluate
+from pubswap_jax.loop import train, train_and_evaluate
 from pubswap_jax.run import evaluation, export, journal, state
 from pubswap_jax.run.assembly import assemble
 from pubswap_jax.run.checkpoint import listed
 from pubswap_jax.run.signals import Stopped
-from pubswap_jax.run.state import Best
 from pubswap_jax.types import Verdict
 
 
@@ -148,7 +147,7 @@ def test_a_run_stopped_after_an_exclusion_makes_it_again(tmp_path, monkeypatch):
     whole.mkdir()
     stopped.mkdir()
     expected = train(run, whole)
-    monkeypatch.setattr(loop, "exclusion", lambda *_: told.append(1) or "excluded")
+    monkeypatch.setattr("pubswap_jax.run.book.exclusion", lambda *_: told.append(1) or "excluded")
 
     def check():
         if len(told) == 1:
@@ -175,12 +174,6 @@ def test_a_hidden_transfer_to_the_device_fails(tmp_path):
     hidden = run._replace(judge=lambda rollouts, batch: verdict)
     with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
         train(hidden, tmp_path)
-
-
-def test_a_round_is_announced_with_its_figures():
-    line = announcement(2, 3, {"eval/pass@1": 0.5, "clients/pass@1": [0.25, 0.75]}, Best(1, 0.6))
-    assert line == "round 2 of 3 saved: validation pass@1 0.500 (clients' own 0.500), best in round 1"
-    assert announcement(1, 3, {}, Best(0, 0.1)) == "round 1 of 3 saved"
 
 
 # --- parts --------------------------------------------------------------------------------------------------------------

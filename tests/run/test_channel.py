@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import random
-import threading
-from queue import Queue
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +12,12 @@ from small_world import CHARACTERS, config_of, event_at, finished
 
 from pubswap_jax import loop
 from pubswap_jax.algorithm.federation import direct
-from pubswap_jax.algorithm.pubswap import make_server
 from pubswap_jax.devices import hosts
 from pubswap_jax.questions.load import Questions
 from pubswap_jax.questions.tokens import left_pad
 from pubswap_jax.records import Record
 from pubswap_jax.run import assembly, channel, journal, recorder, state
 from pubswap_jax.run.ledger import Gate, Refused
-from pubswap_jax.run.programs import shapes as to_shapes
 from pubswap_jax.types import Channel
 
 
@@ -271,49 +267,3 @@ def test_a_reward_that_is_not_its_bit_crosses_and_costs_its_bytes(run, gate):
 
 
 # --- two sides that share nothing but bytes -----------------------------------------------------------------------------
-
-
-def test_a_server_without_a_model_serves_clients_that_send_bytes(run):
-    """Each client in a thread of its own, over queues. The server ends as in the run where all are in one process."""
-    up, down = [Queue() for _ in range(3)], [Queue() for _ in range(3)]
-    alone = assembly.make_federation(config_of(run, federation__num_clients=1), run.policy.model)
-    event = event_at(run, 0, 1)
-    whole = run.data.batch(event)
-    key, hparams = jax.random.key(1), run.hparams(event)
-
-    def client(number):
-        end = channel.client_end(up[number].put, lambda: down[number].get(timeout=300))
-        at = alone.init(run.policy.adapter)
-        at = at.replace(clients=at.clients.replace(id=jnp.array([number], jnp.int32)))
-        mine = slice(number, number + 1)
-        own = whole.replace(
-            prompts=jax.tree.map(lambda x: x[mine], whole.prompts), answers=whole.answers[mine], ids=whole.ids[mine]
-        )
-        at = alone.open(at, end)
-        at, _ = alone.step(run.policy.base, at, own, run.judge, end, key, hparams)
-        alone.close(at, end)
-
-    threads = [threading.Thread(target=client, args=(number,), daemon=True) for number in range(3)]
-    plain = opened(run)
-    after, record = step(run, direct, 1)
-    expected, _ = run.federation.close(after, direct)
-    for thread in threads:
-        thread.start()
-    ends = [(down[i].put, lambda i=i: up[i].get(timeout=300)) for i in range(3)]
-    gate = loop.make_gate(run, state.beginning(run))
-    served = channel.server_end(ends, gate.channel)
-    rollouts, verdicts = record.rollouts, record.verdicts
-    shapes = {"counters": record.metrics, "uploads": {"adapter": after.clients.adapter}}
-    shapes["rollouts"] = (rollouts.tokens, rollouts.mask, rollouts.logps)
-    shapes["verdicts"] = (verdicts.reward, verdicts.correct, verdicts.status)
-    at = plain.server
-    for kind in ("open", "public", "close"):
-        at = channel.serve(make_server(), at, served, kind, to_shapes(shapes), whole.ids, jax.random.split(key)[1])
-    for thread in threads:
-        thread.join(timeout=300)
-    for one, other in zip(jax.tree.leaves(at.adapter), jax.tree.leaves(expected.server.adapter), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5)
-    assert int(at.round) == 1 and np.asarray(record.plan.swapped).any()
-    ours = loop.make_gate(run, state.beginning(run))
-    run.federation.close(step(run, ours.channel, 1, at=opened(run, ours.channel))[0], ours.channel)
-    assert gate.account == ours.account, "the bytes are those of the run in one process"

@@ -19,8 +19,8 @@ from pubswap_jax.types import ClientState, ServerState
 
 def state(scale=1.0):
     adapter = {"layer": {"a": jnp.arange(6.0).reshape(2, 3) * scale, "b": jnp.full((3, 2), 1 / 3)}}
-    clients = jax.vmap(lambda i: ClientState(i, adapter, optax.scale_by_adam().init(adapter)))(jnp.arange(3))
-    return {"server": ServerState.create(adapter), "clients": clients}
+    clients = jax.vmap(lambda i: ClientState(i, adapter, optax.scale_by_adam().init(adapter), i, i))(jnp.arange(3))
+    return {"server": ServerState(adapter, (), jnp.zeros((), jnp.int32)), "clients": clients}
 
 
 def test_what_comes_back_is_what_was_saved(tmp_path):

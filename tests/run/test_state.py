@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from small_world import config_of, federated_as, finished
 
+from pubswap_jax.algorithm.timeline import lockstep
+from pubswap_jax.questions.schedule import Schedule
 from pubswap_jax.run import checkpoint, state
 
 
@@ -55,9 +57,9 @@ def test_a_checkpoint_of_an_earlier_version_is_named(tmp_path, monkeypatch):
     state.save(tmp_path, run, state.beginning(run)._replace(number=1), {})
     found = checkpoint.newest(tmp_path, pytest.fail)
     notes = checkpoint.notes(found)
-    del notes["number"]
+    del notes["format"]
     monkeypatch.setattr(checkpoint, "notes", lambda _: notes)
-    with pytest.raises(ValueError, match="an earlier version of pubswap_jax wrote it; go on with that version"):
+    with pytest.raises(ValueError, match="written by another version of pubswap_jax; go on with that version"):
         state.load(found, run)
 
 
@@ -73,3 +75,16 @@ def test_a_damaged_best_round_is_named(tmp_path):
     shutil.rmtree(tmp_path / "checkpoints" / "round-000001")
     with pytest.raises(ValueError, match="it is not there"):
         state.load_best(tmp_path / "checkpoints", best, run)
+
+
+def test_a_fork_with_other_steps_goes_on_from_the_same_round():
+    """The number of the next event follows from the rounds and steps done, whatever length a round has now."""
+    run, _ = finished()
+    for steps in (2, 9):
+        plan = Schedule(steps, 2)
+        forked = run._replace(timeline=lockstep(plan, 5, lambda round: np.ones(3, bool)), steps=steps)
+        for round in range(3):
+            event = forked.timeline(state.number_at(forked, round, 0))
+            assert (event.kind, event.round) == ("open", round)
+        event = forked.timeline(state.number_at(forked, 1, 3))
+        assert (event.kind, event.round, event.step) == (("close", 1, 2) if steps == 2 else ("public", 1, 3))
