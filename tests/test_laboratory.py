@@ -16,6 +16,7 @@ from pubswap_jax import settings
 from pubswap_jax.loop import train_and_evaluate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"federation.participants": 1, "federation.weights": "size", "training.warmup": 2}])
 def test_the_rows_are_those_of_the_product(tmp_path, changes):
     built = config_of("configs/math.py:hard", 2, LABORATORY | changes)

@@ -59,6 +59,7 @@ def test_two_topics_and_strangers():
         alter.strangers(poor)
 
 
+@pytest.mark.slow
 def test_what_is_altered_is_what_is_trained():
     def all_wrong(run):
         """Marks all validation questions by wrong procedures."""
