@@ -1,4 +1,4 @@
-"""The server of PubSwap: it plans swaps and aggregates. It knows no model, and this file imports none."""
+"""The server of PubSwap: it plans swaps and aggregates, and is built without a model."""
 
 from functools import partial
 

@@ -18,7 +18,7 @@ Offer = Callable[[Callable[[], None]], None]
 
 
 class Book:
-    """What the loop tells the outside: rows, printed lines, checkpoints, and the state that a signal handler may save."""
+    """Records a run: the loop calls one method after each kind of event."""
 
     def __init__(self, run: Run, recorder: Recorder, folder: pathlib.Path, offer: Offer):
         self.run, self.recorder, self._folder, self._offer = run, recorder, folder, offer
@@ -47,6 +47,7 @@ class Book:
         return at
 
     def stepped(self, event: Event, batch: Batch, seen: StepRecord, hparams: Hparams, seconds: float, channel: Channel) -> None:
+        """Writes a step's row and its transcripts, which pass the channel first."""
         for record in transcripts(self.run, event, batch, seen):
             self.recorder.transcript(channel.up(record))
         self.recorder.step(event, batch, seen, hparams, seconds)
@@ -82,6 +83,7 @@ def healthy(here: np.ndarray, event: Event) -> None:
 
 
 def exclusion(round: int, here: np.ndarray) -> str:
+    """The line about the clients outside bool[C] `here`."""
     names = ", ".join(str(client) for client in np.flatnonzero(~here))
     return (
         f"round {round}: the adapter of client {names} is not finite; it is left out of the average and starts anew from "
@@ -90,6 +92,7 @@ def exclusion(round: int, here: np.ndarray) -> str:
 
 
 def announcement(round: int, rounds: int, figures: dict, best: Best) -> str:
+    """The line about a finished round."""
     if "eval/pass@1" not in figures:
         return f"round {round} of {rounds} saved"
     own = [score for score in figures.get("clients/pass@1", []) if score is not None]
