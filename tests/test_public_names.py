@@ -29,8 +29,6 @@ one_replacement_distortion distortion_bound Transformer init_adapter response_lo
 toy_targets Problem score load_pretrained export_adapter load_adapter merge_adapter pass_at_k train train_and_evaluate best
 """
 NAMES = sorted({name for text in (TYPES, SIGNATURES, FUNCTIONS) for name in text.split()})
-# Names of the design that are not public yet.
-MISSING = []
 
 SNIPPET = """
 import jax, optax, pubswap_jax as ps
@@ -43,13 +41,9 @@ def heldout(hparams, weights):
 """  # noqa: E501 the design writes the round in one line
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in MISSING])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_name_of_the_design_is_public(name):
     assert name in pubswap_jax.__all__ and getattr(pubswap_jax, name) is not None
-
-
-def test_a_missing_name_is_still_missing():
-    assert [name for name in MISSING if hasattr(pubswap_jax, name)] == [], "take these names out of MISSING"
 
 
 def test_no_public_name_is_a_module_whatever_was_imported_before():
