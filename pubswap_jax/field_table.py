@@ -74,6 +74,10 @@ FIELDS = (
     }),
     Field("data.alpha", 0.3,
           "Dirichlet concentration; smaller: fewer topics per client (size_skew: less equal sizes)", READING, least=1e-6),
+    Field("federation.method", "pubswap",
+          "way of federating; pubswap: LoRA averaging, with swaps on public steps", PAPER, {
+        "pubswap": "run.methods:pubswap_of",
+    }),
     Field("federation.num_clients", 10, "number of clients (N)", PAPER, least=1),
     Field("federation.participants", 0,
           "number of clients that take part in a round, drawn at random; 0: all", READING, least=0),

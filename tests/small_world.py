@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from pubswap_jax import loop, settings
 from pubswap_jax.fields import default_config
 from pubswap_jax.questions.tokens import save_char_tokenizer
-from pubswap_jax.run import assembly
+from pubswap_jax.run import assembly, methods
 from pubswap_jax.run.assembly import assemble
 from pubswap_jax.run.recorder import COMPILED
 
@@ -117,14 +117,14 @@ def federated_as(run, config):
             return run.programs(name, function)
         return _KEPT.setdefault((run.programs, name), run.programs(name, function))
 
-    plan = assembly.make_schedule(config)
+    plan = methods.make_schedule(config)
     return run._replace(
         settings=settings.flatten(config),
-        federation=assembly.make_federation(config, run.policy.model, program),
-        timeline=assembly.make_timeline(config, plan),
+        federation=methods.make_federation(config, run.policy.model, program),
+        timeline=methods.make_timeline(config, plan),
         rounds=config.federation.rounds,
         steps=plan.length,
-        hparams=assembly.make_hparams(config, plan.length, run.place.put),
+        hparams=methods.make_hparams(config, plan.length, run.place.put),
         weights=assembly.make_weights(config, run.data.split, run.place.put),
         save_every=config.checkpoint.steps,
         kept=config.checkpoint.keep,

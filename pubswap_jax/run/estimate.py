@@ -15,8 +15,9 @@ from pubswap_jax.algorithm.federation import direct
 from pubswap_jax.files import bytes_text
 from pubswap_jax.policy.model import Transformer, init_adapter
 from pubswap_jax.questions.schedule import Schedule
-from pubswap_jax.run.assembly import keep_programs, make_federation
+from pubswap_jax.run.assembly import keep_programs
 from pubswap_jax.run.judge import judge_of_shapes
+from pubswap_jax.run.methods import make_federation
 from pubswap_jax.run.policy import adapt, base_folder, check_context
 from pubswap_jax.types import Batch, Hparams, ModelConfig, Prompts
 from pubswap_jax.weights.hf_config import read_config

@@ -10,7 +10,8 @@ from pubswap_jax import settings
 from pubswap_jax.policy.adapter import init_adapter
 from pubswap_jax.policy.model import Transformer
 from pubswap_jax.run import checkpoint, earlier, evaluation, journal, manifest, state
-from pubswap_jax.run.assembly import Run, assemble, make_federation
+from pubswap_jax.run.assembly import Run, assemble
+from pubswap_jax.run.methods import make_federation
 from pubswap_jax.run.pass_at_k import by_topic, pass_at_k, summary
 from pubswap_jax.run.policy import adapt, base_folder, make_tokenizer
 from pubswap_jax.run.recorder import KS

@@ -11,7 +11,7 @@ from pubswap_jax import settings
 from pubswap_jax.algorithm.federation import direct
 from pubswap_jax.algorithm.robust_pca import inverse_share
 from pubswap_jax.fields import default_config
-from pubswap_jax.run.assembly import make_federation
+from pubswap_jax.run.methods import make_federation
 
 RULES = {
     "mean": ({}, ps.mean),

@@ -1,0 +1,97 @@
+"""Builds the way of federating that a config names: its `Federation`, its timeline, its hyperparameters.
+
+Together with assembly.py and policy.py this is where the config is read.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from pubswap_jax import settings
+from pubswap_jax.algorithm.aggregation import alone
+from pubswap_jax.algorithm.distortion import make_measure
+from pubswap_jax.algorithm.pubswap import pubswap
+from pubswap_jax.algorithm.timeline import lockstep
+from pubswap_jax.algorithm.truncation import truncated_importance
+from pubswap_jax.policy.logps import response_logps
+from pubswap_jax.questions import schedule
+from pubswap_jax.questions.schedule import Schedule
+from pubswap_jax.types import Event, Federation, Hparams, Program, Timeline, compiled
+
+
+def make_federation(config, model, program: Program = compiled) -> Federation:
+    """The way of federating that the config names. No other file asks which one it is."""
+    return settings.chosen(config, "federation.method")(config, model, program)
+
+
+def pubswap_of(config, model, program: Program = compiled) -> Federation:
+    """`federation.method=pubswap`: LoRA averaging with swaps, and its ablations."""
+    training, federation = config.training, config.federation
+    one_cpu = jax.default_backend() == "cpu" and config.mesh.client * config.mesh.data * config.mesh.model == 1
+    loss = settings.chosen(config, "training.loss")
+    return pubswap(
+        model,
+        make_optimizer(config),
+        num_clients=federation.num_clients,
+        group=training.group,
+        planner=settings.chosen(config, "federation.swap"),
+        loss=partial(loss, dual_clip=True) if training.dual_clip else loss,
+        aggregator=settings.chosen(config, "federation.aggregate") if federation.average else alone(),
+        moments=federation.moments,
+        microbatch=training.microbatch or None,
+        clients_at_once=1 if one_cpu else None,
+        part=training.client_microbatch or None,
+        inner_epochs=training.inner_epochs,
+        advantages=settings.chosen(config, "training.advantages"),
+        normalise=settings.chosen(config, "training.normalise"),
+        kl=settings.chosen(config, "training.kl"),
+        kl_in_reward=training.kl_in == "reward",
+        truncation=settings.chosen(config, "training.truncation"),
+        importance=truncated_importance(training.importance_cap) if training.importance_cap else None,
+        program=program,
+    )
+
+
+def make_optimizer(config) -> optax.GradientTransformation:
+    """AdamW without its learning rate, which is a field of Hparams."""
+    parts = [optax.clip_by_global_norm(config.training.clip_norm)] if config.training.clip_norm else []
+    parts.append(optax.scale_by_adam())
+    if config.training.weight_decay:
+        parts.append(optax.add_decayed_weights(config.training.weight_decay))
+    return optax.chain(*parts)
+
+
+def make_measurement(config, model, program: Program = compiled) -> Callable | None:
+    """The measure of M·β, by the advantages and the normaliser of the run."""
+    if config.federation.swap == "no_swap" or config.log.distortion == "off":
+        return None
+    weighing = (settings.chosen(config, f"training.{name}") for name in ("advantages", "normalise"))
+    return program("measure", make_measure(partial(response_logps, model), *weighing))
+
+
+def make_schedule(config) -> Schedule:
+    return Schedule(config.federation.steps, config.federation.swap_period, config.federation.swap_unit)
+
+
+def make_timeline(config, plan: Schedule) -> Timeline:
+    federation = config.federation
+    present = partial(schedule.participants, config.seed, num_clients=federation.num_clients, count=federation.participants)
+    return lockstep(plan, federation.rounds, present)
+
+
+def make_hparams(config, steps: int, place: Callable = jax.device_put) -> Callable[[Event], Hparams]:
+    names = ("lr", "clip_low", "clip_high", "dual_clip", "kl_coef", "prox_coef", "swap_weight", "temperature")
+    constant = place(Hparams.create(**{name: config.training[name] for name in names}))
+    highest, warmup = config.training.lr, config.training.warmup
+
+    def hparams(event: Event) -> Hparams:
+        done = event.round * steps + event.step + 1
+        if done >= warmup:
+            return constant
+        return constant.replace(lr=place(np.asarray(highest * done / warmup, jnp.result_type(float))))
+
+    return hparams
