@@ -26,6 +26,7 @@ from toy_rounds import (
 import pubswap_jax as ps
 from pubswap_jax.algorithm import losses
 from pubswap_jax.algorithm.aggregation import alone
+from pubswap_jax.policy.toyworld import TOY_CONFIG
 
 TWO = jnp.array([1.0, 0.0, 1.0])  # weights with client 1 absent
 PUBLIC = 2  # the number of the public batch
@@ -166,6 +167,8 @@ def test_a_round_that_spoils_everybody_leaves_the_adapter_as_it_was(begun):
 
 # --- the round as a function: jit, grad, vmap -----------------------------------------------------------------------------
 
+ONE_LAYER = TOY_CONFIG.replace(num_layers=1)  # a gradient through a whole round takes long to compile
+
 
 def heldout_of(model, base, adapter, batches, tx=TX, **how):
     federation = ps.pubswap(model, tx, num_clients=CLIENTS, group=GROUP, **how)
@@ -181,8 +184,8 @@ def heldout_of(model, base, adapter, batches, tx=TX, **how):
 
 def test_hypergradients_agree_with_finite_differences():
     with jax.enable_x64(True):
-        model, base, adapter = ps.toy(jax.random.key(0))
-        batches = ps.toy_batches(jax.random.key(1), num_clients=CLIENTS)
+        model, base, adapter = ps.toy(jax.random.key(0), ONE_LAYER)
+        batches = ps.toy_batches(jax.random.key(1), num_clients=CLIENTS)[1:]  # a private one and the public one
         heldout, weights = heldout_of(model, base, adapter, batches), jnp.array([1.0, 2.0, 0.5])
         hparams = ps.Hparams.create(lr=1e-2, prox_coef=0.1)
         by_hparams, by_weights = jax.jit(jax.grad(heldout, argnums=(0, 1)))(hparams, weights)
@@ -202,9 +205,9 @@ def test_hypergradients_agree_with_finite_differences():
 def test_hypergradients_pass_the_kl_in_the_loss_and_in_the_reward(kl, kl_in_reward):
     """A `stop_gradient` on the reward's KL would cut the path by which later steps depend on the earlier ones."""
     with jax.enable_x64(True):
-        model, base, adapter = ps.toy(jax.random.key(0))
+        model, base, adapter = ps.toy(jax.random.key(0), ONE_LAYER)
         adapter = jax.tree.map(lambda x: x + 0.2 * jax.random.normal(jax.random.key(5), x.shape), adapter)
-        batches = ps.toy_batches(jax.random.key(1), num_clients=CLIENTS)
+        batches = ps.toy_batches(jax.random.key(1), num_clients=CLIENTS)[1:]
         advantages = partial(ps.group_advantages, scale=False)
         how = {"kl": kl, "kl_in_reward": kl_in_reward, "advantages": advantages, "microbatch": 2}
         heldout = heldout_of(model, base, adapter, batches, **how)
