@@ -4,7 +4,8 @@ So the programs of a round are found by running the federation's own `open`, `st
 is evaluated.
 """
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
@@ -50,6 +51,15 @@ class Programs:
             return run(*arguments)
 
         return call
+
+    @contextlib.contextmanager
+    def shapes_alone(self) -> Iterator[None]:
+        """Calls with shapes compile nothing in here, whatever `ahead` says outside."""
+        ahead, self.ahead = self.ahead, False
+        try:
+            yield
+        finally:
+            self.ahead = ahead
 
     def _compile(self, jitted: Callable, arguments: tuple) -> None:
         """Compiles in the background, in the order of the requests. If that fails, the call itself raises the error."""

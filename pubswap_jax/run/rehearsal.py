@@ -19,7 +19,6 @@ from pubswap_jax.types import Channel, Judge, PyTree
 def make_gate(run: Run, at: RunState) -> Gate:
     """The gate of the run's records. Adapters may cross in the shapes that the federation itself sends."""
     found: dict[str, PyTree] = {}
-    ahead, run.programs.ahead = run.programs.ahead, False
 
     def noting(record):
         if record.kind == "adapters":
@@ -28,10 +27,10 @@ def make_gate(run: Run, at: RunState) -> Gate:
 
     noted, opening = Channel(noting, noting), run.timeline(1)
     # With the `who` and the weights of a round: other arguments would compile programs that no round calls.
-    opened = run.federation.open(run.federation.init(shapes(run.policy.adapter)), noted, run.who(opening))
     weights = run.weights(opening)
-    run.federation.close(opened, noted, None if weights is None else shapes(weights))
-    run.programs.ahead = ahead
+    with run.programs.shapes_alone():
+        opened = run.federation.open(run.federation.init(shapes(run.policy.adapter)), noted, run.who(opening))
+        run.federation.close(opened, noted, None if weights is None else shapes(weights))
     first = max(run.timeline(at.number).round, 0) == 0
     public = len(run.data.split.public)
     return Gate(public, found, transcripts=transcripts_a_step(run.log) > 0, first=first, account=at.account)

@@ -130,3 +130,15 @@ def test_booked_programs_are_waited_for_and_booked_under_their_name():
 def test_shapes_keep_the_tree():
     tree = {"a": jnp.zeros((2, 3)), "b": [np.ones(4, np.int8)]}
     assert shapes(tree) == {"a": jax.ShapeDtypeStruct((2, 3), jnp.float32), "b": [jax.ShapeDtypeStruct((4,), np.int8)]}
+
+
+def test_inside_shapes_alone_nothing_is_compiled_and_after_an_error_it_is_again():
+    programs, asked = Programs(Clock()), jax.ShapeDtypeStruct((), jnp.float32)
+    programs.ahead = True
+    run = programs("plain", lambda x: x + 1)
+    with pytest.raises(ValueError, match="inside"), programs.shapes_alone():
+        assert run(asked).shape == () and not programs._coming
+        raise ValueError("inside")
+    run(asked)
+    assert programs.ahead and programs._coming
+    programs.close()
