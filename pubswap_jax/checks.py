@@ -166,6 +166,11 @@ def _idle_test(flat: Mapping[str, Any]) -> str:
     )
 
 
+def speeds(text: str) -> tuple[float, ...]:
+    """The numbers of `federation.speeds`. A ValueError says what is none."""
+    return tuple(float(speed) for speed in text.split(","))
+
+
 def layers(text: str) -> tuple[str, ...]:
     """The layers that `model.lora_targets` names: all of them, those of the attention, or names joined by commas."""
     named = {"all": LINEAR_LAYERS, "attention": LINEAR_LAYERS[:4]}

@@ -311,6 +311,7 @@ class Event(NamedTuple):
     step: int
     number: int  # earlier events of its kind; a public step's number indexes the stream of public questions
     served: Any  # int[C], private steps behind each client, which index its stream of private questions
+    time: float | None = None  # of the simulated clock; None: the timeline has none
 
 
 class Timeline(NamedTuple):

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from pubswap_jax import settings
+from pubswap_jax import checks, settings
 from pubswap_jax.algorithm.aggregation import alone
+from pubswap_jax.algorithm.arrivals import arrivals
 from pubswap_jax.algorithm.distortion import make_measure
 from pubswap_jax.algorithm.pubswap import pubswap
 from pubswap_jax.algorithm.timeline import lockstep
@@ -30,6 +31,15 @@ def make_federation(config, model, program: Program = compiled) -> Federation:
 
 def pubswap_of(config, model, program: Program = compiled) -> Federation:
     """`federation.method=pubswap`: LoRA averaging with swaps, and its ablations."""
+    return _pubswap(config, model, program)
+
+
+def fedbuff_of(config, model, program: Program = compiled) -> Federation:
+    """`federation.method=fedbuff`: PubSwap's clients, asynchronously."""
+    return _pubswap(config, model, program, lockstep=False)
+
+
+def _pubswap(config, model, program: Program, lockstep: bool = True) -> Federation:
     training, federation = config.training, config.federation
     one_cpu = jax.default_backend() == "cpu" and config.mesh.client * config.mesh.data * config.mesh.model == 1
     loss = settings.chosen(config, "training.loss")
@@ -52,6 +62,7 @@ def pubswap_of(config, model, program: Program = compiled) -> Federation:
         kl_in_reward=training.kl_in == "reward",
         truncation=settings.chosen(config, "training.truncation"),
         importance=truncated_importance(training.importance_cap) if training.importance_cap else None,
+        lockstep=lockstep,
         program=program,
     )
 
@@ -78,9 +89,32 @@ def make_schedule(config) -> Schedule:
 
 
 def make_timeline(config, plan: Schedule) -> Timeline:
+    """The timeline of the way of federating that the config names."""
+    return TIMELINES[config.federation.method](config, plan)
+
+
+def _lockstep(config, plan: Schedule) -> Timeline:
     federation = config.federation
     present = partial(schedule.participants, config.seed, num_clients=federation.num_clients, count=federation.participants)
     return lockstep(plan, federation.rounds, present)
+
+
+def _arrivals(config, plan: Schedule) -> Timeline:
+    federation = config.federation
+    number, speeds = federation.num_clients, checks.speeds(federation.speeds)
+    jobs = federation.jobs or number
+    return arrivals(
+        plan,
+        federation.rounds,
+        [speeds[client % len(speeds)] for client in range(number)],
+        partial(schedule.permutation, number, config.seed, schedule.PARTICIPATION),
+        jobs=jobs,
+        buffer=federation.buffer or jobs,
+        free=federation.free or jobs,
+    )
+
+
+TIMELINES = {"pubswap": _lockstep, "fedbuff": _arrivals}
 
 
 def make_hparams(config, steps: int, place: Callable = jax.device_put) -> Callable[[Event], Hparams]:

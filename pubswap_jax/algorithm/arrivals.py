@@ -1,0 +1,145 @@
+"""Timelines of clients that start and upload at different times, by their speeds. A simulated clock orders the events."""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from pubswap_jax.types import Event, Timeline
+
+
+def arrivals(
+    schedule, rounds: int, speeds: Sequence[float], order: Callable[[int], np.ndarray], *, jobs: int, buffer: int, free: int
+) -> Timeline:
+    """Asynchronous clients: FedAvg, FedBuff (arXiv 2106.06639) and FedRevive (arXiv 2511.00655) are settings of K, B and O.
+
+    A job is one client's round: it starts from the server's adapter of that moment, takes the schedule's steps, and uploads.
+    K jobs run at a time. The server makes a new version from every B uploads. As soon as O places are free, all free places
+    get new jobs, of clients that have none. K = B = O clients of equal speeds are `lockstep`.
+
+    `Event.round` is a version: a step's is the version that its job started from, that of an `open`, a `close` and an
+    `evaluate` is the server's. `Event.step` counts a client's steps from its first start from that version. Steps of several
+    clients are one event if time, version and step are the same. Uploads at the same time are taken in the order of the
+    clients, and are one `close` as long as neither a version nor new jobs come between them. A run ends with the evaluation
+    of its last version.
+
+    Args:
+      schedule: a `Schedule`, which says how many steps a job has and which of them are public.
+      rounds: versions that the server makes.
+      speeds: steps of each client in a unit of time; 0: its jobs never end.
+      order: number of earlier dispatches -> the clients, int[C], in the order in which they get free places.
+      jobs, buffer, free: K, B and O.
+    """
+    _check(speeds, jobs, buffer, free)
+    simulation = _Simulation(schedule, np.asarray(speeds, float), order, jobs, buffer, free)
+    simulation.run(rounds)
+    events, steps = tuple(simulation.events), simulation.steps
+    return Timeline(lambda index: events[index], len(events) - 1, lambda round, step: steps[round, step])
+
+
+def _check(speeds: Sequence[float], jobs: int, buffer: int, free: int) -> None:
+    if not all(0 <= speed < np.inf for speed in speeds):
+        raise ValueError(f"speeds: finite and not negative expected, got {list(speeds)}")
+    if not 1 <= jobs <= len(speeds):
+        raise ValueError(f"jobs={jobs}: 1 to {len(speeds)} expected, the number of clients")
+    if buffer < 1:
+        raise ValueError(f"buffer={buffer}: 1 or more expected")
+    if not 1 <= free <= jobs:
+        raise ValueError(f"free={free}: 1 to {jobs} expected, the number of jobs")
+
+
+@dataclasses.dataclass
+class _Job:
+    version: int  # the server's at its start
+    first: int  # steps that its client took before, from the same version
+    began: float
+    done: int = 0  # steps
+
+
+class _Simulation:
+    """Clients and server on a simulated clock. `run` appends to `events`."""
+
+    def __init__(self, schedule, speeds: np.ndarray, order: Callable[[int], np.ndarray], jobs: int, buffer: int, free: int):
+        self.schedule, self.speeds, self.order = schedule, speeds, order
+        self.jobs, self.buffer, self.free = jobs, buffer, free
+        self.events: list[Event] = []
+        self.kinds = collections.Counter()
+        self.steps: dict[tuple[int, int], int] = {}  # (version, step) -> the index of the first event of that step
+        self.running: dict[int, _Job] = {}
+        self.version, self.time, self.waiting, self.dispatches = 0, 0.0, 0, 0  # waiting: uploads in the buffer
+        self.served = np.zeros(len(speeds), int)
+        self.begun: dict[int, tuple[int, int]] = {}  # client -> the version of its last start, its steps from that version
+        self.ready: set[int] = set()  # clients that uploaded since the last version and have not started again
+
+    def run(self, rounds: int) -> None:
+        self.emit("evaluate", range(len(self.speeds)), -1)
+        self.dispatch()
+        while self.version < rounds:
+            self.advance()
+            self.arrive(rounds)
+        self.emit("open", range(len(self.speeds)), rounds)  # follows the last event, and does not take place
+
+    def emit(self, kind: str, clients, round: int, step: int = 0) -> None:
+        who = np.zeros(len(self.speeds), bool)
+        who[list(clients)] = True
+        self.events.append(Event(kind, who, round, step, self.kinds[kind], self.served.copy(), self.time))
+        self.kinds[kind] += 1
+
+    def dispatch(self) -> None:
+        """Fills all free places with clients that have no job."""
+        places = self.jobs - len(self.running)
+        chosen = [int(client) for client in self.order(self.dispatches) if client not in self.running][:places]
+        self.dispatches += 1
+        self.emit("open", chosen, self.version)
+        for client in chosen:
+            version, before = self.begun.get(client, (-1, 0))
+            first = before if version == self.version else 0
+            self.begun[client] = self.version, first + self.schedule.length
+            self.running[client] = _Job(self.version, first, self.time)
+        self.ready -= set(chosen)
+
+    def ends(self, client: int) -> float:
+        """The time at which the client's present step ends."""
+        job, speed = self.running[client], self.speeds[client]
+        return job.began + (job.done + 1) / speed if speed else np.inf
+
+    def advance(self) -> None:
+        """The steps that end next."""
+        self.time = min(map(self.ends, self.running), default=np.inf)
+        if self.time == np.inf:
+            raise ValueError(
+                f"buffer={self.buffer}, free={self.free}: no running client has a speed above 0 after {self.version} server "
+                f"updates, so that no more uploads come; lower buffer or free, or raise jobs"
+            )
+        groups: dict[tuple[int, int], list[int]] = {}
+        for client in sorted(client for client in self.running if self.ends(client) == self.time):
+            job = self.running[client]
+            groups.setdefault((job.version, job.first + job.done), []).append(client)
+        for (version, step), clients in sorted(groups.items()):
+            public = self.schedule.public(version, step % self.schedule.length)
+            self.steps.setdefault((version, step), len(self.events))
+            self.emit("public" if public else "private", clients, version, step)
+            for client in clients:
+                self.running[client].done += 1
+                self.served[client] += not public
+
+    def arrive(self, rounds: int) -> None:
+        """Uploads of the jobs that have ended, new versions and new jobs."""
+        ended = sorted(client for client, job in self.running.items() if job.done == self.schedule.length)
+        while ended and self.version < rounds:
+            count = min(self.buffer - self.waiting, self.free - (self.jobs - len(self.running)))
+            together, ended = ended[:count], ended[count:]
+            self.close(together)
+            if self.jobs - len(self.running) >= self.free and self.version < rounds:
+                self.dispatch()
+
+    def close(self, clients: list[int]) -> None:
+        self.emit("close", clients, self.version, self.schedule.length)
+        for client in clients:
+            del self.running[client]
+        self.ready |= set(clients)
+        self.waiting += len(clients)
+        if self.waiting == self.buffer:
+            self.emit("evaluate", self.ready, self.version, self.schedule.length)
+            self.version, self.waiting, self.ready = self.version + 1, 0, set()
