@@ -8,7 +8,7 @@ import pubswap_jax
 PACKAGE = pathlib.Path(pubswap_jax.__file__).parent
 TOP, BOTTOM = "command loop main verify", "records types settings checks fields field_table files system"
 # From the top down: a folder may import those below its own. Its files may import each other.
-FOLDERS = ["report", "run", "questions", "weights", "algorithm", "policy", "devices", "verifier"]
+FOLDERS = ["after", "report", "run", "questions", "weights", "algorithm", "policy", "devices", "verifier"]
 ROOMS = ["", *FOLDERS, "bottom"]  # "" is the top row of modules
 
 PURE = {"jax", "flax", "optax", "numpy"}
