@@ -48,7 +48,9 @@ def main() -> None:
     # One block at a time is in memory. Drawing its random numbers is not timed.
     similar = []
     for number in range(asked.layers):
-        similar.append(timed("cosines", lambda one: merging.cosines(merging.gram(one)), block(number, asked.adapters, asked.rank)))
+        similar.append(
+            timed("cosines", lambda one: merging.cosines(merging.gram(one)), block(number, asked.adapters, asked.rank))
+        )
     steps = timed("grouping", merging.order, np.stack(similar))
     for number in range(asked.layers):
         drawn = block(number, asked.adapters, asked.rank)
