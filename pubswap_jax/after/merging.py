@@ -145,8 +145,8 @@ def task_arithmetic(scale: float) -> Merge:
 def ties(density: float = 0.2, rank: int = 0) -> Merge:
     """TIES (arXiv 2306.01708): trims small entries, elects signs, and averages the entries that agree; cut to `rank` by an SVD.
 
-    Each adapter keeps its largest `density` of a block's entries. An entry's sign is that of the sum. The result is the mean over
-    the adapters that kept the entry with this sign. It has full rank, and is cut to the best approximation of rank `rank`;
+    Each adapter keeps its largest `density` of a block's entries. An entry's sign is that of the sum. The result is the mean
+    over the adapters that kept the entry with this sign. It has full rank, and is cut to the best approximation of rank `rank`;
     0: n·r. Dense matrices exist for the members of one layer at a time.
     """
 
