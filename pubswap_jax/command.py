@@ -29,6 +29,8 @@ COMMANDS = {
     "export": Command("RUN", "write a run's adapters as PEFT folders", FIELD),
     "report": Command("RUN", "write report.html of a run", ""),
     "doctor": Command("RUN", "say in one line each what looks wrong in a run, and which field to change", ""),
+    "flexmerge": Command("RUN", "merge the clients' own adapters of a run block by block, at a size of your choice", FIELD),
+    "route": Command("RUN", "route test questions to the clients' own adapters of a run", FIELD),
     "verify": Command("FILE", "grade a file of {gold, answer} rows", ""),
 }
 GIVEN_AS = {"CONFIG": "--config", "RUN": "--workdir"}
@@ -73,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def overview() -> str:
     """The text of `pubswap --help`."""
-    lines = [f"  {name:<8} {command.takes:<8} {command.does}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:<9} {command.takes:<8} {command.does}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
             "usage: pubswap COMMAND [CONFIG | RUN | FILE] [FLAGS]",

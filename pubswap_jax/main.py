@@ -2,13 +2,13 @@
 
 --config=FILE[:PRESET]      a file such as configs/math.py:qwen3-1.7b, or the name of a config of the package: math:qwen3-1.7b;
                             set any field with a flag like --config.federation.swap_period=4
---mode=train                train|eval|export|plan|report|doctor
+--mode=train                train|eval|export|plan|report|doctor|flexmerge|route
 --workdir=FOLDER            by default a dated folder under runs/; the same command resumes an interrupted run, even days later;
-                            with --workdir, eval, export, report and doctor read the run's folder and need no --config
+                            all modes but train and plan read the run's folder with --workdir, and need no --config
 --adapter=FOLDER            eval: a PEFT adapter to evaluate; by default the adapter of the run's best round
 --fork                      train: resume although the config has changed
 --help[=SECTION]            print this text and all fields, or the fields of a section: model, data, federation, training,
-                            evaluation, checkpoint, log, verifier or mesh
+                            evaluation, checkpoint, log, merge, route, verifier or mesh
 """
 
 import argparse
@@ -26,7 +26,8 @@ from typing import Any, NamedTuple, NoReturn
 from pubswap_jax import fields, settings
 from pubswap_jax.run import earlier
 
-MODES = ("train", "eval", "export", "plan", "report", "doctor")
+MODES = ("train", "eval", "export", "plan", "report", "doctor", "flexmerge", "route")
+AFTER = ("eval", "export", "flexmerge", "route")  # modes that use a run's adapters, and its config
 SHOWN = ("report", "doctor")  # modes that show a run as it was, and read no config
 
 
@@ -96,7 +97,7 @@ def parse(arguments: Sequence[str]) -> Flags:
     workdir = pathlib.Path(known.workdir).expanduser()
     if known.workdir and workdir.exists() and not workdir.is_dir():
         raise ValueError(f"--workdir={workdir}: there is a file of this name; name a folder")
-    if known.mode in ("eval", "export", *SHOWN) and known.workdir and not known.config:
+    if known.mode in (*AFTER, *SHOWN) and known.workdir and not known.config:
         return Flags(_of_run(workdir, known.mode, overrides), workdir, known.mode, known.adapter, False)
     if not known.config:
         alone = "" if known.mode in ("train", "plan") else ", and so is --workdir=FOLDER of a run, which would do alone"
@@ -189,6 +190,14 @@ def _run(flags: Flags) -> int:
         from pubswap_jax.run import export
 
         print(export.evaluate_adapter(flags.config, flags.workdir, flags.adapter))
+    if flags.mode == "flexmerge":
+        from pubswap_jax.after import flexmerge
+
+        print(flexmerge.flexmerge(flags.config, flags.workdir))
+    if flags.mode == "route":
+        from pubswap_jax.after import proxrouter
+
+        print(proxrouter.route(flags.config, flags.workdir))
     return 0
 
 

@@ -30,6 +30,8 @@ def handed(monkeypatch):
         ("export runs/a", ["--mode=export", "--workdir=runs/a"]),
         ("report runs/a", ["--mode=report", "--workdir=runs/a"]),
         ("doctor runs/a", ["--mode=doctor", "--workdir=runs/a"]),
+        ("flexmerge runs/a --config.merge.size=2", ["--mode=flexmerge", "--workdir=runs/a", "--config.merge.size=2"]),
+        ("route runs/a", ["--mode=route", "--workdir=runs/a"]),
     ],
 )
 def test_a_command_is_a_mode(words, flags, handed):
@@ -65,7 +67,7 @@ def test_help_at_each_level(capsys):
     overview = capsys.readouterr().out
     assert command.main([]) == 2 and capsys.readouterr().out == overview
     for name, one in command.COMMANDS.items():
-        assert f"  {name:<8} {one.takes:<8} {one.does}\n" in overview
+        assert f"  {name:<9} {one.takes:<8} {one.does}\n" in overview
         if name == "verify":
             with pytest.raises(SystemExit, match="0"):
                 command.main([name, "--help"])

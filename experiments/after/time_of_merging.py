@@ -56,7 +56,7 @@ def main() -> None:
         drawn = block(number, asked.adapters, asked.rank)
         for step in steps:
             if step.block == number:  # every group of every size comes from one step
-                timed("averages", merging.average, drawn, step.members)
+                timed("averages", merging.average(), drawn, step.members)
     print("| part | seconds | CPU seconds |\n|---|---|---|")
     for name, (seconds, cpu) in [*spent.items(), ("all", [sum(pair) for pair in zip(*spent.values(), strict=True)])]:
         print(f"| {name} | {seconds:.1f} | {cpu:.1f} |")

@@ -124,20 +124,23 @@ def own(block: Block, client: int) -> Block:
     return {name: Factors(p[client], q[client]) for name, (p, q) in block.items()}
 
 
-def average(block: Block, members: Group) -> Merged:
-    """(1/n) Σ ΔWᵢ, exact at rank n·r."""
-    return task_arithmetic(1.0)(block, members)
+def average(rank: int = 0) -> Merge:
+    """(1/n) Σ ΔWᵢ, exact at rank n·r, or cut to `rank`."""
+    return task_arithmetic(1.0, rank)
 
 
-def task_arithmetic(scale: float) -> Merge:
-    """(scale/n) Σ ΔWᵢ, exact at rank n·r (Ilharco et al., arXiv 2212.04089). FlexMerge's images have scale 1.5."""
+def task_arithmetic(scale: float = 1.5, rank: int = 0) -> Merge:
+    """(scale/n) Σ ΔWᵢ, exact at rank n·r, or cut to `rank` (Ilharco et al., arXiv 2212.04089).
+
+    Reading: the factor is that of the mean, as in FlexMerge's experiments with images, whose scale is 1.5.
+    """
 
     def merge(block: Block, members: Group) -> Merged:
         chosen, share = list(members), scale / len(members)
         merged = {}
         for name, (p, q) in block.items():
             merged[name] = Factors(p.dtype.type(share) * _beside(p[chosen]), q[chosen].reshape(-1, q.shape[-1]))
-        return Merged(merged, 0.0)
+        return cut(merged, rank) if rank else Merged(merged, 0.0)
 
     return merge
 
@@ -163,20 +166,16 @@ def ties(density: float = 0.2, rank: int = 0) -> Merge:
     return merge
 
 
-def cut(merge: Merge, rank: int) -> Merge:
-    """`merge`, and its result cut to rank `rank` by an SVD of the factors, for a merge that is exact at a higher rank."""
-
-    def merge_and_cut(block: Block, members: Group) -> Merged:
-        merged, lost, whole = {}, 0.0, 0.0
-        for name, (p, q) in merge(block, members).block.items():
-            (left, upper), (right, lower) = np.linalg.qr(p), np.linalg.qr(q.T)
-            u, sigma, v = np.linalg.svd(upper @ lower.T)
-            kept = min(rank, len(sigma))
-            merged[name] = Factors(left @ u[:, :kept] * sigma[:kept], v[:kept] @ right.T)
-            lost, whole = lost + float(np.sum(sigma[kept:] ** 2)), whole + float(np.sum(sigma**2))
-        return Merged(merged, (lost / whole) ** 0.5 if whole else 0.0)
-
-    return merge_and_cut
+def cut(block: Block, rank: int) -> Merged:
+    """The best approximation of this rank, by an SVD of the factors: ΔW is not formed."""
+    merged, lost, whole = {}, 0.0, 0.0
+    for name, (p, q) in block.items():
+        (left, upper), (right, lower) = np.linalg.qr(p), np.linalg.qr(q.T)
+        u, sigma, v = np.linalg.svd(upper @ lower.T, full_matrices=False)
+        kept = min(rank, len(sigma))
+        merged[name] = Factors(left @ u[:, :kept] * sigma[:kept], v[:kept] @ right.T)
+        lost, whole = lost + float(np.sum(sigma[kept:] ** 2)), whole + float(np.sum(sigma**2))
+    return Merged(merged, (lost / whole) ** 0.5 if whole else 0.0)
 
 
 def _beside(p: np.ndarray) -> np.ndarray:

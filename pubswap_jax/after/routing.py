@@ -6,6 +6,7 @@ V_im is the utility of adapter m at reference i: its accuracy less λ times its 
 A question that is equally far from all references gets the prior p alone.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -24,27 +25,38 @@ class References(NamedTuple):
     nearest: int  # the nearest references that count for a question; 0: all
 
 
-def neighbours(embedded: np.ndarray, values: np.ndarray, nearest: int = 100) -> References:
-    """Every question is a reference; its `nearest` count equally, before they are weighed by distance. f[n, D], f[n, M]."""
-    embedded, values = _checked(embedded, values)
-    centre, count = embedded.mean(0), len(embedded)
-    return References(centre, unit(embedded - centre), np.full(count, 1 / count), values, min(nearest, count))
+Build = Callable[[np.ndarray, np.ndarray], References]  # (embeddings f[n, D], utilities f[n, M]) of n questions
 
 
-def clusters(embedded: np.ndarray, values: np.ndarray, count: int = 32, seed: int = 0) -> References:
-    """References are the centroids of k-means by cosine, with pᵢ ∝ nᵢ / sᵢ: size over mean distance to the centroid, floored.
+def neighbours(nearest: int = 100) -> Build:
+    """Every question is a reference. The `nearest` ones count equally, before they are weighed by their distance."""
 
-    f[n, D], f[n, M]. A cluster's value is the mean over its questions.
+    def build(embedded: np.ndarray, values: np.ndarray) -> References:
+        embedded, values = _checked(embedded, values)
+        centre, count = embedded.mean(0), len(embedded)
+        return References(centre, unit(embedded - centre), np.full(count, 1 / count), values, min(nearest, count))
+
+    return build
+
+
+def clusters(count: int = 32, seed: int = 0) -> Build:
+    """References are centroids of k-means by cosine, with pᵢ ∝ nᵢ / sᵢ: size over mean distance to the centroid, floored.
+
+    A cluster's utility is the mean over its questions.
     """
-    embedded, values = _checked(embedded, values)
-    centre = embedded.mean(0)
-    points = unit(embedded - centre)
-    centroids, label = k_means(points, count, seed)
-    member = label == np.arange(len(centroids))[:, None]  # [K, n]
-    sizes = member.sum(1)
-    spread = (member * (1 - centroids @ points.T)).sum(1) / sizes
-    prior = sizes / np.maximum(spread, FLOOR)
-    return References(centre, centroids, prior / prior.sum(), member @ values / sizes[:, None], 0)
+
+    def build(embedded: np.ndarray, values: np.ndarray) -> References:
+        embedded, values = _checked(embedded, values)
+        centre = embedded.mean(0)
+        points = unit(embedded - centre)
+        centroids, label = k_means(points, count, seed)
+        member = label == np.arange(len(centroids))[:, None]  # [K, n]
+        sizes = member.sum(1)
+        spread = (member * (1 - centroids @ points.T)).sum(1) / sizes
+        prior = sizes / np.maximum(spread, FLOOR)
+        return References(centre, centroids, prior / prior.sum(), member @ values / sizes[:, None], 0)
+
+    return build
 
 
 def weights(references: References, embedded: np.ndarray, sharpness: float = SHARPNESS) -> np.ndarray:

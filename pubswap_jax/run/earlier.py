@@ -15,6 +15,8 @@ ANYWHERE = ("model.path", "mesh.", "verifier.", "log.", "compilation_cache")
 ALLOWED = {
     "eval": (*ANYWHERE, "data.path", "data.test", "data.fields", "data.max_prompt_tokens", "evaluation."),
     "export": (*ANYWHERE, "data.path"),
+    "flexmerge": (*ANYWHERE, "data.path", "evaluation.", "merge."),
+    "route": (*ANYWHERE, "data.path", "evaluation.", "route."),
 }
 
 

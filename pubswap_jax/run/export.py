@@ -88,7 +88,7 @@ def export_run(run: Run, workdir: pathlib.Path) -> list[pathlib.Path]:
     """`export` for an assembled run."""
     at = best_state(run, workdir)
     shared, own = run.federation.shared(at.federation), run.federation.own(at.federation)
-    adapters = {f"client_{i}": jax.tree.map(lambda x, i=i: x[i], own) for i in _with_own(run, at)}
+    adapters = {f"client_{i}": jax.tree.map(lambda x, i=i: x[i], own) for i in with_own(run, at)}
     if shared is not None:
         adapters = {"global": shared} | adapters
     folders = []
@@ -96,17 +96,18 @@ def export_run(run: Run, workdir: pathlib.Path) -> list[pathlib.Path]:
         folder = workdir / "export" / name
         for file in folder.glob("*"):
             file.unlink()
-        export_adapter(folder, adapter, run.policy.config, _base_name(run), basis=run.policy.base["basis"])
+        export_adapter(folder, adapter, run.policy.config, base_name(run), basis=run.policy.base["basis"])
         (folder / "README.md").write_text(_card(run, at, workdir, name))
         folders.append(folder)
     return folders
 
 
-def _base_name(run: Run) -> str:
+def base_name(run: Run) -> str:
+    """The base model's name in an exported folder."""
     return str(run.settings["model.path"] or f"pubswap_jax/{run.policy.folder.name}")
 
 
-def _with_own(run: Run, at: RunState) -> list[int]:
+def with_own(run: Run, at: RunState) -> list[int]:
     """The clients whose own adapter is exported: all, or, where a shared one exists, those who took part in the last round."""
     own = run.federation.own(at.federation)
     if own is None:
@@ -195,7 +196,7 @@ def _card(run: Run, at: RunState, workdir: pathlib.Path, name: str) -> str:
     base, best = figures.get((0, "global"), {}), figures.get((round, model), {})
     cells = [f"| {topic} | {base[topic]:.3f} | {best[topic]:.3f} |" for topic in base if topic in best]
     return CARD.format(
-        base=_base_name(run),
+        base=base_name(run),
         name=f"{workdir.name}, {name}",
         **dict(run.policy.config.adapter.settings),
         clients=known["federation.num_clients"],

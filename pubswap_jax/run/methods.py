@@ -5,6 +5,7 @@ Together with assembly.py and policy.py this is where the config is read.
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,35 @@ from pubswap_jax.policy.logps import response_logps
 from pubswap_jax.questions import schedule
 from pubswap_jax.questions.schedule import Schedule
 from pubswap_jax.types import Event, Federation, Hparams, Program, Timeline, compiled
+
+
+class Merging(NamedTuple):
+    """How a run's adapters are merged when it has ended, see after/merging.py."""
+
+    size: float  # in models, 1 to the number of clients
+    how: str  # the name of `merge`
+    merge: Callable  # (block, members) -> the block that they share
+    curve: bool  # whether the sizes from one to all are evaluated too
+
+
+class Routing(NamedTuple):
+    """How questions are routed to a run's adapters when it has ended, see after/routing.py."""
+
+    build: Callable  # (embeddings [n, D], utilities [n, M]) -> references
+    own: bool  # whether every client routes by its private questions; False: by the public ones
+    most: int  # questions of one router
+    sharpness: float
+    cost: float
+
+
+def make_merging(config) -> Merging:
+    return Merging(config.merge.size, config.merge.how, settings.chosen(config, "merge.how"), config.merge.curve)
+
+
+def make_routing(config) -> Routing:
+    route = config.route
+    build = settings.chosen(config, "route.references")
+    return Routing(build, route.questions == "own", route.most, route.sharpness, route.cost)
 
 
 def make_federation(config, model, program: Program = compiled) -> Federation:

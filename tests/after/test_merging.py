@@ -80,7 +80,7 @@ PLAIN = {
     "ties": lambda vectors: plain_ties(vectors, 0.3),
 }
 MERGES = {
-    "average": merging.average,
+    "average": merging.average(),
     "task_arithmetic": merging.task_arithmetic(1.5),
     "ties": merging.ties(0.3, rank=8),  # the full rank of these layers, so that nothing is cut
 }
@@ -116,7 +116,7 @@ def test_one_model_is_the_mean_and_n_models_are_everybodys_own():
     assert merging.groups_at(steps, 1, 5, WEIGHTS) == [[(0, 1, 2, 3, 4)]] * 2
     assert merging.groups_at(steps, 5, 5, WEIGHTS) == [[(i,) for i in range(5)]] * 2
     for block in blocks:
-        np.testing.assert_allclose(product(merging.average(block, (0, 1, 2, 3, 4)).block), dense(block).mean(0), atol=1e-12)
+        np.testing.assert_allclose(product(merging.average()(block, (0, 1, 2, 3, 4)).block), dense(block).mean(0), atol=1e-12)
         for i in range(5):
             np.testing.assert_array_equal(product(merging.own(block, i)), dense(block)[i])
 
@@ -162,15 +162,15 @@ def test_a_zero_vector_is_like_no_other():
 
 def test_a_cut_is_the_best_approximation_and_says_what_it_loses():
     block = adapters()[0]
-    whole = merging.average(block, (0, 1, 2)).block
-    merged = merging.cut(merging.average, 3)(block, (0, 1, 2))
+    whole = merging.average()(block, (0, 1, 2)).block
+    merged = merging.average(rank=3)(block, (0, 1, 2))
     lost, total = 0.0, 0.0
     for name, (p, q) in merged.block.items():
         u, sigma, v = np.linalg.svd(whole[name].p @ whole[name].q)
         np.testing.assert_allclose(p @ q, u[:, :3] * sigma[:3] @ v[:3], atol=1e-10)
         lost, total = lost + (sigma[3:] ** 2).sum(), total + (sigma**2).sum()
     assert merged.error == pytest.approx((lost / total) ** 0.5) and merged.error > 0.05
-    exact = merging.cut(merging.average, 6)(block, (0, 1, 2))
+    exact = merging.task_arithmetic(1.0, rank=6)(block, (0, 1, 2))
     np.testing.assert_allclose(product(exact.block), product(whole), atol=1e-10)
 
 

@@ -32,7 +32,7 @@ def plain(points, prior, values, x, nearest):
 
 def test_neighbours_are_those_of_a_plain_loop():
     embedded, values, asked = world()
-    references = routing.neighbours(embedded, values, nearest=6)
+    references = routing.neighbours(6)(embedded, values)
     centre = embedded.mean(0)
     expected = [plain(embedded - centre, [1.0] * 40, values, x - centre, 6) for x in asked]
     np.testing.assert_allclose(routing.utilities(references, asked), expected, rtol=1e-9)
@@ -41,7 +41,7 @@ def test_neighbours_are_those_of_a_plain_loop():
 
 def test_clusters_are_those_of_a_plain_loop():
     embedded, values, asked = world()
-    references = routing.clusters(embedded, values, count=4, seed=1)
+    references = routing.clusters(4, seed=1)(embedded, values)
     centre = embedded.mean(0)
     _, label = routing.k_means(routing.unit(embedded - centre), 4, seed=1)
     points, prior, means = [], [], []
@@ -60,7 +60,7 @@ def test_clusters_are_those_of_a_plain_loop():
 
 def test_one_adapter_or_one_reference_is_the_trivial_route():
     embedded, values, asked = world()
-    for build in (routing.neighbours, routing.clusters):
+    for build in (routing.neighbours(), routing.clusters()):
         assert (routing.route(build(embedded, values[:, :1]), asked) == 0).all()
         alone = build(embedded[:1], values[:1])
         np.testing.assert_array_equal(routing.weights(alone, asked), np.ones((7, 1)))
@@ -70,7 +70,7 @@ def test_one_adapter_or_one_reference_is_the_trivial_route():
 def test_a_question_far_from_all_references_gets_the_prior():
     embedded, values, _ = world()
     embedded[:, -1] = 0
-    for references in (routing.clusters(embedded, values, 5), routing.neighbours(embedded, values, 40)):
+    for references in (routing.clusters(5)(embedded, values), routing.neighbours(40)(embedded, values)):
         outlier = references.centre + np.array([[0, 0, 0, 0, 9.0]])  # at a right angle to every reference
         np.testing.assert_allclose(routing.weights(references, outlier)[0], references.prior, rtol=1e-9)
         best = (references.prior @ references.values).argmax()
@@ -80,7 +80,7 @@ def test_a_question_far_from_all_references_gets_the_prior():
 
 def test_a_question_beside_a_reference_gets_its_adapter():
     embedded = np.eye(4)
-    references = routing.neighbours(embedded, np.eye(4), 4)
+    references = routing.neighbours(4)(embedded, np.eye(4))
     assert routing.route(references, embedded + 0.01).tolist() == [0, 1, 2, 3]
     weight = routing.weights(references, embedded[:1])[0]
     assert weight[0] > 0.99 and weight.sum() == pytest.approx(1)
@@ -89,9 +89,9 @@ def test_a_question_beside_a_reference_gets_its_adapter():
 
 def test_ties_go_to_the_lower_adapter_and_the_first_reference():
     embedded, values, asked = world()
-    assert (routing.route(routing.neighbours(embedded, np.full((40, 3), 0.7)), asked) == 0).all()
+    assert (routing.route(routing.neighbours()(embedded, np.full((40, 3), 0.7)), asked) == 0).all()
     equal = np.ones((6, 2)) * [[1], [-1], [1], [-1], [1], [-1]]
-    assert routing.weights(routing.neighbours(equal, np.eye(6), 2), equal[:1])[0].tolist() == [0.5, 0, 0.5, 0, 0, 0]
+    assert routing.weights(routing.neighbours(2)(equal, np.eye(6)), equal[:1])[0].tolist() == [0.5, 0, 0.5, 0, 0, 0]
 
 
 def test_k_means_finds_what_is_apart_and_no_empty_cluster():
@@ -107,4 +107,4 @@ def test_k_means_finds_what_is_apart_and_no_empty_cluster():
 
 def test_references_that_do_not_fit_are_named():
     with pytest.raises(ValueError, match=r"of the same n > 0 questions expected, got \[3, 2\] and \[2, 1\]"):
-        routing.clusters(np.ones((3, 2)), np.ones((2, 1)))
+        routing.clusters()(np.ones((3, 2)), np.ones((2, 1)))
