@@ -6,6 +6,7 @@ import pathlib
 from typing import NamedTuple
 
 from pubswap_jax.types import ModelConfig
+from pubswap_jax.weights import gguf
 from pubswap_jax.weights.tensorfile import Entry, blocks, read_header, read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -55,11 +56,14 @@ def hub_name(folder: str | pathlib.Path) -> str:
 def find_folder(path_or_name: str | pathlib.Path, revision: str | None = None, config_only: bool = False) -> pathlib.Path:
     """Returns the folder if it exists, else the model's folder in the Hugging Face cache, downloading it if necessary.
 
+    A GGUF file, or a folder with one GGUF file and no config.json, is converted to a folder beside the file.
     With `config_only`, config.json and generation_config.json are enough, and nothing else is downloaded.
     """
     folder = pathlib.Path(path_or_name).expanduser()
+    if folder.suffix == ".gguf" and folder.is_file():
+        return gguf.folder_of(folder)
     if folder.is_dir():
-        return folder
+        return _converted(folder)
     name = str(path_or_name)
     fix = f"put config.json and {SINGLE} (or {INDEX} and its shards) into a folder and give its path"
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
@@ -80,6 +84,13 @@ def find_folder(path_or_name: str | pathlib.Path, revision: str | None = None, c
     raise FileNotFoundError(
         f"{name}: neither a folder nor in the Hugging Face cache, and not to be had from the hub ({reason}); {fix}"
     )
+
+
+def _converted(folder: pathlib.Path) -> pathlib.Path:
+    files = [] if (folder / "config.json").is_file() else sorted(folder.glob("*.gguf"))
+    if len(files) > 1:
+        raise ValueError(f"{folder}: {len(files)} GGUF files, {', '.join(file.name for file in files[:4])}; name one of them")
+    return gguf.folder_of(files[0]) if files else folder
 
 
 def _is_complete(folder: pathlib.Path, config_only: bool) -> bool:
