@@ -97,6 +97,16 @@ def letter(index: str) -> str:
 FINAL = {"whole": str.strip, "box": last_box, "hashes": after_hashes, "index": letter}
 
 
+def examples(path: str) -> list[tuple[str, str]]:
+    """(question, answer) of each row of a file of examples: texts in the columns `question` and `answer`."""
+    (file,) = readers.expand(path)
+    rows = [(f"{file}:{line}", row) for line, row in readers.read(file)]
+    found = [tuple(_text(place, name, _cell(place, row, name, name)) for name in ("question", "answer")) for place, row in rows]
+    if not found or not all(question and answer for question, answer in found):
+        raise ValueError(f"config.model.examples: {file}: every row needs a question and an answer")
+    return found
+
+
 def local(
     paths: str | os.PathLike | Sequence[str | os.PathLike], fields: Fields | None = None, beside: Sequence[pathlib.Path] = ()
 ) -> list[Problem]:

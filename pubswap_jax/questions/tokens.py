@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pubswap_jax.questions import chat
 from pubswap_jax.questions.problem import Problem
 from pubswap_jax.types import Prompts
 from pubswap_jax.verifier.keys import labels
@@ -56,10 +57,15 @@ def load_tokenizer(
     *,
     vocab_size: int | None = None,
     system: str | None = None,
+    examples: Sequence[tuple[str, str]] = (),
     instructions: Mapping[str, str] = INSTRUCTIONS,
     chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> Tokenizer:
-    """Loads from a folder or a hub name. `chat_template_kwargs` go to the chat template, e.g. Qwen3's `enable_thinking`."""
+    """Loads from a folder or a hub name.
+
+    `system`: the system prompt; None: the chat template's own; empty: none at all. `examples`: (question, answer) of earlier
+    turns, as they are. `chat_template_kwargs` go to the chat template, e.g. Qwen3's `enable_thinking`.
+    """
     path = str(path)
     if path.startswith(("/", ".")) and not os.path.isdir(path):
         raise FileNotFoundError(f"model.path is {path}: there is no such folder")
@@ -77,7 +83,7 @@ def load_tokenizer(
             f"the tokenizer at {path} has ids up to {largest}, but the model only {vocab_size} tokens: not its own"
         )
     stop_ids = _stop_ids(transformers, hf, path)
-    before, after = _chat(hf, system, chat_template_kwargs or {})
+    before, after = chat.around(hf, PLACE, system, examples, chat_template_kwargs or {})
     pad_id = stop_ids[0] if hf.pad_token_id is None else hf.pad_token_id
     return Tokenizer(hf, before, after, dict(instructions), stop_ids, pad_id)
 
@@ -135,24 +141,6 @@ def save_char_tokenizer(folder: str | os.PathLike, characters: str, chat_templat
         clean_up_tokenization_spaces=False,
     )
     hf.save_pretrained(folder)
-
-
-def _chat(hf, system: str | None, chat_template_kwargs: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Token ids before and after the question. Without a chat template (a base model), the prompt is plain text."""
-    if hf.chat_template is None:
-        before = tuple(hf("").input_ids) + _ids(hf, f"{system}\n\n" if system else "")
-        return before, _ids(hf, "\n")
-    messages = [{"role": "system", "content": system}] if system else []
-    messages.append({"role": "user", "content": PLACE})
-    text = hf.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **chat_template_kwargs)
-    before, place, after = text.partition(PLACE)
-    if not place or PLACE in after:
-        raise ValueError("the chat template must hold the user's message once, as it is")
-    return _ids(hf, before), _ids(hf, after)
-
-
-def _ids(hf, text: str) -> tuple[int, ...]:
-    return tuple(hf(text, add_special_tokens=False, split_special_tokens=False).input_ids)
 
 
 def _stop_ids(transformers, hf, path: str) -> tuple[int, ...]:

@@ -39,6 +39,7 @@ def config_of(workdir: pathlib.Path) -> tuple[ConfigDict, str]:
     flat = described(workdir).get("config")
     if not isinstance(flat, dict):
         raise ValueError(f"{workdir / RUN}: no config in it; give the --workdir of a run, or train one first")
+    flat = as_now(flat)
     config, known = default_config(), [field.name for field in FIELDS]
     for name in known:
         if name in flat:
@@ -47,6 +48,13 @@ def config_of(workdir: pathlib.Path) -> tuple[ConfigDict, str]:
             (config[section] if section else config)[leaf] = value
     gone = sorted(set(flat) - set(known))
     return config, f"{workdir / RUN}: fields that this version does not have are left out: {', '.join(gone)}" if gone else ""
+
+
+def as_now(flat: Mapping) -> dict:
+    """The fields of an earlier run with the values that mean the same today."""
+    # Before model.adapter existed, an empty model.system left the chat template's own prompt in place.
+    old = "model.adapter" not in flat and flat.get("model.system") == ""
+    return dict(flat) | ({"model.system": "default"} if old else {})
 
 
 def allow(mode: str, name: str, workdir: pathlib.Path) -> None:

@@ -1,24 +1,25 @@
 """The best round's adapters, as arrays or as PEFT folders with a model card; and the evaluation of a PEFT folder."""
 
 import pathlib
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from pubswap_jax import settings
-from pubswap_jax.policy.adapter import init_adapter
+from pubswap_jax.policy.adapter import init_adapter, init_basis
 from pubswap_jax.policy.model import Transformer
 from pubswap_jax.run import checkpoint, earlier, evaluation, journal, manifest, state
 from pubswap_jax.run.assembly import Run, assemble
 from pubswap_jax.run.methods import make_federation
 from pubswap_jax.run.pass_at_k import by_topic, pass_at_k, summary
-from pubswap_jax.run.policy import adapt, base_folder, make_tokenizer
+from pubswap_jax.run.policy import BASIS_STREAM, adapt, base_folder, beside_warmup, digest_of, make_tokenizer
 from pubswap_jax.run.recorder import KS
 from pubswap_jax.run.state import RunState, place_of
 from pubswap_jax.types import ModelConfig, PyTree
 from pubswap_jax.weights.hf_config import read_config
-from pubswap_jax.weights.hf_folder import base_digest
 from pubswap_jax.weights.pretrained import export_adapter, load_adapter, param_shapes
 
 CARD = """---
@@ -62,7 +63,7 @@ def best(workdir: str | pathlib.Path) -> BestRound:
     workdir = pathlib.Path(workdir)
     config, _ = earlier.config_of(workdir)
     base = base_folder(config)
-    earlier.agree(settings.flatten(config), base_digest(base), workdir, "export")
+    earlier.agree(settings.flatten(config), digest_of(config, base), workdir, "export")
     folder = workdir / "checkpoints"
     newest = _newest(workdir)
     round, score = checkpoint.notes(newest)["best"]
@@ -74,18 +75,24 @@ def best(workdir: str | pathlib.Path) -> BestRound:
     template = federation.saved(jax.eval_shape(federation.init, adapter))
     found = checkpoint.load(state.best_of(folder, round, newest.round), template)
     shared = federation.shared(found)
-    return BestRound(
-        round, score, federation.own(found) if shared is None else shared, model.config, base, settings.flatten(config)
-    )
+    if shared is None:
+        return BestRound(round, score, federation.own(found), model.config, base, settings.flatten(config))
+    basis = init_basis(jax.random.fold_in(jax.random.key(config.seed), BASIS_STREAM), model, shapes)
+    joined, adapter, _ = beside_warmup(config, model.config, shared, basis)
+    return BestRound(round, score, adapter, joined, base, settings.flatten(config))
 
 
 def export(config, workdir: pathlib.Path) -> list[pathlib.Path]:
-    """Writes PEFT folders to `workdir/export`: the average (`global`) and each participant's own. Returns the paths."""
-    return export_run(assemble(config), workdir)
+    """Writes PEFT folders to `workdir/export`: the average (`global`) and each participant's own. Returns the paths.
+
+    The adapters are relative to the model of `model.path`: the ranks of a warm-up adapter are part of them.
+    """
+    run = assemble(config)
+    return export_run(run, workdir, partial(beside_warmup, config))
 
 
-def export_run(run: Run, workdir: pathlib.Path) -> list[pathlib.Path]:
-    """`export` for an assembled run."""
+def export_run(run: Run, workdir: pathlib.Path, beside: Callable = lambda *adapter: adapter) -> list[pathlib.Path]:
+    """`export` for an assembled run. `beside` joins an adapter with the run's warm-up: (config, adapter, basis) -> the same."""
     at = best_state(run, workdir)
     shared, own = run.federation.shared(at.federation), run.federation.own(at.federation)
     adapters = {f"client_{i}": jax.tree.map(lambda x, i=i: x[i], own) for i in with_own(run, at)}
@@ -96,7 +103,8 @@ def export_run(run: Run, workdir: pathlib.Path) -> list[pathlib.Path]:
         folder = workdir / "export" / name
         for file in folder.glob("*"):
             file.unlink()
-        export_adapter(folder, adapter, run.policy.config, base_name(run), basis=run.policy.base["basis"])
+        exported, adapter, basis = beside(run.policy.config, adapter, run.policy.base["basis"])
+        export_adapter(folder, adapter, exported, base_name(run), basis=basis)
         (folder / "README.md").write_text(_card(run, at, workdir, name))
         folders.append(folder)
     return folders
@@ -118,13 +126,19 @@ def with_own(run: Run, at: RunState) -> list[int]:
 
 
 def evaluate_adapter(config, workdir: pathlib.Path, adapter: str) -> str:
-    """Evaluates the PEFT folder `adapter` on the config's test questions, as text; empty: the best round in `workdir`."""
+    """Evaluates the PEFT folder `adapter` on the config's test questions, as text; empty: the best round in `workdir`.
+
+    A PEFT folder is relative to the model of `model.path`, so a warm-up adapter is not merged beside it.
+    """
+    if adapter:
+        config = _with(config, {"model.adapter": ""})
     run = assemble(config)
     if adapter:
         ours = run.policy.config
         found, loaded = load_adapter(adapter, ours)
-        changes = {f"lora_{name}": value for name, value in found.adapter.settings} | {"lora_targets": found.lora_targets}
-        run = run if found == ours else assemble(_with_adapter(config, changes))
+        changes = {f"model.lora_{name}": value for name, value in found.adapter.settings}
+        changes |= {"model.lora_targets": ",".join(found.lora_targets)}
+        run = run if found == ours else assemble(_with(config, changes))
         return _figures(run, loaded)
     return evaluate_run(run, workdir)
 
@@ -163,7 +177,7 @@ def _asked(run: Run) -> str:
 def best_state(run: Run, workdir: pathlib.Path) -> RunState:
     """The state of the run in `workdir` at the end of its best round."""
     newest = _newest(workdir)
-    earlier.agree(run.settings, base_digest(run.policy.folder), workdir, "eval")
+    earlier.agree(run.settings, run.policy.digest, workdir, "eval")
     before, ours = earlier.described(workdir), manifest.describe(run)
     same_data = all(ours["config"][name] == before["config"].get(name) for name in ours["config"] if name.startswith("data."))
     if same_data and before.get("asked_sha256", ours["asked_sha256"]) != ours["asked_sha256"]:
@@ -180,11 +194,11 @@ def _newest(workdir: pathlib.Path) -> checkpoint.Checkpoint:
     return found
 
 
-def _with_adapter(config, changes: dict):
+def _with(config, changes: dict[str, object]):
     changed = config.copy_and_resolve_references()
-    changed.model.lora_rank, changed.model.lora_alpha = changes["lora_rank"], changes["lora_alpha"]
-    changed.model.lora_targets = ",".join(changes["lora_targets"])
-    settings.check(changed)
+    for name, value in changes.items():
+        settings.override(changed, name, str(value))
+    settings.check(changed, trained=True)
     return changed
 
 
@@ -207,5 +221,5 @@ def _card(run: Run, at: RunState, workdir: pathlib.Path, name: str) -> str:
         round=round,
         rounds=run.rounds,
         cells="\n".join(cells),
-        digest=base_digest(run.policy.folder),
+        digest=run.policy.digest,
     )

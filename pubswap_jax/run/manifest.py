@@ -19,8 +19,7 @@ from pubswap_jax.fields import FREE, default_config
 from pubswap_jax.questions.partition import counts
 from pubswap_jax.run import checkpoint
 from pubswap_jax.run.assembly import Run
-from pubswap_jax.run.earlier import RUN, described
-from pubswap_jax.weights.hf_folder import base_digest
+from pubswap_jax.run.earlier import RUN, as_now, described
 
 LOCK = ".lock"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
@@ -84,7 +83,7 @@ def describe(run: Run) -> dict:
     return {
         "config": json.loads(json.dumps(run.settings)),
         "base": str(run.policy.folder),
-        "base_sha256": base_digest(run.policy.folder),
+        "base_sha256": run.policy.digest,
         "base_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(run.policy.base)),
         "split": run.data.split.manifest(),
         "asked_sha256": _digest(run.data.validation.problems, run.data.test.problems),
@@ -114,5 +113,5 @@ def _digest(*parts) -> str:
 
 def _binding(config: Mapping) -> dict:
     """The fields that must match. A field newer than the run gets its default, which is what the run did."""
-    complete = settings.flatten(default_config()) | dict(config)
+    complete = settings.flatten(default_config()) | as_now(config)
     return {name: value for name, value in complete.items() if not name.startswith(FREE)}

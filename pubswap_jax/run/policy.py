@@ -1,5 +1,10 @@
-"""A run's policy: the base model's folder, its tokenizer, its parameters, and the adapter before the first round."""
+"""A run's policy: the base model's folder, its tokenizer, its parameters, and the adapter before the first round.
 
+`model.adapter` names a PEFT folder, a warm-up, that is merged into the base when it is loaded. Adapters that leave a run are
+relative to the model of `model.path`: `beside_warmup` joins the warm-up's and the run's ranks.
+"""
+
+import hashlib
 import pathlib
 from functools import partial
 from typing import NamedTuple
@@ -12,13 +17,15 @@ from pubswap_jax.devices import mesh
 from pubswap_jax.policy.adapter import init_adapter, init_basis, lora
 from pubswap_jax.policy.logps import check_positions
 from pubswap_jax.policy.model import Transformer
-from pubswap_jax.questions import embedded
+from pubswap_jax.questions import embedded, sources
 from pubswap_jax.questions.load import HOMEWORK
 from pubswap_jax.questions.problem import KINDS
 from pubswap_jax.questions.tokens import INSTRUCTIONS, Tokenizer, load_tokenizer
 from pubswap_jax.types import ModelConfig, PyTree
 from pubswap_jax.weights import hf_folder
 from pubswap_jax.weights.hf_config import read_config
+from pubswap_jax.weights.peft import load_adapter
+from pubswap_jax.weights.peft_join import adapter_digest, joined, with_adapter
 from pubswap_jax.weights.pretrained import load_pretrained
 
 ADAPTER_STREAM, BASIS_STREAM = 2**32 - 1, 2**32 - 2  # no round has these numbers; rounds are folded into the same key
@@ -32,6 +39,7 @@ class Policy(NamedTuple):
     model: Transformer
     base: PyTree
     adapter: PyTree
+    digest: str  # SHA-256 of the base: of its files, and of the warm-up adapter if there is one
 
     @property
     def config(self) -> ModelConfig:
@@ -45,12 +53,30 @@ def load_policy(config, devices: Mesh | None = None) -> Policy:
     check_context(config, read_config(folder))
     shardings = devices and partial(mesh.params_sharding, devices)
     loaded, base = load_pretrained(folder, dtype=config.model.dtype, shardings=shardings, scan_layers=config.model.scan_layers)
+    if config.model.adapter:
+        base = base | {"params": with_adapter(base["params"], *load_adapter(config.model.adapter, loaded))}
     model = Transformer(adapt(config, loaded, tokenizer))
     key = jax.random.key(config.seed)
     shapes = jax.eval_shape(lambda: base)  # `init_adapter` is jitted: eager, it would compile one program per leaf
     adapter = jax.jit(lambda key: init_adapter(key, model, shapes))(jax.random.fold_in(key, ADAPTER_STREAM))
     basis = init_basis(jax.random.fold_in(key, BASIS_STREAM), model, shapes)
-    return Policy(folder, tokenizer, model, base | {"basis": basis}, adapter)
+    return Policy(folder, tokenizer, model, base | {"basis": basis}, adapter, digest_of(config, folder))
+
+
+def digest_of(config, folder: pathlib.Path) -> str:
+    """SHA-256 of a run's base: of the model's files and, where `model.adapter` names one, of the warm-up adapter."""
+    found = hf_folder.base_digest(folder)
+    if not config.model.adapter:
+        return found
+    return hashlib.sha256(f"{found} {adapter_digest(config.model.adapter)}".encode()).hexdigest()
+
+
+def beside_warmup(config, model_config: ModelConfig, adapter: PyTree, basis: PyTree) -> tuple[ModelConfig, PyTree, PyTree]:
+    """A run's adapter relative to the model of `model.path`, its config and its basis."""
+    if not config.model.adapter:
+        return model_config, adapter, basis
+    warm = load_adapter(config.model.adapter, model_config)
+    return *joined(warm, (model_config, adapter), basis), {}
 
 
 def base_folder(config) -> pathlib.Path:
@@ -71,7 +97,8 @@ def make_tokenizer(config, folder: pathlib.Path) -> Tokenizer:
     wording = config.model.instruction
     return load_tokenizer(
         folder,
-        system=config.model.system or None,
+        system=None if config.model.system == "default" else config.model.system,
+        examples=sources.examples(config.model.examples) if config.model.examples else (),
         instructions=INSTRUCTIONS if wording == "default" else dict.fromkeys(KINDS, wording),
         chat_template_kwargs={} if config.model.thinking == "default" else {"enable_thinking": config.model.thinking == "on"},
     )

@@ -47,6 +47,14 @@ def test_fields_that_came_and_went(trained):
     earlier.agree(settings.flatten(config), base_digest(run.policy.folder), workdir, "eval")
 
 
+def test_an_empty_system_prompt_of_an_earlier_version_is_the_templates_own(trained):
+    _, workdir = trained
+    rewrite(workdir, lambda flat: flat.update({"model.system": ""}))
+    assert earlier.config_of(workdir)[0].model.system == ""
+    rewrite(workdir, lambda flat: flat.pop("model.adapter"))
+    assert earlier.config_of(workdir)[0].model.system == "default"
+
+
 def test_a_run_with_a_setting_without_effect_can_still_be_evaluated(trained):
     _, workdir = trained
     rewrite(workdir, lambda flat: flat.update({"training.kl_coef": 0.1}))

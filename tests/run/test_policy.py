@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from small_world import config_of, finished, small_config
 
+from pubswap_jax import Transformer, export_adapter, load_adapter, load_pretrained, lora
 from pubswap_jax.policy.adapter import init_adapter
 from pubswap_jax.run import policy
 from pubswap_jax.run.assembly import assemble
@@ -46,3 +47,35 @@ def test_the_contexts_length_is_checked_before_weights_are_read(tmp_path):
     stretched = run.policy.config.replace(rope_scaling=Llama3Rope(32.0, 1.0, 4.0, 64))
     with pytest.raises(ValueError, match="the base has 1024"):
         policy.check_context(config, stretched)
+
+
+def test_a_warm_up_adapter_is_part_of_the_base_and_of_what_is_exported(tmp_path):
+    config = small_config(tmp_path, model__lora_targets="attention")
+    plain = policy.load_policy(config)
+    warm_config = plain.config.replace(adapter=lora(3, 5.0), lora_targets=("q_proj", "down_proj"))
+    shapes = jax.eval_shape(lambda: init_adapter(jax.random.key(0), Transformer(warm_config), plain.base))
+    rng = np.random.default_rng(0)
+    warm = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32), shapes)
+    export_adapter(tmp_path / "warm", warm, warm_config, "base")
+    config.model.adapter = str(tmp_path / "warm")
+    found = policy.load_policy(config)
+    assert found.digest != plain.digest == policy.digest_of(config_with(config, ""), plain.folder)
+    tokens = np.arange(8)[None]
+    logits = Transformer(warm_config).apply(plain.base | {"adapter": warm}, tokens)
+    np.testing.assert_allclose(Transformer(found.config).apply(found.base, tokens), logits, rtol=1e-4, atol=1e-4)
+
+    own = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32), found.adapter)
+    joined, adapter, basis = policy.beside_warmup(config, found.config, own, {})
+    export_adapter(tmp_path / "exported", adapter, joined, "base", basis=basis)
+    original, base = load_pretrained(plain.folder)
+    loaded_config, loaded = load_adapter(tmp_path / "exported", original)
+    wanted = Transformer(found.config).apply(found.base | {"adapter": own}, tokens)
+    np.testing.assert_allclose(
+        Transformer(loaded_config).apply(base | {"adapter": loaded}, tokens), wanted, rtol=1e-4, atol=1e-4
+    )
+
+
+def config_with(config, adapter):
+    changed = config.copy_and_resolve_references()
+    changed.model.adapter = adapter
+    return changed
