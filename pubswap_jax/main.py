@@ -7,8 +7,8 @@
                             all modes but train and plan read the run's folder with --workdir, and need no --config
 --adapter=FOLDER            eval: a PEFT adapter to evaluate; by default the adapter of the run's best round
 --fork                      train: resume although the config has changed
---help[=SECTION]            print this text and all fields, or the fields of a section: model, data, federation, training,
-                            evaluation, checkpoint, log, merge, route, verifier or mesh
+--help[=SECTION]            print this text and all fields, or the fields of a section: model, data, federation, reward,
+                            training, evaluation, checkpoint, log, merge, route, verifier or mesh
 """
 
 import argparse

@@ -42,6 +42,7 @@ class Wanted:
     public: float
     partition: str
     partitioned: Partition  # the function that `partition` names
+    verified: bool = True  # the verifier decides; False: own rewards do, so that its limits leave no question out
 
 
 class Questions(NamedTuple):
@@ -104,7 +105,9 @@ def load_questions(wanted: Wanted, tokenizer: Tokenizer) -> Asked:
 def _held_out(wanted: Wanted, tokenizer: Tokenizer) -> Parts:
     """The usable questions. Sets without questions of their own are drawn from the training questions."""
     read, own_validation, own_test = read_problems(wanted)
-    train, notes = usable(read[: wanted.max_questions or None], tokenizer, wanted.max_prompt_tokens, "training")
+    train, notes = usable(
+        read[: wanted.max_questions or None], tokenizer, wanted.max_prompt_tokens, "training", wanted.verified
+    )
     if own_test is None:
         size = wanted.test or _tenth(len(train))
         if not wanted.test:
@@ -112,7 +115,7 @@ def _held_out(wanted: Wanted, tokenizer: Tokenizer) -> Parts:
             notes = [*notes, f"data.test=0, and there is no test file or split: {what}"]
         train, test = set_aside(train, size, wanted.seed, "data.test", notes)
     else:
-        kept = usable(own_test, tokenizer, wanted.max_prompt_tokens, "test")
+        kept = usable(own_test, tokenizer, wanted.max_prompt_tokens, "test", wanted.verified)
         test = [kept.rows[i] for i in draw(kept.rows, wanted.test or len(kept.rows), wanted.seed)]
         notes = notes + kept.notes
     clean = without_copies(train, test)
@@ -121,7 +124,7 @@ def _held_out(wanted: Wanted, tokenizer: Tokenizer) -> Parts:
     if own_validation is None:
         train, validation = set_aside(clean.rows, wanted.validation, wanted.seed, "data.validation", notes)
         return Parts(train, validation, test, notes)
-    kept = usable(own_validation, tokenizer, wanted.max_prompt_tokens, "validation")
+    kept = usable(own_validation, tokenizer, wanted.max_prompt_tokens, "validation", wanted.verified)
     return Parts(clean.rows, kept.rows, test, notes + kept.notes)
 
 
@@ -134,7 +137,7 @@ def _from_elsewhere(wanted: Wanted, tokenizer: Tokenizer, private: Sequence[Row]
                 f"config.data.public_path: {file} is a file of data.path too; data.public takes a share of that one"
             )
     read = sources.local(_paths(wanted.public_path), sources.Fields.of(wanted.fields), beside)
-    kept = usable(read, tokenizer, wanted.max_prompt_tokens, "public")
+    kept = usable(read, tokenizer, wanted.max_prompt_tokens, "public", wanted.verified)
     known = {row.problem.id for row in private}
     for row in kept.rows:
         if row.problem.id in known:

@@ -32,10 +32,10 @@ def problems_of(rows: Sequence[Row]) -> list[Problem]:
     return [row.problem for row in rows]
 
 
-def usable(problems: Sequence[Problem], tokenizer: Tokenizer, max_prompt_tokens: int, what: str) -> Pile:
-    """Encodes the questions, and keeps those with a readable answer and a prompt that is short enough."""
+def usable(problems: Sequence[Problem], tokenizer: Tokenizer, max_prompt_tokens: int, what: str, verified: bool = True) -> Pile:
+    """Encodes the questions, and keeps those with a prompt that is short enough and, if `verified`, a readable answer."""
     notes = []
-    kept, dropped = drop_unreadable(problems, readable)
+    kept, dropped = drop_unreadable(problems, readable) if verified else (problems, [])
     if dropped:
         notes.append(dropped_line(dropped, len(problems), f"{what}: the verifier cannot read their answers"))
     kept, encoded, long = encode_all(tokenizer, kept, max_prompt_tokens)

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,7 @@ class Problem:
     level: str = ""
     kind: str = "math"  # math | choice
     options: Mapping[str, str] | None = dataclasses.field(default=None, hash=False)  # choice: key (A, 1, yes) -> text
+    columns: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)  # its row, for own rewards
 
     def __post_init__(self):
         if self.kind not in KINDS:

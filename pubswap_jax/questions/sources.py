@@ -160,6 +160,7 @@ def _question(place: str, name: str, row: Mapping, fields: Fields) -> Problem:
         level=read("level").removeprefix("Level "),
         kind="math" if options is None else "choice",
         options=options,
+        columns=row,
     )
 
 

@@ -26,6 +26,7 @@ from pubswap_jax.run.pass_at_k import Examiner, make_sampler
 from pubswap_jax.run.placement import Placement, make_devices, placement
 from pubswap_jax.run.policy import Policy, load_policy
 from pubswap_jax.run.programs import Programs
+from pubswap_jax.run.rewarding import Own, Tally, make_own, rewarding, with_columns
 from pubswap_jax.types import Array, Batch, Event, Federation, Hparams, Judge, Program, Timeline
 from pubswap_jax.verifier import pool
 
@@ -73,6 +74,8 @@ class Run(NamedTuple):
     kept: int  # checkpoints that are kept, beside the best round's
     log: Log
     notes: list[str]  # questions and settings without effect, and why; one line each
+    own: Own | None  # rewards of the user's own; None: 1 for a right response, else 0
+    tally: Tally  # what they gave in this step
 
     def who(self, event: Event):
         """The event's clients as `Federation.step` takes them, bool[C] or None for all of them.
@@ -94,12 +97,16 @@ def assemble(config) -> Run:
     if config.verifier.workers:
         pool.set_workers(config.verifier.workers)
     keep_programs(config.compilation_cache)
+    reward, tally = config.reward, Tally()
+    own = make_own(reward.functions, reward.weights, reward.correct_at, reward.form)
     axes = config.mesh
     devices = make_devices(axes.client, axes.data, axes.model, config.training.client_microbatch)
     policy = load_policy(config, devices)
-    asked, plan = load_questions(questions_of(config), policy.tokenizer), make_schedule(config)
+    asked, plan = load_questions(questions_of(config, own), policy.tokenizer), make_schedule(config)
     if plan.period and not asked.split.public:
         raise ValueError("no public questions for the public steps: raise data.public, or set federation.swap_period to 0")
+    if own:
+        own = with_columns(own, [*asked.train.problems, *asked.validation.problems, *asked.test.problems])
     place = placement(devices, config.federation.num_clients, config.training.prompts)
     programs = Programs(Clock(), place.shardings)
     timeline = make_timeline(config, plan)
@@ -112,12 +119,14 @@ def assemble(config) -> Run:
         timeline=timeline,
         rounds=config.federation.rounds,
         steps=plan.length,
-        judge=make_judge(policy.tokenizer, config.verifier.timeout),
+        judge=make_judge(
+            policy.tokenizer, config.verifier.timeout, rewarding(own, policy.tokenizer, tally.note) if own else None
+        ),
         measure=make_measurement(config, policy.model, programs),
         hparams=make_hparams(config, plan.length, place.put),
         weights=make_weights(config, asked.split, place.put),
         key=place.put(key),
-        examiner=make_examiner(config, policy, place, programs),
+        examiner=make_examiner(config, policy, place, programs, own),
         place=place,
         programs=programs,
         rows=make_rows(programs),
@@ -126,6 +135,8 @@ def assemble(config) -> Run:
         kept=config.checkpoint.keep,
         log=Log(config.log.transcripts, config.log.distortion, config.log.tensorboard, config.log.wandb),
         notes=asked.notes + _never_public(timeline, plan) + _without_gradient(config.training),
+        own=own,
+        tally=tally,
     )
 
 
@@ -181,15 +192,18 @@ def make_batches(config, asked: Asked, place: Placement) -> Callable[[Event], Ba
     return batch
 
 
-def make_examiner(config, policy: Policy, place: Placement, program: Program) -> Examiner:
+def make_examiner(config, policy: Policy, place: Placement, program: Program, own: Own | None = None) -> Examiner:
     asked = config.evaluation
     how = {"max_new_tokens": config.training.max_new_tokens, "temperature": asked.temperature}
     how |= {"top_k": asked.top_k, "top_p": asked.top_p, "min_p": asked.min_p}
     greedy = make_sampler(policy.model, samples=1, greedy=True, **how) if asked.greedy else None
+    graded = partial(grade, policy.tokenizer, timeout=config.verifier.timeout)
+    if own and own.correct_at is not None:  # else own rewards do not change what is right
+        graded = rewarding(own, policy.tokenizer)(graded)
     return Examiner(
         sampler=program("examine", make_sampler(policy.model, samples=asked.samples, **how)),
         greedy=greedy,
-        grade=partial(grade_together, partial(grade, policy.tokenizer, timeout=config.verifier.timeout)),
+        grade=partial(grade_together, graded),
         key=place.put(jax.random.key(asked.seed)),
         put=place.put_questions,
         batch=asked.batch,
@@ -199,7 +213,7 @@ def make_examiner(config, policy: Policy, place: Placement, program: Program) ->
     )
 
 
-def questions_of(config) -> Wanted:
+def questions_of(config, own: Own | None = None) -> Wanted:
     """What the config says about questions, for `load_questions`."""
     names = ("name", "path", "test_path", "test_name", "public_path", "max_prompt_tokens", "max_questions")
     names += ("test", "validation", "public", "partition")
@@ -208,5 +222,6 @@ def questions_of(config) -> Wanted:
         num_clients=config.federation.num_clients,
         fields=config.data.fields.to_dict(),
         partitioned=settings.chosen(config, "data.partition"),
+        verified=own is None or own.verified,
         **{name: config.data[name] for name in names},
     )

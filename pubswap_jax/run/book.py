@@ -8,6 +8,7 @@ import numpy as np
 
 from pubswap_jax.algorithm.aggregation import sound
 from pubswap_jax.devices import hosts
+from pubswap_jax.records import Record
 from pubswap_jax.run import state
 from pubswap_jax.run.assembly import Run
 from pubswap_jax.run.recorder import Recorder, of_present, transcripts
@@ -50,7 +51,18 @@ class Book:
         """Writes a step's row and its transcripts, which pass the channel first."""
         for record in transcripts(self.run, event, batch, seen):
             self.recorder.transcript(channel.up(record))
-        self.recorder.step(event, batch, seen, hparams, seconds)
+        self.recorder.step(event, batch, seen, hparams, seconds, self._rewards(event, channel))
+
+    def _rewards(self, event: Event, channel: Channel) -> dict[str, object]:
+        """Each reward function's mean for each client, which passes the channel, and its seconds. Empty without own rewards."""
+        means, seconds = self.run.tally.take()
+        if not means or hosts.several():  # with several processes, each has called the functions for some clients alone
+            return {}
+        whole = {f"reward_{i}": _of_all(values, event.who) for i, values in enumerate(means.values())}
+        passed = channel.up(Record("counters", "up", whole, who=event.who)).arrays
+        given = {f"reward/{name}": values.tolist() for name, values in zip(means, passed.values(), strict=True)}
+        given = {name: [None if x != x else x for x in values] for name, values in given.items()}  # NaN is no JSON
+        return given | {f"time/reward_{name}": spent for name, spent in seconds.items()}
 
     def closed(self, event: Event, figures: dict) -> dict[str, object]:
         """The figures of a round's end, as the journal has them. Raises if no client is sound any more."""
@@ -71,6 +83,13 @@ class Book:
         else:
             self.say(announcement(event.round + 1, self.run.rounds, values, at.best))
         return at
+
+
+def _of_all(values: np.ndarray, who: np.ndarray) -> np.ndarray:
+    """[C], NaN for absent clients, from the values of the clients that a step computed: those of bool[C] `who`, or all."""
+    whole = np.full(len(who), np.nan, np.float32)
+    whole[who] = values if len(values) == who.sum() else values[who]
+    return whole
 
 
 def healthy(here: np.ndarray, event: Event) -> None:

@@ -17,15 +17,29 @@ from pubswap_jax.verifier.score import verify
 
 
 class Grades(NamedTuple):
-    """The verifier's result for each response; arrays of one shape."""
+    """The verifier's result for each response, and what own rewards made of it; arrays of one shape."""
 
     status: np.ndarray  # int8, an index into STATUSES
     texts: np.ndarray  # str, the decoded response; empty if another process graded it
     extracted: np.ndarray  # str, the final answer extracted from the response
+    bits: np.ndarray | None = None  # bool, what counts as right; None: what the verifier found right
+    worth: np.ndarray | None = None  # f64, the reward, NaN for a response left out; None: 1 for a right response, else 0
 
     @property
     def correct(self) -> np.ndarray:
-        return self.status == CORRECT
+        return self.status == CORRECT if self.bits is None else self.bits
+
+    @property
+    def reward(self) -> np.ndarray:
+        """f64. A response left out gets the mean of its group's other rewards, so that its advantage is 0."""
+        if self.worth is None:
+            return self.correct.astype(float)
+        there = ~np.isnan(self.worth)
+        mean = np.where(there, self.worth, 0).sum(-1, keepdims=True) / np.maximum(there.sum(-1, keepdims=True), 1)
+        return np.where(there, self.worth, mean)
+
+
+Grade = Callable[[Rollout, Sequence[Sequence[Problem]]], Grades]
 
 
 def grade(tokenizer: Tokenizer, rollouts: Rollout, problems: Sequence[Sequence[Problem]], timeout: float = 1.0) -> Grades:
@@ -44,11 +58,15 @@ def grade(tokenizer: Tokenizer, rollouts: Rollout, problems: Sequence[Sequence[P
     return Grades(status.reshape(texts.shape), texts, extracted.reshape(texts.shape))
 
 
-def make_judge(tokenizer: Tokenizer, timeout: float = 1.0) -> Callable[[Rollout, Batch], Verdict]:
-    """The judge of a run: reward 1 for a correct response, else 0."""
+def make_judge(
+    tokenizer: Tokenizer, timeout: float = 1.0, rewarded: Callable[[Grade], Grade] | None = None
+) -> Callable[[Rollout, Batch], Verdict]:
+    """The judge of a run: reward 1 for a correct response, else 0, or what `rewarded` makes of it."""
+    graded = partial(grade, tokenizer, timeout=timeout)
+    graded = rewarded(graded) if rewarded else graded
 
     def judge(rollouts: Rollout, batch: Batch) -> Verdict:
-        grades = grade_together(partial(grade, tokenizer, timeout=timeout), rollouts, batch.answers)
+        grades = grade_together(graded, rollouts, batch.answers)
         return to_verdict(grades, getattr(rollouts.tokens, "sharding", None))
 
     return judge
@@ -60,25 +78,28 @@ def judge_of_shapes(rollouts: Rollout, batch: Batch) -> Verdict:
     return Verdict(*(jax.ShapeDtypeStruct(rollouts.tokens.shape[:-1], dtype) for dtype in dtypes))
 
 
-def grade_together(grade: Callable, rollouts: Rollout, problems: Sequence[Sequence[Problem]]) -> Grades:
-    """`grade` on many hosts: each process grades the responses on its own devices; statuses and answers are then exchanged."""
+def grade_together(grade: Grade, rollouts: Rollout, problems: Sequence[Sequence[Problem]]) -> Grades:
+    """`grade` on many hosts: each process grades the responses on its own devices; all but the texts are then exchanged."""
     if not isinstance(rollouts.tokens, jax.Array) or rollouts.tokens.is_fully_addressable:
         return grade(rollouts, problems)
     clients, prompts, group, length = rollouts.tokens.shape
     tokens, mask = hosts.owned(rollouts.tokens), hosts.owned(rollouts.mask)
     rows = [(c, b) for place, _ in tokens for c in range(clients)[place[0]] for b in range(prompts)[place[1]]]
-    mine = Grades(*np.zeros((3, 1, 0, group), object))
+    mine = Grades(*np.zeros((5, 1, 0, group), object))
     if rows:
         own = (np.concatenate([x.reshape(-1, group, length) for _, x in part])[None] for part in (tokens, mask))
         mine = grade(Rollout(*own, None), [[problems[c][b] for c, b in rows]])
     shape = (clients, prompts, group)
     status, texts, extracted = np.zeros(shape, np.int8), np.full(shape, "", object), np.full(shape, "", object)
-    for their_rows, statuses, answers in hosts.gathered([rows, mine.status[0].tolist(), mine.extracted[0].tolist()]):
-        for row, status_of_row, answers_of_row in zip(their_rows, statuses, answers, strict=True):
-            status[tuple(row)], extracted[tuple(row)] = status_of_row, answers_of_row
+    bits, worth = np.zeros(shape, bool), np.zeros(shape)
+    own_rewards = mine.correct.astype(float) if mine.worth is None else mine.worth
+    found = (mine.status, mine.extracted, mine.correct, own_rewards)
+    for their_rows, *theirs in hosts.gathered([rows, *(part[0].tolist() for part in found)]):
+        for i, row in enumerate(map(tuple, their_rows)):
+            status[row], extracted[row], bits[row], worth[row] = (part[i] for part in theirs)
     for row, said in zip(rows, mine.texts[0], strict=True):
         texts[row] = said
-    return Grades(status, texts, extracted)
+    return Grades(status, texts, extracted, bits, worth)
 
 
 def to_verdict(grades: Grades, beside=None) -> Verdict:
@@ -86,4 +107,4 @@ def to_verdict(grades: Grades, beside=None) -> Verdict:
     dtype, sharding = jnp.result_type(float), None
     if isinstance(beside, NamedSharding):
         sharding = NamedSharding(beside.mesh, PartitionSpec(*beside.spec[:2]))
-    return Verdict(*hosts.put((grades.correct.astype(dtype), grades.correct, grades.status), sharding))
+    return Verdict(*hosts.put((grades.reward.astype(dtype), grades.correct, grades.status), sharding))

@@ -27,6 +27,7 @@ class Recorder:
     def __init__(self, run: Run, workdir, position: Mapping[str, int] | None, done: int):
         self.run, self.clock, self.compiled = run, run.programs.clock, []
         self.clock.lap()
+        run.tally.take()  # of a step that was discarded
         writes = hosts.first()  # other processes only take part in gathering arrays
         self.sinks = _sinks(run, workdir, done) if writes else []
         self.journal = journal.Journal(workdir, FILES, position) if writes else journal.Nowhere()
@@ -34,13 +35,15 @@ class Recorder:
         self.progress = journal.Progress(run.rounds * run.steps, done, quiet=not writes)
         jax.monitoring.register_event_duration_secs_listener(self._count_compilation)
 
-    def step(self, event: Event, batch: Batch, record: StepRecord, hparams: Hparams, seconds: float) -> dict[str, float]:
-        """Writes one step's metrics per client, and a public step's swaps."""
+    def step(
+        self, event: Event, batch: Batch, record: StepRecord, hparams: Hparams, seconds: float, more: Mapping[str, object] = {}
+    ) -> dict[str, float]:
+        """Writes one step's metrics per client, those of `more`, and a public step's swaps."""
         phase, present, round, step = event.kind, event.who, event.round, event.step
         values = hosts.fetch(record.metrics)
         row = journal.row(round, step, phase, values, present)
         tokens = float(hosts.fetch(record.rollouts.mask).sum((1, 2, 3))[present].sum())
-        row |= {f"{phase}/tokens": tokens, "time/step": seconds, "time/tokens_per_second": tokens / seconds}
+        row |= {f"{phase}/tokens": tokens, "time/step": seconds, "time/tokens_per_second": tokens / seconds, **more}
         if batch.public:
             row["public/donors"] = hosts.fetch(donor_matrix(record.plan)).tolist()
             row |= journal.row(round, step, "swap", self._distortion(event, batch, record, hparams), present)
@@ -187,16 +190,18 @@ def _transcript(run: Run, event: Event, batch: Batch, record: StepRecord, client
         record.verdicts.status,
         record.plan.source,
         record.plan.swapped,
+        record.verdicts.reward,
     )
     # Fetch only this group. `client` and `row` are traced: static indices would compile one program for each pair.
     shown = hosts.fetch(_group(arrays, np.int32(client), np.int32(row)))
-    tokens, mask, new_tokens, new_mask, status, source, swapped = shown
+    tokens, mask, new_tokens, new_mask, status, source, swapped, worth = shown
     decode = run.policy.tokenizer.decode
     texts, new_texts = decode(tokens, mask).tolist(), decode(new_tokens, new_mask).tolist()
     responses = [
         {"text": text, "verdict": STATUSES[verdict]}
+        | ({"reward": float(own)} if run.own else {})
         | ({"from_client": int(origin) // group, "replaced_by": other} if replaced else {})
-        for text, other, verdict, origin, replaced in zip(texts, new_texts, status, source, swapped, strict=True)
+        for text, other, verdict, origin, replaced, own in zip(texts, new_texts, status, source, swapped, worth, strict=True)
     ]
     where = {"round": event.round, "step": event.step, "public": batch.public, "client": client}
     asked = {"topic": problem.topic, "question": problem.prompt, "answer": problem.answer}

@@ -22,6 +22,8 @@ from pubswap_jax.questions.sources import last_box
 from pubswap_jax.settings import nearest
 
 SLOW = 10.0  # seconds after which a call that still runs is named
+TEXTS = "; prompts and completions are texts here, set reward.form=messages for lists of messages"
+OFFERED = ("prompts", "completions", "completion_ids", "answer", "correct")
 
 
 class Reward(NamedTuple):
@@ -76,10 +78,7 @@ BUILT_IN = {"verifier": verifier, "format": form, "length": length}
 
 def load(functions: str, weights: str = "") -> tuple[list[Reward], list[float]]:
     """'rewards.py:close,verifier' and '0.2,1.0' -> the functions and their weights. Without weights, each weight is 1."""
-    rewards = [_loaded(word.strip()) for word in functions.split(",")]
-    return rewards, checked_weights(
-        [_number(word) for word in weights.split(",")] if weights else [1.0] * len(rewards), rewards
-    )
+    return weighted([_loaded(word.strip()) for word in functions.split(",")], weights)
 
 
 def given(function: Callable) -> Reward:
@@ -94,12 +93,20 @@ def given(function: Callable) -> Reward:
     return Reward(name, function, hashlib.sha256(source.encode()).hexdigest())
 
 
+def weighted(rewards: Sequence[Reward], weights: str) -> tuple[list[Reward], list[float]]:
+    """The rewards with the weights of a text such as '0.2,1.0'; empty: each weight is 1."""
+    numbers = [_number(word) for word in weights.split(",")] if weights else [1.0] * len(rewards)
+    return list(rewards), checked_weights(numbers, rewards)
+
+
 def checked_weights(weights: Sequence[float], rewards: Sequence[Reward]) -> list[float]:
     if len(weights) != len(rewards):
         names = ", ".join(reward.name for reward in rewards)
         raise ValueError(f"reward.weights has {len(weights)} numbers for {len(rewards)} functions ({names}); give one for each")
-    if len({reward.name for reward in rewards}) < len(rewards):
-        raise ValueError(f"reward: {', '.join(reward.name for reward in rewards)}: two functions have the same name")
+    if len({reward.name.rpartition(":")[2] for reward in rewards}) < len(rewards):
+        raise ValueError(
+            f"reward: {', '.join(reward.name for reward in rewards)}: two functions have the same name; rename one"
+        )
     if not all(math.isfinite(weight) for weight in weights):
         raise ValueError(f"reward.weights={','.join(map(str, weights))}: finite numbers expected")
     return list(weights)
@@ -168,7 +175,8 @@ def score(
         try:
             found = reward.function(**wanted)
         except Exception as error:
-            raise ValueError(f"reward {reward.name}: {type(error).__name__}: {_first_line(error)}") from error
+            hint = "" if conversational or not isinstance(error, TypeError) else TEXTS
+            raise ValueError(f"reward {reward.name}: {type(error).__name__}: {_first_line(error)}{hint}") from error
         finally:
             watch.cancel()
             seconds[reward.name] = time.perf_counter() - started
@@ -202,7 +210,7 @@ def agree(before: Sequence[Mapping], now: Sequence[Mapping], workdir: str | os.P
 
 
 def _offered(responses: Responses, conversational: bool) -> dict[str, list]:
-    own = {name: list(getattr(responses, name)) for name in ("prompts", "completions", "completion_ids", "answer", "correct")}
+    own = {name: list(getattr(responses, name)) for name in OFFERED}
     if conversational:
         own["prompts"] = [[{"role": "user", "content": text}] for text in own["prompts"]]
         own["completions"] = [[{"role": "assistant", "content": text}] for text in own["completions"]]

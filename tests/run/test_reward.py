@@ -142,6 +142,13 @@ def test_a_misuse_in_a_flag_is_one_line(functions, weights, message, file):
     assert message.replace("DIR", here) in str(error.value) and "\n" not in str(error.value)
 
 
+def test_texts_for_a_function_that_wants_messages_are_named():
+    chat = lambda completions: [float(bool(one[0]["content"])) for one in completions]  # noqa: E731
+    assert scored(chat, conversational=True).reward.tolist() == [1, 1, 1]
+    with pytest.raises(ValueError, match="reward <lambda>: TypeError: .* set reward.form=messages for lists of messages"):
+        scored(chat)
+
+
 def test_a_value_that_is_no_function_is_refused():
     with pytest.raises(ValueError, match="reward: a function expected, got 'verifier'"):
         given("verifier")
