@@ -1,12 +1,15 @@
 """Own rewards in a run: what functions see, what counts as right, what is logged, and what a resume refuses."""
 
+import importlib.util
 import json
 
 import numpy as np
 import pytest
-from small_world import config_of, finished
+from small_world import LABORATORY, config_of, finished
 
 from pubswap_jax import loop
+from pubswap_jax import settings as common_settings
+from pubswap_jax.questions import embedded
 from pubswap_jax.questions.problem import Problem
 from pubswap_jax.run import assembly, journal, manifest
 from pubswap_jax.run.judge import Grades, grade, make_judge, to_verdict
@@ -165,3 +168,29 @@ def test_the_swap_reads_the_bit_of_the_reward():
     np.testing.assert_array_equal(seen.verdicts.correct, long)
     assert np.asarray(seen.plan.swapped).any()
     np.testing.assert_array_equal(np.asarray(seen.swapped_verdicts.reward)[np.asarray(seen.plan.swapped)], 1.0)
+
+
+@pytest.mark.parity
+@pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="trl, of the extra parity, is not installed")
+@pytest.mark.filterwarnings("default")  # what trl and its packages say when they are imported
+def test_the_rewards_of_trl_train_the_embedded_model_unchanged(tmp_path):
+    asked = embedded.problems("train", seed=0, count=256)
+    rows = [{"question": one.prompt, "answer": one.answer, "solution": rf"$\boxed{{{one.answer}}}$"} for one in asked]
+    (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "rewards.py").write_text("from trl.rewards import accuracy_reward, think_format_reward\n")
+    config = common_settings.load("math")
+    changes = LABORATORY | {"data.path": tmp_path / "questions.jsonl", "data.partition": "iid", "log.tensorboard": "off"}
+    names = ",".join(f"{tmp_path}/rewards.py:{name}" for name in ("accuracy_reward", "think_format_reward"))
+    changes |= {"reward.functions": names, "reward.form": "messages", "reward.correct_at": 1.0}
+    for name, value in changes.items():
+        common_settings.override(config, name, str(value))
+    loop.train_and_evaluate(config, tmp_path / "run")
+    steps = [row for row in journal.read(tmp_path / "run", "metrics") if "step" in row]
+    for row in steps:
+        kind = "public" if "public/reward" in row else "private"
+        after = np.array(row[f"{kind}/correct"])  # the swap puts right responses for wrong ones
+        assert (row["reward/accuracy_reward"] <= after).all() and (
+            kind == "public" or row["reward/accuracy_reward"] == list(after)
+        )
+        assert row["reward/think_format_reward"] == [0, 0] and any(row[f"{kind}/grad_norm"])
+    assert np.mean([row["reward/accuracy_reward"] for row in steps]) > 0
