@@ -12,7 +12,7 @@ import pytest
 from small_world import config_of, federated_as, finished
 
 from pubswap_jax import loop
-from pubswap_jax.run import checkpoint, journal, manifest, recorder
+from pubswap_jax.run import checkpoint, journal, manifest
 
 
 class Killed(BaseException):
@@ -219,20 +219,3 @@ def test_where_no_checkpoint_is_sound_nothing_begins_anew(run, done):
         path.write_text("{}")
     with pytest.raises(ValueError, match="no checkpoint in it is sound"):
         loop.train(run, done)
-
-
-def test_the_right_answers_of_a_round_are_known_after_a_resume(run, done):
-    rows = journal.read(done, "metrics")
-    ends = [i for i, row in enumerate(rows) if "step" not in row]
-    lines = (done / "metrics.jsonl").read_bytes().splitlines(keepends=True)[: ends[1] - 1]  # before a round's last step
-    (done / "metrics.jsonl").write_bytes(b"".join(lines))
-    position = {name: (done / f"{name}.jsonl").stat().st_size for name in recorder.FILES}
-    resumed = recorder.Recorder(run, done, position, 3)
-    resumed.close()
-    assert len(resumed.right) == 3
-    assert resumed.right == [
-        journal.scalars(row)[name]
-        for row in rows[ends[0] + 1 : ends[1] - 1]
-        for name in row
-        if name in ("private/correct", "public/correct")
-    ]

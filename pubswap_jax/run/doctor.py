@@ -4,19 +4,15 @@ An alarm is a pure function rows -> line or None. The rows are a run's metrics, 
 `python -m pubswap_jax.run.doctor` prints the table in docs/doctor.md.
 """
 
-import math
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 from pubswap_jax.run import earlier, journal
-from pubswap_jax.run.journal import mean as _mean
+from pubswap_jax.run.journal import mean
+from pubswap_jax.run.symptoms import FEWEST, WINDOW, Rows, middle, of_round, own_phase, recent, step_means, steps_of, timeouts
 
-Rows = Sequence[dict]
-
-WINDOW = 20  # newest steps that an alarm looks at: 20 steps of 8 questions and 4 clients are 640 groups
-FEWEST = 10  # steps before an alarm says anything: with fewer, one unlucky batch decides
 SOLVED = 0.8  # share of right responses above which flat groups and low entropy mean success
 FLAT = 0.8  # share of groups without a gradient: the rest, a fifth of the rollouts, pays for the whole
 TRUNCATED = 0.3  # share of responses cut off, which are judged wrong whatever they would have said
@@ -31,25 +27,25 @@ FALLEN = 0.6  # share of the best window's reward
 
 
 def flat_groups(rows: Rows) -> str | None:
-    flat, right = _recent(rows, "zero_variance"), _recent(rows, "correct")
-    if flat and right and _mean(flat) > FLAT and _mean(right) < SOLVED:
+    flat, right = recent(rows, "zero_variance"), recent(rows, "correct")
+    if flat and right and mean(flat) > FLAT and mean(right) < SOLVED:
         return (
-            f"{_mean(flat):.0%} of the groups are all right or all wrong, and give no gradient: raise training.temperature or "
+            f"{mean(flat):.0%} of the groups are all right or all wrong, and give no gradient: raise training.temperature or "
             f"training.group, or give questions of another difficulty (data.path)"
         )
     return None
 
 
 def truncated(rows: Rows) -> str | None:
-    cut = _recent(rows, "truncated")
-    if cut and _mean(cut) > TRUNCATED:
-        return f"{_mean(cut):.0%} of the responses are cut off at the length limit: raise training.max_new_tokens"
+    cut = recent(rows, "truncated")
+    if cut and mean(cut) > TRUNCATED:
+        return f"{mean(cut):.0%} of the responses are cut off at the length limit: raise training.max_new_tokens"
     return None
 
 
 def still_adapter(rows: Rows) -> str | None:
-    moved = [_middle(clients) for row in rows if (clients := row.get("round/drift_by_module"))]
-    if moved and len(_steps(rows)) >= FEWEST and sum(moved) < STILL:
+    moved = [middle(clients) for row in rows if (clients := row.get("round/drift_by_module"))]
+    if moved and len(steps_of(rows)) >= FEWEST and sum(moved) < STILL:
         return (
             f"the adapter hardly moves, by {sum(moved):.1e} a module in {len(moved)} rounds: raise training.lr, or "
             f"training.temperature if the responses to a question are all alike (grad_norm is 0)"
@@ -63,10 +59,10 @@ def reward_without_validation(rows: Rows) -> str | None:
         return None
     last, best = seen[-1], max(seen[:-1], key=lambda row: row["eval/pass@1"])
     fell = last.get("eval/pass@1_high", last["eval/pass@1"] + DROP) < best["eval/pass@1"]
-    rewards = [_of_round(rows, max(row["round"], 1) - 1) for row in (best, last)]
-    if fell and all(rewards) and _mean(rewards[1]) > _mean(rewards[0]) + RISE:
+    rewards = [of_round(rows, max(row["round"], 1) - 1) for row in (best, last)]
+    if fell and all(rewards) and mean(rewards[1]) > mean(rewards[0]) + RISE:
         return (
-            f"the training reward rises ({_mean(rewards[0]):.2f} to {_mean(rewards[1]):.2f}) while validation pass@1 falls "
+            f"the training reward rises ({mean(rewards[0]):.2f} to {mean(rewards[1]):.2f}) while validation pass@1 falls "
             f"({best['eval/pass@1']:.3f} to {last['eval/pass@1']:.3f}): lower federation.rounds or training.lr, or give more "
             f"questions (data.max_questions); the best round is kept"
         )
@@ -74,18 +70,18 @@ def reward_without_validation(rows: Rows) -> str | None:
 
 
 def entropy_collapse(rows: Rows) -> str | None:
-    now, right = _recent(rows, "entropy"), _recent(rows, "correct")
-    first = _all(rows, "entropy")[:FEWEST]
-    if now and right and _mean(now) < COLLAPSED * _mean(first) and _mean(right) < SOLVED:
+    now, right = recent(rows, "entropy"), recent(rows, "correct")
+    first = step_means(rows, "entropy")[:FEWEST]
+    if now and right and mean(now) < COLLAPSED * mean(first) and mean(right) < SOLVED:
         return (
-            f"the entropy fell from {_mean(first):.3f} to {_mean(now):.3f}, with {_mean(right):.0%} right: lower training.lr, "
+            f"the entropy fell from {mean(first):.3f} to {mean(now):.3f}, with {mean(right):.0%} right: lower training.lr, "
             f"or raise training.clip_high or training.kl_coef"
         )
     return None
 
 
 def unsolved_public_set(rows: Rows) -> str | None:
-    public, private = _all(rows, "correct", ("public",)), _all(rows, "correct", ("private",))
+    public, private = step_means(rows, "correct", ("public",)), step_means(rows, "correct", ("private",))
     if len(public) >= FEWEST // 2 and max(public) == 0 and any(private):
         return (
             f"no response of {len(public)} public steps was right, so nothing is swapped: give other public questions "
@@ -95,7 +91,7 @@ def unsolved_public_set(rows: Rows) -> str | None:
 
 
 def nothing_right(rows: Rows) -> str | None:
-    right = _recent(rows, "correct")
+    right = recent(rows, "correct")
     if right and max(right) == 0:
         return (
             f"not one response of the last {len(right)} steps was right; compare answers in rollouts.jsonl with "
@@ -105,14 +101,14 @@ def nothing_right(rows: Rows) -> str | None:
 
 
 def verifier_timeouts(rows: Rows) -> str | None:
-    late = _recent(rows, "timeout")
-    if late and _mean(late) > TIMEOUTS:
-        return f"{_mean(late):.0%} of the answers ran out of the verifier's time: raise verifier.timeout"
+    late = recent(rows, "timeout")
+    if late and mean(late) > TIMEOUTS:
+        return f"{mean(late):.0%} of the answers ran out of the verifier's time: raise verifier.timeout"
     return None
 
 
 def dominant_donor(rows: Rows) -> str | None:
-    taken = [row["public/donors"] for row in _steps(rows) if row.get("public/donors")][-WINDOW:]
+    taken = [row["public/donors"] for row in steps_of(rows) if row.get("public/donors")][-WINDOW:]
     given = [sum(numbers) for numbers in zip(*(row for table in taken for row in table), strict=True)]  # by donor
     limit = min(0.9, max(0.5, DOMINATES / max(len(given), 1)))
     if len(given) > 2 and sum(given) >= FEWEST_DONATIONS and max(given) > limit * sum(given):
@@ -124,8 +120,8 @@ def dominant_donor(rows: Rows) -> str | None:
 
 
 def falling_reward(rows: Rows) -> str | None:
-    reward = _all(rows, "reward", _own_phase(rows))
-    windows = [_mean(reward[end - FEWEST : end]) for end in range(FEWEST, len(reward) + 1)]
+    reward = step_means(rows, "reward", own_phase(rows))
+    windows = [mean(reward[end - FEWEST : end]) for end in range(FEWEST, len(reward) + 1)]
     if windows and windows[-1] < FALLEN * max(windows):
         return f"the training reward fell from {max(windows):.2f} to {windows[-1]:.2f}: lower training.lr or training.clip_norm"
     return None
@@ -191,25 +187,20 @@ ALARMS = (  # causes before their symptoms
 
 def alarms(rows: Rows) -> list[str]:
     """The lines of all alarms that these rows raise, each led by the alarm's name."""
-    found = [(alarm.check.__name__, alarm.check(rows)) for alarm in ALARMS]
-    return [f"{name.replace('_', ' ')}: {line}" for name, line in found if line]
+    return [f"{name}: {line}" for name, line in raised(rows).items()]
+
+
+def raised(rows: Rows) -> dict[str, str]:
+    """{name of an alarm: its line} of all alarms that these rows raise."""
+    found = {alarm.check.__name__.replace("_", " "): alarm.check(rows) for alarm in ALARMS}
+    return {name: line for name, line in found.items() if line}
 
 
 def examine(workdir: str | os.PathLike) -> list[str]:
     """The alarms of a run's folder. Where the metrics have no timeouts of the verifier, the transcripts' are counted."""
     earlier.described(pathlib.Path(workdir))  # raises if the folder holds no run
     rows = journal.read(workdir, "metrics")
-    return alarms(rows if _all(rows, "timeout") else [*rows, *timeouts(journal.read(workdir, "rollouts"))])
-
-
-def timeouts(transcripts: Rows) -> list[dict]:
-    """Rows of metrics with the share of timeouts in each transcript."""
-    rows = []
-    for one in transcripts:
-        late = [response["verdict"] == "timeout" for response in one["responses"]]
-        phase = "public" if one["public"] else "private"
-        rows.append({"round": one["round"], "step": one["step"], f"{phase}/timeout": _mean(late)})
-    return rows
+    return alarms(rows if step_means(rows, "timeout") else [*rows, *timeouts(journal.read(workdir, "rollouts"))])
 
 
 def table() -> str:
@@ -219,43 +210,6 @@ def table() -> str:
         fields = ", ".join(f"`{name}`" for name in alarm.fields.split())
         lines.append(f"| {alarm.check.__name__.replace('_', ' ')} | {alarm.when} | {fields} |")
     return "\n".join(lines)
-
-
-# --- numbers out of rows ------------------------------------------------------------------------------------------------
-
-
-def _steps(rows: Rows) -> list[dict]:
-    return [row for row in rows if "step" in row]
-
-
-def _all(rows: Rows, quantity: str, phases: Sequence[str] = ("private", "public")) -> list[float]:
-    """One number for each step that has the quantity: its mean over the clients that took part."""
-    steps = [journal.scalars(row) for row in _steps(rows)]
-    return [values[f"{phase}/{quantity}"] for values in steps for phase in phases if f"{phase}/{quantity}" in values]
-
-
-def _recent(rows: Rows, quantity: str) -> list[float]:
-    """The newest WINDOW values; none if there are fewer than FEWEST."""
-    values: list[float] = []
-    for row in reversed(rows):  # from the end, since a long run asks this once a round
-        if len(values) < WINDOW:
-            values = _all([row], quantity) + values
-    return values if len(values) >= FEWEST else []
-
-
-def _own_phase(rows: Rows) -> tuple[str]:
-    """Private steps where there are any: rewards of public steps are raised by the swap."""
-    return ("private",) if _all(rows, "reward", ("private",)) else ("public",)
-
-
-def _of_round(rows: Rows, round: int) -> list[float]:
-    return _all([row for row in rows if row["round"] == round], "reward", _own_phase(rows))
-
-
-def _middle(clients: Iterable[Sequence[float] | None]) -> float:
-    """The median over modules, averaged over the clients that took part. [C][L]"""
-    medians = [sorted(modules)[len(modules) // 2] for modules in clients if modules and None not in modules]
-    return _mean(medians) if medians else math.inf
 
 
 if __name__ == "__main__":

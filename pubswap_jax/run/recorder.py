@@ -10,11 +10,12 @@ from pubswap_jax import system
 from pubswap_jax.algorithm.swap import donor_matrix
 from pubswap_jax.devices import hosts
 from pubswap_jax.records import Record
-from pubswap_jax.run import journal
+from pubswap_jax.run import doctor, journal
 from pubswap_jax.run.assembly import Log, Run
 from pubswap_jax.run.pass_at_k import Evaluation, by_topic, summary
 from pubswap_jax.run.programs import shapes
-from pubswap_jax.types import STATUSES, Array, Batch, Event, Hparams, PyTree, StepRecord
+from pubswap_jax.run.symptoms import needed
+from pubswap_jax.types import STATUSES, TIMEOUT, Array, Batch, Event, Hparams, PyTree, StepRecord
 
 FILES = ("metrics", "evaluations", "rollouts")
 KS = (2, 4, 8, 16, 32, 64)
@@ -31,7 +32,8 @@ class Recorder:
         writes = hosts.first()  # other processes only take part in gathering arrays
         self.sinks = _sinks(run, workdir, done) if writes else []
         self.journal = journal.Journal(workdir, FILES, position) if writes else journal.Nowhere()
-        self.right = _right_so_far(workdir) if writes and position else []  # share correct, by step of this round
+        earlier = journal.read(workdir, "metrics") if writes and position else []
+        self.rows = [needed(row) for row in earlier]  # what the alarms read
         self.progress = journal.Progress(run.rounds * run.steps, done, quiet=not writes)
         jax.monitoring.register_event_duration_secs_listener(self._count_compilation)
 
@@ -43,6 +45,8 @@ class Recorder:
         values = hosts.fetch(record.metrics)
         row = journal.row(round, step, phase, values, present)
         tokens = float(hosts.fetch(record.rollouts.mask).sum((1, 2, 3))[present].sum())
+        late = (hosts.fetch(record.verdicts.status) == TIMEOUT).mean((1, 2))
+        row |= journal.row(round, step, phase, {"timeout": late}, present)
         row |= {f"{phase}/tokens": tokens, "time/step": seconds, "time/tokens_per_second": tokens / seconds, **more}
         if batch.public:
             row["public/donors"] = hosts.fetch(donor_matrix(record.plan)).tolist()
@@ -50,7 +54,6 @@ class Recorder:
         row |= {f"time/step_{name}": spent for name, spent in self.clock.split().items()}
         self._write(row, round * self.run.steps + step)
         seen = journal.scalars(row)
-        self.right.append(seen[f"{phase}/correct"])
         self.progress.step(round, seen[f"{phase}/reward"], seen[f"{phase}/swapped"], row["time/tokens_per_second"])
         return seen
 
@@ -99,12 +102,17 @@ class Recorder:
         row = {"round": round} | dict(values)
         row |= {f"time/{phase}": seconds for phase, seconds in self.clock.lap().items()}
         row |= {"time/compilations": len(self.compiled), "time/compiled": sorted(set(self.compiled)), **_memory()}
-        if self.right and max(self.right) == 0:
-            # Print an alarm, since the run does not crash: a wrong answer format or a broken verifier gives rewards of zero.
-            self.progress.say(f"ALARM: not one response of round {round} was right; look at rollouts.jsonl")
+        row |= self._alarms(row)
         self.compiled.clear()
-        self.right.clear()
         self._write(row, round * self.run.steps)
+
+    def _alarms(self, row: Mapping[str, object]) -> dict[str, list[str]]:
+        """Prints the alarms that no earlier round has raised, and returns their names for the round's row."""
+        known = {name for one in self.rows for name in one.get("round/alarms", [])}
+        new = {name: line for name, line in doctor.raised([*self.rows, needed(row)]).items() if name not in known}
+        for name, line in new.items():
+            self.progress.say(f"ALARM: {name}: {line}")
+        return {"round/alarms": list(new)} if new else {}
 
     def close_sinks(self) -> None:
         for sink in self.sinks:
@@ -119,22 +127,13 @@ class Recorder:
 
     def _write(self, row: dict, at: int) -> None:
         self.journal.write("metrics", row)
+        self.rows.append(needed(row))
         for sink in self.sinks:
             sink.write(at, journal.scalars(row))
 
     def _count_compilation(self, event: str, seconds: float, **details) -> None:
         if event == COMPILED:
             self.compiled.append(str(details.get("fun_name")))
-
-
-def _right_so_far(workdir) -> list[float]:
-    right: list[float] = []
-    for row in journal.read(workdir, "metrics"):
-        if "step" not in row:
-            right.clear()
-        else:
-            right += [value for name, value in journal.scalars(row).items() if name in ("private/correct", "public/correct")]
-    return right
 
 
 def read_evaluations(workdir, problems: Mapping[str, Sequence]) -> dict[tuple[int, str, str], Evaluation]:

@@ -15,18 +15,12 @@ import pathlib
 import sys
 
 from pubswap_jax.run import doctor, journal
-
-READ = ("reward", "correct", "entropy", "truncated", "zero_variance", "timeout")
+from pubswap_jax.run.symptoms import needed, timeouts
 
 
 def reduced(row):
-    """The row with only what alarms read."""
-    scalars = journal.scalars(row)
-    kept = {"round": row["round"]} | ({"step": row["step"]} if "step" in row else {})
-    kept |= {name: round(x, 4) for name, x in scalars.items() if name.split("/")[1] in READ or name.startswith("eval/pass@1")}
-    for name in ("public/donors", "round/excluded", "round/drift_by_module"):
-        if name in row:
-            kept[name] = row[name]
+    """The row with only what alarms read, in four digits."""
+    kept = {name: round(x, 4) if isinstance(x, float) else x for name, x in needed(row).items()}
     if "round/drift_by_module" in kept:
         kept["round/drift_by_module"] = [[float(f"{x:.3g}") for x in modules] for modules in row["round/drift_by_module"]]
     return kept
@@ -38,7 +32,8 @@ def main(words):
         name, _, place = word.partition("=")
         folder, _, broken = place.partition(":")
         rows = journal.read(folder, "metrics")
-        rows = [reduced(row) for row in rows + doctor.timeouts(journal.read(folder, "rollouts"))]
+        seen = any(name.endswith("/timeout") for row in rows for name in row)  # runs of earlier versions have none
+        rows = [reduced(row) for row in (rows if seen else rows + timeouts(journal.read(folder, "rollouts")))]
         raised = [line.partition(":")[0] for line in doctor.alarms(rows)]
         found[name] = ({"broken": broken} if broken else {}) | {"alarms": raised, "rows": rows}
         print(name, raised)

@@ -1,13 +1,17 @@
 """What a run leaves behind: every row once, transcripts that say who gave what, evaluations that can be read again."""
 
+import json
+import shutil
+
 import jax
 import numpy as np
-from small_world import event_at, finished
+from small_world import config_of, event_at, federated_as, finished
 
 from pubswap_jax import loop
-from pubswap_jax.run import journal
+from pubswap_jax.run import doctor, journal, recorder
 from pubswap_jax.run.recorder import read_evaluations
-from pubswap_jax.types import STATUSES, Verdict
+from pubswap_jax.run.symptoms import needed
+from pubswap_jax.types import STATUSES, TIMEOUT, Verdict
 
 
 def test_rows_have_a_number_a_client():
@@ -56,12 +60,32 @@ def test_evaluations_are_read_again():
         assert evaluation.correct.shape == (12, 2) and evaluation.correct.mean() == row["figures"]["pass@1"]
 
 
-def test_a_round_without_one_right_answer_raises_an_alarm(tmp_path, capsys):
+def test_an_alarm_is_printed_once_and_its_name_stands_in_the_rounds_row(tmp_path, capsys):
+    """Ten steps are the fewest that an alarm looks at: the third round of four steps is the first that can raise one."""
     run, _ = finished()
-    nothing = Verdict.from_correct(np.zeros((3, 4, 4), bool))
-    wrong = run._replace(judge=lambda rollouts, batch: jax.device_put(nothing))
+    longer = federated_as(run, config_of(run, federation__rounds=4))
+    status = np.zeros((3, 4, 4), np.int8)
+    status[1, :, :2] = TIMEOUT
+    nothing = Verdict(np.zeros((3, 4, 4), np.float32), np.zeros((3, 4, 4), bool), status)
+    wrong = longer._replace(judge=lambda rollouts, batch: jax.device_put(nothing))
     loop.train(wrong, tmp_path)
-    assert "ALARM: not one response of round 1 was right; look at rollouts.jsonl" in capsys.readouterr().out
-    (tmp_path / "sound").mkdir()
-    loop.train(run, tmp_path / "sound")
-    assert "ALARM" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.count("ALARM: nothing right: not one response of the last 12 steps was right") == 1
+    rows = journal.read(tmp_path, "metrics")
+    shares = [row[name] for row in rows for name in row if name.endswith("/timeout")]
+    assert shares == [[0.0, 0.5, 0.0]] * 16
+    rounds = [row for row in rows if "step" not in row]
+    assert ["nothing right" in row.get("round/alarms", []) for row in rounds] == [False, False, False, True, False]
+    assert doctor.alarms(rounds[:1]) == []
+
+
+def test_a_resumed_recorder_knows_the_rows_and_alarms_of_the_start_before(tmp_path):
+    run, workdir = finished()
+    shutil.copytree(workdir, tmp_path / "run")
+    rows = journal.read(tmp_path / "run", "metrics")
+    rows[-1]["round/alarms"] = ["truncated"]
+    (tmp_path / "run" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    position = {name: (tmp_path / "run" / f"{name}.jsonl").stat().st_size for name in recorder.FILES}
+    resumed = recorder.Recorder(run, tmp_path / "run", position, 8)
+    resumed.close()
+    assert resumed.rows == [needed(row) for row in rows] and resumed.rows[-1]["round/alarms"] == ["truncated"]

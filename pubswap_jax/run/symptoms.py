@@ -1,0 +1,65 @@
+"""Numbers out of the rows of a run's metrics, for the alarms of doctor.py."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+from pubswap_jax.run import journal
+from pubswap_jax.run.journal import mean
+
+Rows = Sequence[dict]
+
+WINDOW = 20  # newest steps that an alarm looks at: 20 steps of 8 questions and 4 clients are 640 groups
+FEWEST = 10  # steps before an alarm says anything: with fewer, one unlucky batch decides
+READ = ("reward", "correct", "entropy", "truncated", "zero_variance", "timeout")  # quantities of a step
+WHOLE = ("public/donors", "round/excluded", "round/drift_by_module", "round/alarms")  # values that are no number a client
+
+
+def needed(row: dict) -> dict:
+    """The row with only the values that alarms read; a number a client becomes the mean over the clients that took part."""
+    kept = {name: row[name] for name in ("round", "step", *WHOLE) if name in row}
+    means = journal.scalars(row).items()
+    return kept | {name: x for name, x in means if name.split("/")[1] in READ or name.startswith("eval/pass@1")}
+
+
+def timeouts(transcripts: Rows) -> list[dict]:
+    """Rows of metrics with the share of timeouts in each transcript."""
+    rows = []
+    for one in transcripts:
+        late = [response["verdict"] == "timeout" for response in one["responses"]]
+        phase = "public" if one["public"] else "private"
+        rows.append({"round": one["round"], "step": one["step"], f"{phase}/timeout": mean(late)})
+    return rows
+
+
+def steps_of(rows: Rows) -> list[dict]:
+    return [row for row in rows if "step" in row]
+
+
+def step_means(rows: Rows, quantity: str, phases: Sequence[str] = ("private", "public")) -> list[float]:
+    """One number for each step that has the quantity: its mean over the clients that took part."""
+    steps = [journal.scalars(row) for row in steps_of(rows)]
+    return [step[f"{phase}/{quantity}"] for step in steps for phase in phases if f"{phase}/{quantity}" in step]
+
+
+def recent(rows: Rows, quantity: str) -> list[float]:
+    """The newest WINDOW values; none if there are fewer than FEWEST."""
+    found: list[float] = []
+    for row in reversed(rows):  # from the end, since a long run asks this once a round
+        if len(found) < WINDOW:
+            found = step_means([row], quantity) + found
+    return found if len(found) >= FEWEST else []
+
+
+def own_phase(rows: Rows) -> tuple[str]:
+    """Private steps where there are any: rewards of public steps are raised by the swap."""
+    return ("private",) if step_means(rows, "reward", ("private",)) else ("public",)
+
+
+def of_round(rows: Rows, round: int) -> list[float]:
+    return step_means([row for row in rows if row["round"] == round], "reward", own_phase(rows))
+
+
+def middle(clients: Iterable[Sequence[float] | None]) -> float:
+    """The median over modules, averaged over the clients that took part. [C][L]"""
+    medians = [sorted(modules)[len(modules) // 2] for modules in clients if modules and None not in modules]
+    return mean(medians) if medians else math.inf
