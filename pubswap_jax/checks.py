@@ -78,9 +78,8 @@ def together(flat: Mapping[str, Any]) -> str:
 
 def without_effect(flat: Mapping[str, Any]) -> str:
     """One line with the first setting that has no effect, and the fix; empty if every setting has an effect."""
-    return next(
-        filter(None, (rule(flat) for rule in (_idle_kl, _idle_alone, _idle_rule, _idle_loss, _idle_swap, _idle_test))), ""
-    )
+    rules = (_idle_kl, _idle_alone, _idle_rule, _idle_loss, _idle_flat, _idle_swap, _idle_test)
+    return next(filter(None, (rule(flat) for rule in rules)), "")
 
 
 def _idle_kl(flat: Mapping[str, Any]) -> str:
@@ -143,6 +142,20 @@ def _idle_loss(flat: Mapping[str, Any]) -> str:
         )
     if flat["training.dual_clip"] and flat["training.loss"] == "cispo":
         return f"training.dual_clip={flat['training.dual_clip']}: cispo has no such bound; set training.dual_clip=0"
+    return ""
+
+
+def _idle_flat(flat: Mapping[str, Any]) -> str:
+    what, times = flat["training.zero_variance"], flat["training.resamples"]
+    if what != "resample":
+        belongs = "it belongs to training.zero_variance=resample"
+        return f"training.resamples={times}: no effect with training.zero_variance={what}; {belongs}" if times != 2 else ""
+    for name, idle, why in (
+        ("federation.method", flat["federation.method"] != "pubswap", "pubswap alone draws questions again"),
+        ("federation.swap_period", flat["federation.swap_period"] == 1, "every step is public, and private ones draw again"),
+    ):
+        if idle:
+            return f"training.zero_variance=resample: no effect with {name}={flat[name]}, since {why}; set zero_variance=keep"
     return ""
 
 

@@ -167,6 +167,15 @@ FIELDS = (
         "token": "algorithm.losses:per_token",
         "fixed": "algorithm.losses:fixed_length(training.max_new_tokens)",
     }),
+    Field("training.zero_variance", "keep",
+          "groups of equal rewards, which have no gradient; keep: count in the loss's denominator; exclude: do not count; "
+          "resample: on private steps other questions replace them", OURS, {
+        "keep": "",
+        "exclude": "algorithm.resampling:not_flat",
+        "resample": "",
+    }),
+    Field("training.resamples", 2,
+          "times that a step draws other questions under zero_variance=resample, at most", OURS, least=1),
     Field("training.clip_low", 0.2,
           "lower clip of the probability ratio: the clip is at 1 - clip_low", READING, least=0, most=1),
     Field("training.clip_high", 0.2, "upper clip of the probability ratio: the clip is at 1 + clip_high", READING, least=0),

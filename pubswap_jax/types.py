@@ -74,6 +74,9 @@ class Batch:
     answers: Any  # the judge's input: an array for a jnp judge, problems [C][B] for a judge on the host
     public: bool = flax.struct.field(pytree_node=False, default=False)
     ids: Any = None  # int32[C, B], numbers in the list of public questions, -1 for a private one; None: nobody counts them
+    again: Any = flax.struct.field(pytree_node=False, default=None)
+    # ^ (verdicts, draws so far) -> a Batch of other questions for groups without variance, or None for no more; decides on the
+    # host, as the judge does. None: no question is replaced
 
 
 @flax.struct.dataclass
@@ -114,6 +117,8 @@ class StepRecord:
     swapped_verdicts: Verdict
     plan: SwapPlan
     adapters: PyTree  # [C, ...], those that sampled the rollouts
+    drawn: tuple = flax.struct.field(pytree_node=False, default=())
+    # ^ for each draw of other questions: their answers, and source int32[C, B], as `resampling.fill` gives it
 
 
 @flax.struct.dataclass
@@ -213,7 +218,7 @@ Planner = Callable[..., SwapPlan]  # (key, correct bool[C, B, G], present bool[C
 Loss = Callable[..., tuple[Array, dict[str, Array]]]
 # ^ (logps, old_logps, advantages [B, G], mask, hparams) -> a term for every token f32[B, G, R], metrics
 Advantages = Callable[[Array], Array]  # rewards f32[B, G] -> f32[B, G]
-Normaliser = Callable[[Array], Array]  # mask bool[B, G, R] -> the weight of every token f32[B, G, R]
+Normaliser = Callable[..., Array]  # (mask bool[B, G, R], counted bool[B] | None) -> the weight of every token f32[B, G, R]
 Judge = Callable[[Rollout, Batch], Verdict]  # stacked; the only crossing to the host in a step
 Program = Callable[[str, Callable], Callable]  # (name, function) -> the compiled function; `compiled` is jax.jit
 

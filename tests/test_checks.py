@@ -41,6 +41,14 @@ IDLE = {
         {"federation__swap": "no_swap", "training__swap_weight": 2.0},
         ".*no response is swapped with federation.swap=no_swap",
     ),
+    "resamples without resampling": (
+        {"training__zero_variance": "exclude", "training__resamples": 3},
+        "training.resamples=3: no effect with training.zero_variance=exclude; it belongs to training.zero_variance=resample",
+    ),
+    "nothing private to resample": (
+        {"federation__swap_period": 1, "training__zero_variance": "resample"},
+        "training.zero_variance=resample: no effect with federation.swap_period=1, .* set zero_variance=keep",
+    ),
     "a hub's test split beside files": (
         {"data__path": "mine.jsonl", "data__test_name": "math500"},
         "data.test_name=math500: no effect with data.path, .* set data.test_name to an empty text, or name files",

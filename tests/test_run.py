@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from small_world import config_of, federated_as, finished
 
-from pubswap_jax import loop
-from pubswap_jax.run import checkpoint, journal, manifest
+from pubswap_jax import loop, settings
+from pubswap_jax.run import assembly, checkpoint, journal, manifest
 
 
 class Killed(BaseException):
@@ -149,6 +149,23 @@ def test_nothing_is_compiled_after_the_first_round(run, reference, tmp_path):
     loop.train(run, tmp_path)
     last = journal.read(tmp_path, "metrics")[-1]
     assert last["round"] == 2 and last["time/compiled"] == [] and last["time/compilations"] == 0
+
+
+def test_questions_drawn_again_are_the_same_after_a_resume(run, tmp_path, monkeypatch):
+    config = config_of(run, training__zero_variance="resample", training__resamples=3)
+    batches = assembly.make_batches(config, run.data, run.place)
+    again = run._replace(settings=settings.flatten(config), data=run.data._replace(batch=batches))
+    whole = outcome(loop.train(again, tmp_path / "whole"), tmp_path / "whole")
+    private = [row for row in whole["metrics"] if "private/resampled" in row]
+    assert len(private) == 4 and any(share > 0 for row in private for share in row["private/resampled"])
+    calls = 19  # of the verifier: the first call of the second round is a later one, and the first round has more than 8
+    _kill(monkeypatch, "pubswap_jax.run.judge.verify", calls)
+    with pytest.raises(Killed):
+        loop.train(again, tmp_path / "killed")
+    monkeypatch.undo()
+    steps = sum("step" in row for row in journal.read(tmp_path / "killed", "metrics"))
+    assert 0 < steps < 8
+    assert outcome(loop.train(again, tmp_path / "killed"), tmp_path / "killed") == whole
 
 
 def test_a_changed_config_is_refused_with_the_difference(run, reference, tmp_path):

@@ -6,6 +6,7 @@ Leading axes are free. A loss is Σ w·ℓ over tokens, where a normaliser compu
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -84,22 +85,38 @@ def safe_sqrt(x: Array) -> Array:
 
 
 # --- normalisers: bool[..., B, G, R] -> the weight of every token in the loss ---------------------------------------------
+#
+# `counted` bool[..., B] says which groups are in the loss and in its denominator; None: all of them.
 
 
-def per_sequence(mask: Array) -> Array:
+def per_sequence(mask: Array, counted: Array | None = None) -> Array:
     """Mean over a sequence's tokens, then over all sequences (GRPO)."""
+    mask, sequences = _counted(mask, counted)
     length = jnp.maximum(mask.sum(axis=-1, keepdims=True, dtype=float), 1)
-    return mask / (length * (mask.size // mask.shape[-1]))
+    return mask / (length * sequences)
 
 
-def per_token(mask: Array) -> Array:
+def per_token(mask: Array, counted: Array | None = None) -> Array:
     """Mean over all tokens of the batch (DAPO, arXiv 2503.14476)."""
+    mask, _ = _counted(mask, counted)
     return mask / jnp.maximum(mask.sum(dtype=float), 1)
 
 
-def fixed_length(length: int) -> Callable[[Array], Array]:
+def fixed_length(length: int) -> Callable[..., Array]:
     """Sum over a sequence's tokens divided by one constant, then the mean over sequences (Dr.GRPO, arXiv 2503.20783)."""
-    return lambda mask: mask.astype(float) / (length * (mask.size // mask.shape[-1]))
+
+    def weights(mask: Array, counted: Array | None = None) -> Array:
+        mask, sequences = _counted(mask, counted)
+        return mask.astype(float) / (length * sequences)
+
+    return weights
+
+
+def _counted(mask: Array, counted: Array | None) -> tuple[Array, Any]:
+    """The mask without the groups that do not count, and the number of sequences of the groups that do."""
+    if counted is None:
+        return mask, mask.size // mask.shape[-1]
+    return mask & counted[..., None, None], mask.shape[-2] * jnp.maximum(counted.sum(dtype=float), 1)
 
 
 # --- losses: the term of every token, f32[B, G, R], and metrics -----------------------------------------------------------

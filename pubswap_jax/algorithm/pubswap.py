@@ -20,6 +20,7 @@ from pubswap_jax.algorithm.corrections import proximal
 from pubswap_jax.algorithm.drift import drift
 from pubswap_jax.algorithm.federation import Parts, Rows, make_rows, over_clients
 from pubswap_jax.algorithm.losses import group_advantages, grpo_term, per_sequence
+from pubswap_jax.algorithm.resampling import fill, resampled
 from pubswap_jax.algorithm.server import exchange, make_server
 from pubswap_jax.algorithm.swap import balanced, check_present, no_swap, swap_metrics
 from pubswap_jax.algorithm.truncation import keep_truncated
@@ -43,10 +44,12 @@ from pubswap_jax.types import (
     Planner,
     Program,
     PyTree,
+    Rollout,
     Server,
     ServerState,
     StepRecord,
     SwapPlan,
+    Verdict,
     compiled,
 )
 
@@ -80,6 +83,7 @@ def pubswap(
     inner_epochs: int = 1,
     advantages: Advantages = group_advantages,
     normalise: Normaliser = per_sequence,
+    counted: Callable | None = None,
     kl: Callable | None = None,
     kl_in_reward: bool = False,
     truncation: Callable = keep_truncated,
@@ -111,6 +115,8 @@ def pubswap(
       inner_epochs: gradient steps on one rollout; the clip acts only from the second one on.
       advantages: rewards [B, G] -> advantages [B, G].
       normalise: mask [B, G, R] -> the weight of every token, over the whole batch and all microbatches.
+      counted: advantages [B, G] -> bool[B], the groups that are in the loss and in its denominator, such as `not_flat`. None:
+        all, so that groups without a gradient make the step smaller.
       kl: an estimator of losses.py against the base model, which costs one more forward pass. In the loss `kl_k2` has the
         gradient of KL(policy‖base), `kl_k3` that of KL(base‖policy), and `kl_k1` none on average.
       kl_in_reward: subtract hparams.kl_coef · Σ kl of a response from its reward instead, before advantages are computed. Only
@@ -125,7 +131,9 @@ def pubswap(
     """
     if num_clients < 1:
         raise ValueError(f"num_clients: 1 or more expected, got {num_clients}")
-    how = Learning(loss, advantages, normalise, kl, kl_in_reward, truncation, importance, correction, microbatch, inner_epochs)
+    how = Learning(
+        loss, advantages, normalise, counted, kl, kl_in_reward, truncation, importance, correction, microbatch, inner_epochs
+    )
     tokens = model.config.max_new_tokens if max_new_tokens is None else max_new_tokens
     ends = (model.config.eos_ids if eos_ids is None else tuple(eos_ids), model.config.pad_id if pad_id is None else pad_id)
     client = make_client(model, tx, how, group=group, max_new_tokens=tokens, ends=ends, moments=moments, lockstep=lockstep)
@@ -201,6 +209,7 @@ def client_programs(client: Client, num_clients: int, family: Adapter, clients_a
         "two_keys": lambda key: tuple(jax.random.split(key)),
         "keys": jax.vmap(jax.random.fold_in, in_axes=(None, 0)),
         "rollout": stacked.respond,
+        "fill": jax.vmap(fill),
         "own": _no_swap,
         "receive": receive,
         "update": update,
@@ -239,24 +248,31 @@ class Together(NamedTuple):
             present = check_present(present, self.num_clients)
         parts = Parts(self.rows, clients.id.shape[0], who, self.part)
         respond_key, swap_key = run["two_keys"](key)
-        asked = parts.of((clients, batch.prompts, run["keys"](respond_key, clients.id)))
-        said = [run["rollout"](base, *of_part, hparams) for of_part in asked]
-        judged = [judge(rollouts, of_part) for rollouts, of_part in zip(said, parts.batches(batch), strict=True)]
-        own = after = parts.whole(said), parts.whole(judged)
+
+        def ask(questions: Batch, key: Array) -> tuple[Rollout, Verdict]:
+            asked = parts.of((clients, questions.prompts, run["keys"](key, clients.id)))
+            said = [run["rollout"](base, *of_part, hparams) for of_part in asked]
+            judged = [judge(rollouts, of_part) for rollouts, of_part in zip(said, parts.batches(questions), strict=True)]
+            return parts.whole(said), parts.whole(judged)
+
+        own = ask(batch, respond_key)
+        # A private step has no swap, so its key is free for the other questions.
+        prompts, own, drawn = resampled(batch, own, ask, run, swap_key)
+        after = own
         if batch.public:
             given, plan = exchange(self.server, channel, swap_key, own, batch.ids, who, present)
             after = run["receive"](*own, given)
         else:
             plan = run["own"](own[1].correct)
         received = None if jax.tree.leaves(clients.received) else state.server.adapter
-        each = parts.of((clients, batch.prompts, *after, plan.swapped))
+        each = parts.of((clients, prompts, *after, plan.swapped))
         learnt = [run["update"](base, received, *of_part, hparams) for of_part in each]
         updated = parts.put_back(clients, [one for one, _ in learnt])
         if present is not None and not isinstance(who, np.ndarray):
             updated = run["choose"](present, updated, clients)
         metrics = parts.whole([found for _, found in learnt]) | run["swap_metrics"](plan, own[1], after[1], after[0].mask)
         metrics = channel.up(Record("counters", "up", metrics, who=who)).arrays
-        return state.replace(clients=updated), StepRecord(metrics, *own, *after, plan, clients.adapter)
+        return state.replace(clients=updated), StepRecord(metrics, *own, *after, plan, clients.adapter, drawn)
 
     def close(self, state: State, channel: Channel, weights: Array | None = None) -> tuple[State, dict[str, Array]]:
         run, weights = self.run, _checked(weights, self.num_clients)

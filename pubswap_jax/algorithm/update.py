@@ -70,6 +70,7 @@ class Learning(NamedTuple):
     loss: Loss = grpo_term
     advantages: Advantages = group_advantages
     normalise: Normaliser = per_sequence
+    counted: Callable | None = None
     kl: Callable | None = None
     kl_in_reward: bool = False
     truncation: Callable = keep_truncated
@@ -119,7 +120,10 @@ class Update(NamedTuple):
             difference = self.kl_before(base, hparams, client.adapter, prompts, rollout)
             reward = reward_less_kl(reward, difference, rollout.mask, hparams.kl_coef)
             kl_metrics = {"kl": masked_mean(difference, rollout.mask)}
-        material = Material(prompts, rollout, how.advantages(reward), slot_weights, swapped, how.normalise(rollout.mask))
+        advantages = how.advantages(reward)
+        counted = () if how.counted is None else (how.counted(advantages),)
+        token_norm = how.normalise(rollout.mask, *counted)
+        material = Material(prompts, rollout, advantages, slot_weights, swapped, token_norm)
 
         adapter, opt_state, memory, scores = client.adapter, client.opt_state, client.memory, None
         for _ in range(how.inner_epochs):

@@ -12,7 +12,7 @@ import numpy as np
 from pubswap_jax.fields import field_named
 
 # Random streams derived from one seed. Each stream's number is part of its key.
-PRIVATE, PUBLIC, PARTICIPATION, PARTITION = range(4)
+PRIVATE, PUBLIC, PARTICIPATION, PARTITION, AGAIN = range(5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,12 +64,17 @@ class Schedule:
         return self.length - self.public_before(1, 0)[0]
 
 
-@functools.lru_cache(maxsize=256)
-def permutation(length: int, *key: int) -> np.ndarray:
-    """A read-only permutation of range(length), identical on every machine."""
+def shuffled(length: int, *key: int) -> np.ndarray:
+    """A permutation of range(length), identical on every machine."""
     # Sort raw Philox bits, which numpy guarantees to be stable. `Generator.permutation` may change between numpy versions.
     bits = np.random.Philox(np.random.SeedSequence(key)).random_raw(length)
-    order = np.argsort(bits, kind="stable")
+    return np.argsort(bits, kind="stable")
+
+
+@functools.lru_cache(maxsize=256)
+def permutation(length: int, *key: int) -> np.ndarray:
+    """`shuffled`, read-only and remembered."""
+    order = shuffled(length, *key)
     order.setflags(write=False)
     return order
 
@@ -107,3 +112,17 @@ def rows(split, size: int, *, seed: int, event) -> np.ndarray:
         return np.tile(stream(split.public, size, event.number, seed, PUBLIC), (len(split.clients), 1))
     clients = enumerate(split.clients)
     return np.stack([stream(questions, size, int(event.served[c]), seed, PRIVATE, c) for c, questions in clients])
+
+
+def other_rows(split, asked: np.ndarray, draw: int, *, seed: int, event) -> np.ndarray:
+    """int[C, B]: other private questions of every client at an event, for the draw of this number.
+
+    The draws of a step have no question in common with each other, nor with `asked` int[C, B], as long as a client has enough.
+    """
+    size, found = asked.shape[1], []
+    for client, questions in enumerate(split.clients):
+        order = np.asarray(questions)[shuffled(len(questions), seed, AGAIN, client, event.round, event.step)]
+        rest = order[~np.isin(order, asked[client])]
+        rest = rest if len(rest) else order
+        found.append(rest[np.arange(draw * size, (draw + 1) * size) % len(rest)])
+    return np.stack(found)

@@ -27,6 +27,7 @@ from pubswap_jax.run.placement import Placement, make_devices, placement
 from pubswap_jax.run.policy import Policy, load_policy
 from pubswap_jax.run.programs import Programs
 from pubswap_jax.run.rewarding import Own, Tally, make_own, rewarding, with_columns
+from pubswap_jax.run.resampling import make_again
 from pubswap_jax.types import Array, Batch, Event, Federation, Hparams, Judge, Program, Timeline
 from pubswap_jax.verifier import pool
 
@@ -180,14 +181,22 @@ def make_weights(config, split: Split, place: Callable = jax.device_put) -> Call
 
 def make_batches(config, asked: Asked, place: Placement) -> Callable[[Event], Batch]:
     seed, size = config.seed, config.training.prompts
+    draws = config.training.resamples if config.training.zero_variance == "resample" else 0
     numbers = np.full(len(asked.train.problems), -1, np.int32)
     numbers[list(asked.split.public)] = np.arange(len(asked.split.public))
 
-    def batch(event: Event) -> Batch:
-        rows = schedule.rows(asked.split, size, seed=seed, event=event)
+    def batch_of(rows: np.ndarray, public: bool) -> Batch:
         prompts = place.put(jax.tree.map(lambda x: x[rows], asked.train.prompts), *([place.batch] if place.batch else []))
         answers = [[asked.train.problems[i] for i in row] for row in rows]
-        return Batch(prompts, answers, event.kind == "public", numbers[rows])
+        return Batch(prompts, answers, public, numbers[rows])
+
+    def batch(event: Event) -> Batch:
+        rows = schedule.rows(asked.split, size, seed=seed, event=event)
+        first = batch_of(rows, event.kind == "public")
+        if not draws or first.public:
+            return first
+        others = partial(schedule.other_rows, asked.split, rows, seed=seed, event=event)
+        return first.replace(again=make_again(lambda draw: batch_of(others(draw), False), draws, event.who))
 
     return batch
 

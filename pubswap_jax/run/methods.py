@@ -88,6 +88,7 @@ def _pubswap(config, model, program: Program, lockstep: bool = True) -> Federati
         inner_epochs=training.inner_epochs,
         advantages=settings.chosen(config, "training.advantages"),
         normalise=settings.chosen(config, "training.normalise"),
+        counted=settings.chosen(config, "training.zero_variance"),
         kl=settings.chosen(config, "training.kl"),
         kl_in_reward=training.kl_in == "reward",
         truncation=settings.chosen(config, "training.truncation"),

@@ -14,6 +14,7 @@ from pubswap_jax.run import doctor, journal
 from pubswap_jax.run.assembly import Log, Run
 from pubswap_jax.run.pass_at_k import Evaluation, by_topic, summary
 from pubswap_jax.run.programs import shapes
+from pubswap_jax.run.resampling import settled
 from pubswap_jax.run.symptoms import needed
 from pubswap_jax.types import STATUSES, TIMEOUT, Array, Batch, Event, Hparams, PyTree, StepRecord
 
@@ -41,12 +42,14 @@ class Recorder:
         self, event: Event, batch: Batch, record: StepRecord, hparams: Hparams, seconds: float, more: Mapping[str, object] = {}
     ) -> dict[str, float]:
         """Writes one step's metrics per client, those of `more`, and a public step's swaps."""
+        _, replaced = settled(batch, record)
         phase, present, round, step = event.kind, event.who, event.round, event.step
         values = hosts.fetch(record.metrics)
         row = journal.row(round, step, phase, values, present)
         tokens = float(hosts.fetch(record.rollouts.mask).sum((1, 2, 3))[present].sum())
-        late = (hosts.fetch(record.verdicts.status) == TIMEOUT).mean((1, 2))
-        row |= journal.row(round, step, phase, {"timeout": late}, present)
+        of_clients = {"timeout": (hosts.fetch(record.verdicts.status) == TIMEOUT).mean((1, 2))}
+        of_clients |= {} if replaced is None else {"resampled": replaced}
+        row |= journal.row(round, step, phase, of_clients, present)
         row |= {f"{phase}/tokens": tokens, "time/step": seconds, "time/tokens_per_second": tokens / seconds, **more}
         if batch.public:
             row["public/donors"] = hosts.fetch(donor_matrix(record.plan)).tolist()
@@ -179,7 +182,7 @@ def transcripts(run: Run, event: Event, batch: Batch, record: StepRecord) -> lis
 
 def _transcript(run: Run, event: Event, batch: Batch, record: StepRecord, client: int, row: int) -> dict:
     group = record.plan.source.shape[-1]
-    problem = batch.answers[client][row]
+    problem = settled(batch, record)[0].answers[client][row]
     before, after = record.rollouts, record.swapped_rollouts
     arrays = (
         before.tokens,

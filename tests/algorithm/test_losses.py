@@ -217,3 +217,14 @@ def test_a_ratio_that_exp_cannot_hold_gives_no_nan(loss, advantage):
 
     value, gradient = jax.value_and_grad(f)(jnp.zeros((1, 1, 1)))
     assert jnp.isfinite(value) and jnp.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("normalise", [losses.per_sequence, losses.per_token, losses.fixed_length(7)])
+def test_groups_that_do_not_count_leave_the_denominator(normalise, getkey):
+    """The weights are those of the batch without these groups, and 0 in them."""
+    mask = batch(getkey, (5, 3, 4))[3]
+    counted = jnp.array([True, False, True, True, False])
+    weights = normalise(mask, counted)
+    np.testing.assert_allclose(weights[counted], normalise(mask[counted]), rtol=1e-6)
+    assert (weights[~counted] == 0).all() and (normalise(mask, jnp.zeros(5, bool)) == 0).all()
+    np.testing.assert_allclose(normalise(mask, jnp.ones(5, bool)), normalise(mask), rtol=1e-6)

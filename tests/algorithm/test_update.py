@@ -12,6 +12,7 @@ from toy_rounds import CLIENTS, HPARAMS, close, gradient_of, learner, public_ste
 
 import pubswap_jax as ps
 from pubswap_jax.algorithm import losses, update
+from pubswap_jax.algorithm.resampling import not_flat
 from pubswap_jax.algorithm.truncation import mask_truncated, truncated_importance
 from pubswap_jax.algorithm.update import Learning, is_truncated
 from pubswap_jax.types import ClientState, Rollout, Verdict
@@ -48,6 +49,18 @@ def test_the_microbatch_size_changes_nothing(normalise):
     )
     close(parts[0].adapter, whole[0].adapter, atol=1e-5)
     close(parts[1], whole[1], atol=1e-5)
+
+
+def test_groups_without_a_gradient_can_leave_the_denominator():
+    """With one flat group of four, the gradient of the mean over the others is 4/3 of that over all."""
+    *before, verdicts, swapped = public_step()
+    reward = jnp.tile(jnp.array([0.0, 1.0, 0.0, 1.0]), (CLIENTS, 4, 1)).at[:, 1].set(1.0)
+    given = (*before, Verdict.from_correct(reward > 0), swapped)
+    kept, metrics = gradient_of(learner(sgd()), given)
+    without, others = gradient_of(learner(sgd(), counted=not_flat), given)
+    close(without, jax.tree.map(lambda g: g * 4 / 3, kept), atol=1e-5)
+    assert largest_difference(without, kept) > 1e-4
+    np.testing.assert_allclose(others["zero_variance"], 0.25)
 
 
 def test_the_swap_weight_scales_the_swapped_terms():

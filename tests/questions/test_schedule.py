@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pubswap_jax.algorithm.timeline import lockstep
 from pubswap_jax.questions.partition import Split
-from pubswap_jax.questions.schedule import Schedule, participants, permutation, rows, stream
+from pubswap_jax.questions.schedule import Schedule, other_rows, participants, permutation, rows, stream
 
 GOLDEN_PERMUTATION = [5, 6, 3, 7, 0, 1, 2, 4]  # of 8, key (3, 1): a resumed run must meet the same order
 
@@ -142,3 +142,17 @@ def test_empty_streams_are_named():
         rows(split_of(4, public=0), 2, seed=0, event=timeline_of(Schedule(2, 1), clients=1)(2))
     with pytest.raises(ValueError, match="empty list"):
         stream([], 2, 0, 0)
+
+
+def test_other_questions_are_the_clients_own_and_new_until_there_are_no_more():
+    split, event = split_of(9, 5), timeline_of(Schedule(4, 0))(2)
+    asked = np.array([split.clients[0][:2], split.clients[1][:2]])
+    first, second = (other_rows(split, asked, draw, seed=3, event=event) for draw in range(2))
+    assert first.tolist() == other_rows(split, asked, 0, seed=3, event=event).tolist()
+    assert first.tolist() != other_rows(split, asked, 0, seed=4, event=event).tolist()
+    assert first.tolist() != other_rows(split, asked, 0, seed=3, event=event._replace(step=1)).tolist()
+    for client, questions in enumerate(split.clients):
+        assert set(first[client]) | set(second[client]) <= set(questions) - set(asked[client])
+    assert len({*first[0], *second[0]}) == 4, "two draws of a client with enough questions have none in common"
+    few = other_rows(split_of(2), np.array([split_of(2).clients[0]]), 0, seed=3, event=event)
+    assert sorted(few[0]) == split_of(2).clients[0], "a client without other questions is asked its own again"
