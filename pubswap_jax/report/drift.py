@@ -10,19 +10,23 @@ from pubswap_jax.report.series import mean_of_known
 
 
 def drift(run: Mapping, rounds: Sequence[Mapping]) -> str:
-    """The section, from the rows of finished rounds."""
+    """The section, from the rows of finished rounds; empty where no client's adapter moved on its own."""
+    rounds = [row for row in rounds if "round/drift" in row]
     if not rounds:
-        return section("Drift", charts.note("No round is finished yet."))
+        return ""
     x, last = [row["round"] for row in rounds], rounds[-1]
     names = [f"client {i}" for i in range(len(last["round/drift"]))]
     norms = [Line(name, x, [row["round/drift"][i] for row in rounds]) for i, name in enumerate(names)]
-    residual = [Line("residual", x, [row["round/residual"] for row in rounds])]
-    cosines = [row or [None] * len(names) for row in last["round/cosine"]]
     body = figure("Distance from the round's start", charts.lines(norms, "round", "norm"))
-    body += figure("‖mean(BA) − mean(B)·mean(A)‖ / ‖mean(BA)‖", charts.lines(residual, "round", "relative error"))
-    caption = f"Cosine between the clients' moves, round {last['round']}"
-    body += figure(caption, charts.heat_map(names, names, cosines, largest=1.0))
-    body += _by_module(run["modules"], last, names)
+    if "round/residual" in last:
+        residual = [Line("residual", x, [row.get("round/residual") for row in rounds])]
+        body += figure("‖mean(BA) − mean(B)·mean(A)‖ / ‖mean(BA)‖", charts.lines(residual, "round", "relative error"))
+    if "round/cosine" in last and len(names) > 1:
+        cosines = [row or [None] * len(names) for row in last["round/cosine"]]
+        caption = f"Cosine between the clients' moves, round {last['round']}"
+        body += figure(caption, charts.heat_map(names, names, cosines, largest=1.0))
+    if "round/drift_by_module" in last:
+        body += _by_module(run["modules"], last, names)
     return section("Drift", f'<div class="two">{body}</div>' + "".join(charts.note(line) for line in exclusions(rounds)))
 
 

@@ -7,9 +7,10 @@ import numpy as np
 
 from pubswap_jax.questions.problem import Problem
 from pubswap_jax.report import charts
+from pubswap_jax.report.charts import Line
 from pubswap_jax.report.page import section, table
 from pubswap_jax.run.journal import mean
-from pubswap_jax.run.pass_at_k import Evaluation, comparison
+from pubswap_jax.run.pass_at_k import Evaluation, comparison, interval, pass_at_k_each
 
 
 def headline(run: Mapping, evaluations: Sequence[Mapping]) -> str:
@@ -21,8 +22,7 @@ def headline(run: Mapping, evaluations: Sequence[Mapping]) -> str:
     chosen = best_round(evaluations)
     best = [row for row in tested if row["round"] == chosen]
     topics = run.get("topics_of", {}).get("test") or [None] * len(base[0]["correct"])  # an earlier version recorded no topics
-    shape = (run["config"][f"federation.{name}"] for name in ("num_clients", "rounds", "steps", "swap", "swap_period"))
-    text = "{} clients, {} rounds of {} steps, swap {}, period {}. ".format(*shape)
+    text = f"{shape(run['config'])}. "
     if best:
         lines = [_line(*row) for row in comparison(_read(base[0], topics), [_read(row, topics) for row in best])]
         if None in topics:
@@ -36,6 +36,31 @@ def headline(run: Mapping, evaluations: Sequence[Mapping]) -> str:
         text += f"Best round so far by the validation questions: {chosen}; its test figures come at the end of the run."
     head = ["topic", "questions", "base", "best", "change [95 % interval]"]
     return section("Result", f"<p>{html.escape(text)}</p>" + table(head, lines))
+
+
+def shape(config: Mapping) -> str:
+    """What kind of run this is: clients, rounds, steps, and how the clients federate."""
+    clients, rounds, steps, swap, period = (
+        config[f"federation.{name}"] for name in ("num_clients", "rounds", "steps", "swap", "swap_period")
+    )
+    method = config.get("federation.method", "pubswap")
+    swaps = f"swap {swap}, period {period}" if period else "no public steps"
+    alone = "" if config.get("federation.average", True) else ", never averaged"
+    return f"{clients} clients, {rounds} rounds of {steps} steps, {swaps if method == 'pubswap' else method}{alone}"
+
+
+def change_from_base(curve: Sequence[Mapping]) -> Line:
+    """The change of validation pass@1 from round 0 to each later one, with its paired 95 % interval.
+
+    `curve`: rows of one model on the same questions, one a round.
+    """
+    each = {row["round"]: pass_at_k_each(_read(row, [None] * len(row["correct"])).correct, 1) for row in curve}
+    if 0 not in each:
+        return Line("change", [], [])
+    changes = {round: right - each[0] for round, right in each.items() if round}
+    ends = [interval(change, lowest=-1.0) for change in changes.values()]
+    means = [float(change.mean()) for change in changes.values()]
+    return Line("averaged model", list(changes), means, [low for low, _ in ends], [high for _, high in ends])
 
 
 def best_round(evaluations: Sequence[Mapping]) -> int:

@@ -53,6 +53,10 @@ table {{ border-collapse: collapse; font-size: 14px; }}
 th, td {{ text-align: left; padding: .2rem .9rem .2rem 0; border-bottom: 1px solid var(--rule); vertical-align: top; }}
 td {{ overflow-wrap: break-word; white-space: pre-wrap; font-variant-numeric: tabular-nums; }}
 details {{ border-bottom: 1px solid var(--rule); padding: .3rem 0; }}
+.filter {{ display: flex; flex-wrap: wrap; gap: .4rem 1rem; margin: .6rem 0; font-size: 14px; align-items: center; }}
+.filter select {{ font: inherit; color: inherit; background: var(--card); border: 1px solid var(--rule); border-radius: 4px;
+  max-width: 14rem; }}
+[hidden] {{ display: none !important; }}
 summary {{ cursor: pointer; overflow-wrap: anywhere; }}
 </style>
 </head>

@@ -1,4 +1,4 @@
-"""Writes one self-contained report.html from a run's files: no server, no script, no downloads."""
+"""Writes one self-contained report.html from a run's files: no server and no downloads. A section without data is left out."""
 
 import html
 import os
@@ -10,38 +10,22 @@ from pubswap_jax.files import bytes_text
 from pubswap_jax.report import charts
 from pubswap_jax.report.charts import Line
 from pubswap_jax.report.drift import drift
-from pubswap_jax.report.headline import headline
+from pubswap_jax.report.headline import change_from_base, headline
 from pubswap_jax.report.page import PAGE, figure, section, table
-from pubswap_jax.report.series import over_steps
+from pubswap_jax.report.series import numbered, over_steps
 from pubswap_jax.report.swaps import swaps
 from pubswap_jax.report.transcripts import transcripts
-from pubswap_jax.run import journal, ledger
+from pubswap_jax.run import doctor, journal, ledger
 from pubswap_jax.run.earlier import described
 
-PHASES = ("rollout", "verify", "swap", "update", "distortion", "average", "evaluate", "save", "other")
+PHASES = ("compile", "rollout", "verify", "swap", "update", "distortion", "average", "evaluate", "save", "other")
 PEAKS = (("host", "time/peak_host_bytes"), ("first device", "time/peak_device_bytes"))
 
 
 def write(workdir: str | os.PathLike) -> pathlib.Path:
     """Writes `report.html` into the folder of a finished or unfinished run and returns its path."""
     workdir = pathlib.Path(workdir)
-    run = described(workdir)
-    rows, evaluations, rollouts = (journal.read(workdir, name) for name in ("metrics", "evaluations", "rollouts"))
-    steps = [row for row in rows if "step" in row]
-    rounds = [row for row in rows if "step" not in row and row["round"]]
-    for number, row in enumerate(steps):
-        row["at"] = number + 1
-    body = [
-        headline(run, evaluations),
-        learning(steps, rounds, evaluations),
-        swaps(steps),
-        partition(run, evaluations),
-        drift(run, rounds),
-        traffic(run, rounds),
-        times(steps, rounds),
-        transcripts(rollouts),
-        settings(run),
-    ]
+    body = sections(described(workdir), *(journal.read(workdir, name) for name in ("metrics", "evaluations", "rollouts")))
     path = workdir / "report.html"
     staging = path.with_suffix(".tmp")
     staging.write_text(PAGE.format(title=html.escape(workdir.resolve().name), body="\n".join(body)), encoding="utf-8")
@@ -49,9 +33,34 @@ def write(workdir: str | os.PathLike) -> pathlib.Path:
     return path
 
 
+def sections(run: Mapping, rows: list[dict], evaluations: list[dict], rollouts: list[dict]) -> list[str]:
+    """The sections of the report, from the contents of run.json and of the three journals."""
+    steps, rounds = numbered(rows)
+    found = [
+        headline(run, evaluations),
+        alarms(rows),
+        learning(steps, rounds, evaluations),
+        swaps(steps),
+        partition(run, evaluations),
+        drift(run, rounds),
+        traffic(run, rounds),
+        times(steps, rounds),
+        transcripts(rollouts, {(row["round"], row["step"]): row["at"] for row in steps}),
+        settings(run),
+    ]
+    return [section for section in found if section]
+
+
+def alarms(rows: Sequence[dict]) -> str:
+    """The section on what looks wrong, as `pubswap doctor` says it."""
+    lines = [[name, line] for name, line in doctor.raised(rows).items()]
+    return section("What looks wrong", table(["alarm", "what to change"], lines)) if lines else ""
+
+
 def learning(steps: Sequence[Mapping], rounds: Sequence[Mapping], evaluations: Sequence[Mapping]) -> str:
-    """The section on learning: reward in training, and pass@1 on the validation questions."""
-    reward = [over_steps(steps, f"{phase}/reward", phase) for phase in ("private", "public")]
+    """The section on learning: reward in training, and pass@1 on the validation questions with its change from the base."""
+    phases = sorted({name.removesuffix("/reward") for row in steps for name in row if name.endswith("/reward")})
+    reward = [over_steps(steps, f"{phase}/reward", phase) for phase in phases]
     curve = [row for row in evaluations if row["split"] == "validation" and row["model"] == "global"]
     x, figures = [row["round"] for row in curve], [row["figures"] for row in curve]
     bands = [[row[f"pass@1_{end}"] for row in figures] for end in ("low", "high")]
@@ -60,27 +69,39 @@ def learning(steps: Sequence[Mapping], rounds: Sequence[Mapping], evaluations: S
     for client in range(len(own[0]["clients/pass@1"]) if own else 0):
         scores = [row["clients/pass@1"][client] for row in own]
         passes.append(Line(f"client {client}, own", [row["round"] for row in own], scores))
-    body = figure("Reward in training", charts.lines(reward, "step", "reward", (0.0, 1.0)))
-    body += figure("pass@1", charts.lines(passes, "round", "validation pass@1", (0.0, 1.0)))
-    notes = charts.note("The band is a 95 % bootstrap interval over questions. Clients' own models are those before averaging.")
-    return section("Learning", f'<div class="two">{body}</div>{notes}')
+    body = figure("Reward in training", charts.lines(reward, "step", "reward", reward_range(reward))) if reward else ""
+    body += figure("pass@1", charts.lines(passes, "round", "validation pass@1", (0.0, 1.0))) if passes else ""
+    change = change_from_base(curve)
+    body += figure("Change of pass@1 from the base model", charts.lines([change], "round", "change")) if change.x else ""
+    notes = (
+        "Rounds and steps are counted from 1, and steps over the whole run; round 0 is the base model. Bands are 95 % "
+        "bootstrap intervals over questions; that of the change is paired. Clients' own models are those before averaging."
+    )
+    return section("Learning", f'<div class="two">{body}</div>{charts.note(notes)}') if body else ""
+
+
+def reward_range(curves: Sequence[Line]) -> tuple[float, float] | None:
+    """0 to 1 where all rewards are in it, as a verifier's are; None lets the chart find a range."""
+    return (0.0, 1.0) if all(0 <= y <= 1 for curve in curves for y in curve.y) else None
 
 
 def partition(run: Mapping, evaluations: Sequence[Mapping]) -> str:
     """The section on topics: the questions of each client by topic, and the last validation pass@1 by topic."""
-    columns = ["public", *(str(i) for i in range(len(run["held"][0]) - 1))]
-    body = figure("Questions by topic: public, and of each client", charts.bubbles(run["topics"], columns, run["held"]))
+    topics, body = [topic or "(no topic)" for topic in run.get("topics", [])], ""
+    if topics:
+        columns = ["public", *(str(i) for i in range(len(run["held"][0]) - 1))]
+        body = figure("Questions by topic: public, and of each client", charts.bubbles(topics, columns, run["held"]))
     validated = [row for row in evaluations if row["split"] == "validation" and row["round"] > 0]
     if validated:
         last = max(row["round"] for row in validated)
         models = [row for row in validated if row["round"] == last]
-        topics = list(models[0]["by_topic"])
+        names = list(models[0]["by_topic"])
         asked = run.get("topics_of", {}).get("validation", [])
-        labels = [f"{topic} ({asked.count(topic)})" if asked else topic for topic in topics]
-        values = [[row["by_topic"][topic] for row in models] for topic in topics]
+        labels = [f"{name or '(no topic)'} ({asked.count(name)})" if asked else name for name in names]
+        values = [[row["by_topic"].get(name) for row in models] for name in names]
         caption = f"Validation pass@1 by topic (number of questions), round {last}"
         body += figure(caption, charts.heat_map(labels, [row["model"] for row in models], values, largest=1.0))
-    return section("Topics and clients", f'<div class="two">{body}</div>')
+    return section("Topics and clients", f'<div class="two">{body}</div>') if body else ""
 
 
 def traffic(run: Mapping, rounds: Sequence[Mapping]) -> str:
@@ -88,6 +109,8 @@ def traffic(run: Mapping, rounds: Sequence[Mapping]) -> str:
     accounts = [  # null in the file marks an absent client, which sends nothing
         {k.removeprefix("ledger/"): [n or 0 for n in v] for k, v in row.items() if k.startswith("ledger/")} for row in rounds
     ]
+    if not any(accounts):
+        return ""
     total = ledger.totals(accounts, run["base_bytes"])
     kinds = sorted({name.split("/")[1] for name in total if "/" in name})
     lines = [[kind, *(bytes_text(total.get(f"{way}/{kind}", 0)) for way in ledger.DIRECTIONS)] for kind in kinds]
@@ -106,17 +129,28 @@ def times(steps: Sequence[Mapping], rounds: Sequence[Mapping]) -> str:
     """The section on time and memory: seconds by phase in each round, tokens per second in each step, peaks of memory."""
     spent = {phase: [row.get(f"time/{phase}", 0.0) for row in rounds] for phase in PHASES}
     bars = charts.stacked_bars([str(row["round"]) for row in rounds], spent, "seconds")
-    first = {"public/tokens" in row: row["at"] for row in reversed(steps)}
-    warm = [row for row in steps if row["at"] not in first.values()]
-    speed = charts.lines([over_steps(warm, "time/tokens_per_second", "tokens/s")], "step", "tokens/s")
-    caption = "Response tokens per second of whole steps, without the first private and the first public step, which compile"
+    if not steps:
+        return ""
+    speed = charts.lines([speeds(steps)], "step", "tokens/s")
     body = figure("Where a round's time went", bars if rounds else charts.note("No round is finished."))
-    body += figure(caption, speed)
+    body += figure("Response tokens per second of whole steps, without steps that waited for a compilation", speed)
     last = rounds[-1] if rounds else {}
     peaks = [f"{where}: {bytes_text(last[name])}" for where, name in PEAKS if name in last]
     compiled = ", ".join(f"round {row['round']}: {row['time/compilations']}" for row in rounds)
     note = charts.note(f"Peak memory: {'; '.join(peaks)}. Programs compiled: {compiled}.") if rounds else ""
     return section("Time and memory", f'<div class="two">{body}</div>{note}')
+
+
+def speeds(steps: Sequence[Mapping]) -> Line:
+    """Tokens per second of the steps that waited for no compilation; a gap in the others.
+
+    The rows of an earlier version do not say which steps waited: there, the first private and the first public one do.
+    """
+    first = {"public/tokens" in row: row["at"] for row in reversed(steps)}
+    known = any("time/step_compile" in row for row in steps)
+    waited = [bool(row.get("time/step_compile")) if known else row["at"] in first.values() for row in steps]
+    found = [None if late else row.get("time/tokens_per_second") for row, late in zip(steps, waited, strict=True)]
+    return Line("tokens/s", [row["at"] for row in steps], found)
 
 
 def settings(run: Mapping) -> str:

@@ -8,6 +8,14 @@ from pubswap_jax.run import journal
 from pubswap_jax.run.journal import mean
 
 
+def numbered(rows: Iterable[dict]) -> tuple[list[dict], list[dict]]:
+    """The rows of steps and of finished rounds. The one way of counting: from 1, and a step's `at` over the whole run."""
+    rows = list(rows)
+    steps = [row for row in rows if "step" in row]
+    steps = [row | {"at": number} for number, row in enumerate(steps, 1)]
+    return steps, [row for row in rows if "step" not in row and row["round"]]
+
+
 def over_steps(steps: Iterable[Mapping], name: str, label: str) -> Line:
     """A metric's mean over clients, in the steps that have the metric. A step's x is its field `at`."""
     found = [(row["at"], journal.scalars(row)[name]) for row in steps if name in row]

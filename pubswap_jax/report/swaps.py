@@ -8,10 +8,10 @@ from pubswap_jax.report.series import banded, cell, drawable, over_steps, total
 
 
 def swaps(steps: Sequence[Mapping]) -> str:
-    """The section, from the rows of all steps."""
+    """The section, from the rows of all steps; empty without a step that could swap."""
     public = [row for row in steps if "public/donors" in row]
     if not public:
-        return section("Swaps", charts.note("No public step so far: nothing was swapped."))
+        return ""
     names = [f"client {i}" for i in range(len(public[0]["public/donors"]))]
     clients = range(len(names))
     flow = [[total(cell(row["public/donors"], i, j) for row in public) for j in clients] for i in clients]

@@ -109,7 +109,7 @@ def verifier_timeouts(rows: Rows) -> str | None:
 
 def dominant_donor(rows: Rows) -> str | None:
     taken = [row["public/donors"] for row in steps_of(rows) if row.get("public/donors")][-WINDOW:]
-    given = [sum(numbers) for numbers in zip(*(row for table in taken for row in table), strict=True)]  # by donor
+    given = [sum(numbers) for numbers in zip(*(row for table in taken for row in table if row), strict=True)]  # by donor
     limit = min(0.9, max(0.5, DOMINATES / max(len(given), 1)))
     if len(given) > 2 and sum(given) >= FEWEST_DONATIONS and max(given) > limit * sum(given):
         return (
@@ -128,7 +128,7 @@ def falling_reward(rows: Rows) -> str | None:
 
 
 def excluded_clients(rows: Rows) -> str | None:
-    lost = sum(sum(row.get("round/excluded") or []) for row in rows)
+    lost = sum(out or 0 for row in rows for out in row.get("round/excluded") or [])
     if lost:
         return f"{lost} times a client's adapter was not finite, and left out: lower training.lr or training.clip_norm"
     return None

@@ -20,7 +20,7 @@ class Programs:
     """`programs(name, function)` is the compiled function; a `types.Program`.
 
     Args:
-      clock: books the time of BOOKED, and of dispatching rollouts.
+      clock: books the time of BOOKED, of dispatching rollouts, and, as `compile`, of waiting for the background thread.
       shardings: name -> the shardings of a function's results, on a mesh.
     """
 
@@ -47,7 +47,7 @@ class Programs:
                     self._compile(jitted, arguments)
                 return jax.eval_shape(jitted, *arguments)
             if jitted in self._coming:
-                self._wait(jitted)
+                self.clock.timed("compile", self._wait)(jitted)
             return run(*arguments)
 
         return call

@@ -1,6 +1,7 @@
 """Writes a run's metrics, evaluations and transcripts, and shows its progress."""
 
 import json
+import threading
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -28,6 +29,7 @@ class Recorder:
 
     def __init__(self, run: Run, workdir, position: Mapping[str, int] | None, done: int):
         self.run, self.clock, self.compiled = run, run.programs.clock, []
+        self._compiling, self._thread = 0.0, threading.get_ident()  # seconds of compilation in the run's own thread
         self.clock.lap()
         run.tally.take()  # of a step that was discarded
         writes = hosts.first()  # other processes only take part in gathering arrays
@@ -54,7 +56,10 @@ class Recorder:
         if batch.public:
             row["public/donors"] = hosts.fetch(donor_matrix(record.plan)).tolist()
             row |= journal.row(round, step, "swap", self._distortion(event, batch, record, hparams), present)
-        row |= {f"time/step_{name}": spent for name, spent in self.clock.split().items()}
+        spent = self.clock.split()
+        spent["compile"] = spent.get("compile", 0.0) + self._compiling  # waited for, or done in this thread
+        row |= {f"time/step_{name}": phase_seconds for name, phase_seconds in spent.items() if phase_seconds}
+        self._compiling = 0.0
         self._write(row, round * self.run.steps + step)
         seen = journal.scalars(row)
         self.progress.step(round, seen[f"{phase}/reward"], seen[f"{phase}/swapped"], row["time/tokens_per_second"])
@@ -107,6 +112,7 @@ class Recorder:
         row |= {"time/compilations": len(self.compiled), "time/compiled": sorted(set(self.compiled)), **_memory()}
         row |= self._alarms(row)
         self.compiled.clear()
+        self._compiling = 0.0  # the evaluation's programs are no step's
         self._write(row, round * self.run.steps)
 
     def _alarms(self, row: Mapping[str, object]) -> dict[str, list[str]]:
@@ -137,6 +143,7 @@ class Recorder:
     def _count_compilation(self, event: str, seconds: float, **details) -> None:
         if event == COMPILED:
             self.compiled.append(str(details.get("fun_name")))
+            self._compiling += seconds if threading.get_ident() == self._thread else 0.0
 
 
 def read_evaluations(workdir, problems: Mapping[str, Sequence]) -> dict[tuple[int, str, str], Evaluation]:

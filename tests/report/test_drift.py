@@ -19,8 +19,10 @@ def test_distances_by_client_layer_and_kind():
     assert "0, q: 3<" in text and "0, v: 4<" in text and "client 0, client 1: 0.5<" in text
 
 
-def test_before_the_first_round_ends():
-    assert "No round is finished yet" in drift({"modules": MODULES}, [])
+def test_what_a_run_has_not_is_left_out():
+    assert drift({"modules": MODULES}, []) == "" == drift({"modules": MODULES}, [{"round": 1}])
+    alone = drift({"modules": MODULES}, [{"round": 1, "round/drift": [5.0]}])
+    assert "client 0, round 1: 5<" in alone and "Cosine" not in alone and "mean(BA)" not in alone and "module" not in alone
 
 
 def test_excluded_clients_are_named():

@@ -8,21 +8,29 @@ import pytest
 from small_world import finished
 
 from pubswap_jax.report import report
+from pubswap_jax.report.headline import change_from_base
 from pubswap_jax.run import journal
 
 SECTIONS = ["Result", "Learning", "Swaps", "Topics and clients", "Drift", "Communication", "Time and memory", "Transcripts"]
 VOID = {"meta", "br"}
+# Sections of a run of which that many lines of each file are kept: the first row of the metrics evaluates the base.
+HAS = {
+    0: {"Result", "Topics and clients"},
+    1: {"Result", "Learning", "Topics and clients", "Transcripts"},
+    4: {"Result", "Learning", "Swaps", "Topics and clients", "Time and memory", "Transcripts"},
+}
 
 
 class Strict(HTMLParser):
-    """Raises where tags do not nest; collects headings and whatever would be fetched."""
+    """Raises where tags do not nest; collects scripts, text and whatever would be fetched."""
 
     def __init__(self):
         super().__init__()
-        self.open, self.fetched, self.text = [], [], ""
+        self.open, self.fetched, self.text, self.scripts = [], [], "", 0
 
     def handle_starttag(self, tag, attributes):
-        self.fetched += [value for name, value in attributes if name in ("src", "href")] + ([tag] if tag == "script" else [])
+        self.fetched += [value for name, value in attributes if name in ("src", "href")]
+        self.scripts += tag == "script"
         if tag not in VOID:
             self.open.append(tag)
 
@@ -30,13 +38,13 @@ class Strict(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        self.text += data
+        self.text += data if self.open[-1:] != ["script"] else ""
 
 
 def read(path):
     parser = Strict()
     parser.feed(path.read_text(encoding="utf-8"))
-    assert parser.open == [] and parser.fetched == []
+    assert parser.open == [] and parser.fetched == [] and parser.scripts == ("Transcripts" in parser.text)
     return parser.text
 
 
@@ -70,7 +78,37 @@ def test_a_run_that_has_just_begun(workdir, kept):
         lines = (workdir / f"{name}.jsonl").read_text().splitlines(keepends=True)
         (workdir / f"{name}.jsonl").write_text("".join(lines[:kept]))
     text = read(report.write(workdir))
-    assert all(name in text for name in SECTIONS)
+    assert [name for name in SECTIONS if name in text] == [name for name in SECTIONS if name in HAS[kept]]
+
+
+def test_runs_of_other_kinds_leave_out_what_they_have_not(workdir):
+    """Rows without swaps, clients' adapters or a ledger, with another phase: only the sections with data are there."""
+    gone = ("public/", "swap/", "round/", "ledger/", "clients/")
+    rows = [
+        {name.replace("private/", "server/"): value for name, value in row.items() if not name.startswith(gone)}
+        for row in journal.read(workdir, "metrics")
+    ]
+    description = json.loads((workdir / "run.json").read_text())
+    described = description | {"topics": [], "held": [], "topics_of": {}}
+    described["config"] |= {"federation.method": "another"}
+    text = "".join(report.sections(described, rows, journal.read(workdir, "evaluations"), []))
+    present = [name for name in SECTIONS if f"<h2>{name}</h2>" in text]
+    assert present == ["Result", "Learning", "Topics and clients", "Time and memory"]
+    assert "server, step 1" in text and "another" in text and "swap balanced" not in text
+
+
+def test_alarms_are_a_section_where_there_are_any():
+    rows = [{"round": 0, "step": i, "private/truncated": 0.9} for i in range(12)]
+    assert "raise training.max_new_tokens" in report.alarms(rows) and report.alarms([]) == ""
+
+
+def test_the_change_from_the_base_is_paired(workdir):
+    curve = [row for row in journal.read(workdir, "evaluations") if (row["split"], row["model"]) == ("validation", "global")]
+    change = change_from_base(curve)
+    assert change.x == [1, 2]
+    for y, low, high, row in zip(change.y, change.low, change.high, curve[1:], strict=True):
+        assert low <= y <= high and y == pytest.approx(row["figures"]["pass@1"] - curve[0]["figures"]["pass@1"])
+    assert change_from_base(curve[1:]).x == []
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):
@@ -83,6 +121,8 @@ def test_the_speed_leaves_out_the_steps_that_compile():
     rows[1] |= {"public/tokens": 1.0}
     text = report.times(rows, [])
     assert "step 3: 9<" in text and "step 4: 10<" in text and "step 1:" not in text and "step 2:" not in text
+    rows[2] |= {"time/step_compile": 3.0}  # as a run that was resumed
+    assert report.speeds(rows).y == [7.0, 8.0, None, 10.0]
 
 
 def test_absent_clients_leave_gaps(workdir):

@@ -2,7 +2,14 @@
 
 import pytest
 
-from pubswap_jax.report.series import banded, cell, drawable, mean_of_known, over_steps, total
+from pubswap_jax.report.series import banded, cell, drawable, mean_of_known, numbered, over_steps, total
+
+
+def test_steps_are_counted_from_one_over_the_whole_run_and_the_base_is_no_round():
+    rows = [{"round": 0}, {"round": 0, "step": 0}, {"round": 0, "step": 1}, {"round": 1}, {"round": 1, "step": 0}, {"round": 2}]
+    steps, rounds = numbered(rows)
+    assert [(row["round"], row["step"], row["at"]) for row in steps] == [(0, 0, 1), (0, 1, 2), (1, 0, 3)]
+    assert [row["round"] for row in rounds] == [1, 2] and "at" not in rows[1]
 
 
 def test_a_curve_over_the_steps_that_have_the_metric_is_a_mean_over_clients():
