@@ -26,8 +26,8 @@ from pubswap_jax.run.pass_at_k import Examiner, make_sampler
 from pubswap_jax.run.placement import Placement, make_devices, placement
 from pubswap_jax.run.policy import Policy, load_policy
 from pubswap_jax.run.programs import Programs
-from pubswap_jax.run.rewarding import Own, Tally, make_own, rewarding, with_columns
 from pubswap_jax.run.resampling import make_again
+from pubswap_jax.run.rewarding import Own, Tally, make_own, rewarding, with_columns
 from pubswap_jax.types import Array, Batch, Event, Federation, Hparams, Judge, Program, Timeline
 from pubswap_jax.verifier import pool
 
