@@ -14,7 +14,7 @@ from pubswap_jax.policy.adapter import each_layer, lora
 from pubswap_jax.policy.model import Transformer
 from pubswap_jax.records import Record
 from pubswap_jax.run.assembly import Run, make_examiner
-from pubswap_jax.run.export import best_state, with_own
+from pubswap_jax.run.export import last_state, with_own
 from pubswap_jax.run.ledger import Gate
 from pubswap_jax.run.pass_at_k import Evaluation, pass_at_k
 from pubswap_jax.run.state import place_of
@@ -23,9 +23,9 @@ from pubswap_jax.weights.peft_tensors import adapted_layers, layer_arrays
 
 
 class Own(NamedTuple):
-    """The clients' own adapters at the end of a run's best round, from before the averaging if there was one."""
+    """The clients' own adapters at the end of a run, from before the last averaging if there was one."""
 
-    round: int
+    round: int  # rounds done
     clients: list[int]  # N of the run's clients
     adapters: PyTree  # leaves [N, ...]
     blocks: list[Block]  # of each layer of the transformer, with factors of the N adapters
@@ -33,14 +33,18 @@ class Own(NamedTuple):
 
 
 def own_adapters(run: Run, workdir: pathlib.Path) -> Own:
-    """Raises if there are not two adapters that differ. The adapters pass a gate, as on their way to an averaging."""
-    at = best_state(run, workdir)
+    """Raises if there are not two adapters that differ. The adapters pass a gate, as on their way to an averaging.
+
+    They are the last ones, not those of the best round. Clients that train alone forget the topics of the others. By the mean
+    over all topics, which chooses the best round, the base model is then often the best.
+    """
+    at = last_state(run, workdir)
     round, clients, adapters = place_of(run, at.number)[0], with_own(run, at), run.federation.own(at.federation)
     if adapters is None:
         raise ValueError(f"{workdir}: no client of this run has an adapter of its own; give a run of another federation.method")
     total = jax.tree.leaves(adapters)[0].shape[0]
     if total > 1 and not round:
-        raise ValueError(f"{workdir}: its best round is 0, the base model, where no adapter is trained; train longer")
+        raise ValueError(f"{workdir}: no round of it has ended, and so no adapter is trained; train longer")
     if min(total, len(clients)) < 2:
         raise ValueError(f"{workdir}: it has one client's adapter, and two or more are needed; give a run of more clients")
     adapters = jax.tree.map(lambda x: np.asarray(x)[clients], jax.device_get(adapters))

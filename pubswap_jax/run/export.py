@@ -176,6 +176,11 @@ def _asked(run: Run) -> str:
 
 def best_state(run: Run, workdir: pathlib.Path) -> RunState:
     """The state of the run in `workdir` at the end of its best round."""
+    return state.load_best(workdir / "checkpoints", last_state(run, workdir), run)
+
+
+def last_state(run: Run, workdir: pathlib.Path) -> RunState:
+    """The newest state of the run in `workdir`. Raises if `run` is another one."""
     newest = _newest(workdir)
     earlier.agree(run.settings, run.policy.digest, workdir, "eval")
     before, ours = earlier.described(workdir), manifest.describe(run)
@@ -184,7 +189,7 @@ def best_state(run: Run, workdir: pathlib.Path) -> RunState:
         raise ValueError(
             f"{workdir}: the validation and test questions: the files hold others than before; put the old ones back"
         )
-    return state.load_best(workdir / "checkpoints", state.load(newest, run)[0], run)
+    return state.load(newest, run)[0]
 
 
 def _newest(workdir: pathlib.Path) -> checkpoint.Checkpoint:
