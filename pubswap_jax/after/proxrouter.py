@@ -113,7 +113,7 @@ def _crossed(gate: Gate, correct: np.ndarray, length: np.ndarray) -> tuple[np.nd
 
 
 def hidden_states(run: Run, questions: Questions) -> np.ndarray:
-    """f32[n, D]: the mean over a prompt's tokens of the base model's last states."""
+    """f32[n, D]: the base model's last state of each prompt's last token, from which it begins to answer."""
     size, count, found = run.examiner.batch, len(questions.problems), []
     model, base = run.policy.model, run.policy.base
 
@@ -121,8 +121,7 @@ def hidden_states(run: Run, questions: Questions) -> np.ndarray:
     def states(base: PyTree, tokens: Array, mask: Array) -> Array:
         attend = attention.causal(mask)
         hidden = model.apply({"params": base["params"]}, tokens, attention.positions(mask), attend, method="hidden")
-        here = mask[..., None]
-        return (at_least_f32(hidden) * here).sum(1) / here.sum(1)
+        return at_least_f32(hidden[:, -1])  # prompts are padded on the left
 
     for start in range(0, count, size):
         # The last batch is padded with the last question: a smaller batch would compile a second program.
