@@ -63,7 +63,7 @@ def test_the_mode_needs_the_workdir_alone(workdir, capsys):
     assert accuracies.shape == (4, 3) and (accuracies >= 0).all() and (accuracies <= 1).all() and np.ptp(accuracies) > 0
     assert all(row["error"] == 0 for row in figures["rows"])
     page = (workdir / "flexmerge" / "flexmerge.html").read_text()
-    assert "<svg" in page and "size in models: 1.5" in page and "client 2" in page
+    assert "<svg" in page and "mean of clients, size in models 1.5: " in page and "client 2" in page
     assert "at 1.50x" in (folders[0] / "README.md").read_text() and "federated" in (folders[0] / "README.md").read_text()
     assert len(products(run, folders[0])) == 14
 

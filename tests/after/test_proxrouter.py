@@ -53,10 +53,8 @@ def test_private_references_stay_at_home(workdir):
     for home, client in zip(homes, found.clients, strict=True):
         mine = [run.data.train.problems[i] for i in run.data.split.clients[client][:8]]
         assert home.topics == [problem.topic for problem in mine] and home.values.shape == (8, 3)
-    free, _ = proxrouter.references(run, found, ROUTING._replace(own=True), examine)
-    cost = free[0].values - homes[0].values
-    np.testing.assert_allclose(cost, np.broadcast_to(cost[:1], cost.shape), atol=1e-6)
-    assert (cost > 0).all() and (cost <= 0.5).all()
+        wrong = home.values.min(0)  # of a question that nobody answers: the cost alone, the same for a whole adapter
+        assert (wrong >= -0.5).all() and (wrong < 0).all() and (home.values <= 1).all()
 
 
 def test_verdicts_of_private_questions_do_not_pass(workdir):
