@@ -84,7 +84,7 @@ def draw(results: dict) -> None:
     for how, colour in zip(MERGES, ("#2f6f9f", "#d9822b", "#3d8b57"), strict=True):
         sizes, found = of_sizes(results, how)
         lines(axis, np.array(sizes), found, colour, how)
-    axis.set(xlabel="size in models", ylabel="pass@1 on each client's topics", ylim=(0, 1))
+    axis.set(xlabel="size in models", ylabel="pass@1 on each client's topics", ylim=(0.8, 1.005))
     axis.legend(frameon=False)
     save(figure, HERE / "after.png")
 

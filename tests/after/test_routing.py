@@ -90,7 +90,7 @@ def test_a_question_beside_a_reference_gets_its_adapter():
 def test_ties_go_to_the_lower_adapter_and_the_first_reference():
     embedded, values, asked = world()
     assert (routing.route(routing.neighbours()(embedded, np.full((40, 3), 0.7)), asked) == 0).all()
-    equal = np.ones((60, 2)) * np.where(np.arange(60) % 2, -1, 1)[:, None]  # an unstable sort would take others than 0 and 2
+    equal = np.ones((60, 2)) * np.where(np.arange(60) % 2, -1, 1)[:, None]
     weight = routing.weights(routing.neighbours(2)(equal, np.eye(60)), equal[:1])[0]
     assert np.flatnonzero(weight).tolist() == [0, 2] and weight[0] == 0.5
 
