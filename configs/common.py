@@ -45,6 +45,34 @@ def paper(config):
     config.checkpoint.steps = 10
 
 
+def small_real(config):
+    """SmolLM2-135M-Instruct on two cores: four clients, 30 steps, short answers."""
+    config.compilation_cache = "~/.cache/pubswap_jax"
+    config.model.path = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    config.model.scan_layers = True
+    config.model.system = ""
+    config.model.lora_rank = 8
+    config.model.lora_alpha = 16.0
+
+    config.data.max_prompt_tokens = 96
+    config.data.validation = 64
+    config.data.test = 0
+    config.data.public = 0.15
+
+    config.federation.num_clients = 4
+    config.federation.rounds = 3
+    config.federation.steps = 10
+
+    config.training.prompts = 4
+    config.training.max_new_tokens = 10
+    config.training.lr = 5e-4
+
+    config.evaluation.clients = False
+    config.evaluation.batch = 32
+    config.checkpoint.steps = 5
+    config.log.distortion = "off"
+
+
 def smoke(config):
     """The path of a real model in a minute: give --config.model.path and --config.data.path."""
     config.data.max_questions = 64

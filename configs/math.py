@@ -1,8 +1,12 @@
 """Mathematics: the embedded world, and the paper's settings for MATH and DeepMath.
 
 python -m pubswap_jax.main --config=configs/math.py                    # tiny: pass@1 0.305 -> 0.998, 2 min on 2 cores
+python -m pubswap_jax.main --config=configs/math.py:smollm2-135m       # not yet run
+python -m pubswap_jax.main --config=configs/math.py:qwen2.5-0.5b       # not yet run
 python -m pubswap_jax.main --config=configs/math.py:qwen3-1.7b         # not yet run
 """
+
+import pathlib
 
 from pubswap_jax.settings import beside
 
@@ -61,6 +65,36 @@ def qwen3(config):
     config.data.test_name = ""
 
 
+# --- small real models ----------------------------------------------------------------------------------------------------
+
+STUDY = pathlib.Path(__file__).resolve().parent.parent / "experiments" / "real_model"
+
+
+def smollm2(config):
+    """SmolLM2-135M-Instruct on SVAMP, one operation a client, after a warm-up on 80 questions. Needs a clone: see STUDY."""
+    common.small_real(config)
+    config.model.adapter = str(STUDY / "warmup")
+    config.model.instruction = "Answer with a calculation."
+    config.data.path = str(STUDY / "data" / "svamp_train.jsonl")
+    config.data.test_path = str(STUDY / "data" / "svamp_test.jsonl")
+    config.data.partition = "by_topic"
+
+
+def qwen25_coder(config):
+    """Qwen2.5-Coder-0.5B-Instruct on GSM8K, on one GPU."""
+    config.model.path = "Qwen/Qwen2.5-Coder-0.5B-Instruct"
+    config.model.dtype = "bfloat16"
+    config.model.scan_layers = True
+    config.compilation_cache = "~/.cache/pubswap_jax"
+    config.data.name = "gsm8k"
+    config.data.max_prompt_tokens = 256
+    config.federation.num_clients = 4
+    config.federation.rounds = 3
+    config.training.max_new_tokens = 256
+    config.training.lr = 1e-4
+    config.evaluation.clients = False
+
+
 # --- any model ------------------------------------------------------------------------------------------------------------
 
 
@@ -73,6 +107,8 @@ def smoke(config):
 PRESETS = {
     "tiny": tiny,
     "hard": hard,
+    "smollm2-135m": smollm2,
+    "qwen2.5-0.5b": qwen25_coder,
     "qwen2.5-math-1.5b": qwen25_math,
     "qwen3-1.7b": qwen3_small,
     "qwen3-4b": qwen3,

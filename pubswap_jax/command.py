@@ -25,6 +25,7 @@ ADAPTER = "--adapter=FOLDER        PEFT adapter to evaluate; by default the adap
 COMMANDS = {
     "train": Command("CONFIG", "train a config; the same command resumes an interrupted run", f"{WORKDIR}\n{RESUME}\n{FIELD}"),
     "plan": Command("CONFIG", "estimate the memory and the time of a round, without training", FIELD),
+    "probe": Command("CONFIG", "say whether a base model has anything to elicit: its answers to some questions", FIELD),
     "eval": Command("RUN", "evaluate the adapter of a run's best round, or another adapter", f"{ADAPTER}\n{FIELD}"),
     "export": Command("RUN", "write a run's adapters as PEFT folders", FIELD),
     "report": Command("RUN", "write report.html of a run", ""),

@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 from pubswap_jax.field_table import FIELDS, Field
 
 # Names, and beginnings of names, of the fields that a run may change when it resumes. All other fields must stay as they were.
-FREE = ("federation.rounds", "checkpoint.", "log.", "verifier.", "merge.", "route.", "compilation_cache")
+FREE = ("federation.rounds", "checkpoint.", "log.", "verifier.workers", "verifier.timeout", "merge.", "route.")
+FREE += ("compilation_cache",)
 
 
 def default_config() -> ConfigDict:

@@ -2,7 +2,7 @@
 
 --config=FILE[:PRESET]      a file such as configs/math.py:qwen3-1.7b, or the name of a config of the package: math:qwen3-1.7b;
                             set any field with a flag like --config.federation.swap_period=4
---mode=train                train|eval|export|plan|report|doctor|flexmerge|route
+--mode=train                train|eval|export|plan|probe|report|doctor|flexmerge|route
 --workdir=FOLDER            by default a dated folder under runs/; the same command resumes an interrupted run, even days later;
                             all modes but train and plan read the run's folder with --workdir, and need no --config
 --adapter=FOLDER            eval: a PEFT adapter to evaluate; by default the adapter of the run's best round
@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, NoReturn
 from pubswap_jax import fields, settings
 from pubswap_jax.run import earlier
 
-MODES = ("train", "eval", "export", "plan", "report", "doctor", "flexmerge", "route")
+MODES = ("train", "eval", "export", "plan", "probe", "report", "doctor", "flexmerge", "route")
 AFTER = ("eval", "export", "flexmerge", "route")  # modes that use a run's adapters, and its config
 SHOWN = ("report", "doctor")  # modes that show a run as it was, and read no config
 
@@ -100,7 +100,9 @@ def parse(arguments: Sequence[str]) -> Flags:
     if known.mode in (*AFTER, *SHOWN) and known.workdir and not known.config:
         return Flags(_of_run(workdir, known.mode, overrides), workdir, known.mode, known.adapter, False)
     if not known.config:
-        alone = "" if known.mode in ("train", "plan") else ", and so is --workdir=FOLDER of a run, which would do alone"
+        alone = (
+            "" if known.mode in ("train", "plan", "probe") else ", and so is --workdir=FOLDER of a run, which would do alone"
+        )
         raise ValueError(f"--config=FILE[:PRESET] is missing{alone}; --config=math is the one to begin with")
     config = _overridden(settings.load(known.config), overrides)
     if known.mode == "train":
@@ -181,6 +183,10 @@ def _run(flags: Flags) -> int:
         from pubswap_jax.run import estimate
 
         print(estimate.plan(flags.config, lambda line: print(line, file=sys.stderr, flush=True)))
+    if flags.mode == "probe":
+        from pubswap_jax.run import probe
+
+        print(probe.probe(flags.config))
     if flags.mode == "export":
         from pubswap_jax.run import export
 

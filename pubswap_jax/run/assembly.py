@@ -121,7 +121,10 @@ def assemble(config) -> Run:
         rounds=config.federation.rounds,
         steps=plan.length,
         judge=make_judge(
-            policy.tokenizer, config.verifier.timeout, rewarding(own, policy.tokenizer, tally.note) if own else None
+            policy.tokenizer,
+            config.verifier.timeout,
+            rewarding(own, policy.tokenizer, tally.note) if own else None,
+            accept=config.verifier.accept,
         ),
         measure=make_measurement(config, policy.model, programs),
         hparams=make_hparams(config, plan.length, place.put),
@@ -202,11 +205,11 @@ def make_batches(config, asked: Asked, place: Placement) -> Callable[[Event], Ba
 
 
 def make_examiner(config, policy: Policy, place: Placement, program: Program, own: Own | None = None) -> Examiner:
-    asked = config.evaluation
+    asked, verifier = config.evaluation, {"timeout": config.verifier.timeout, "accept": config.verifier.accept}
     how = {"max_new_tokens": config.training.max_new_tokens, "temperature": asked.temperature}
     how |= {"top_k": asked.top_k, "top_p": asked.top_p, "min_p": asked.min_p}
     greedy = make_sampler(policy.model, samples=1, greedy=True, **how) if asked.greedy else None
-    graded = partial(grade, policy.tokenizer, timeout=config.verifier.timeout)
+    graded = partial(grade, policy.tokenizer, **verifier)
     if own and own.correct_at is not None:  # else own rewards do not change what is right
         graded = rewarding(own, policy.tokenizer)(graded)
     return Examiner(

@@ -1,4 +1,4 @@
-"""Logging: JSON rows without duplicates or holes after a kill, a progress bar, TensorBoard and Weights & Biases.
+"""Logging: JSON rows without duplicates or holes after a kill, the clock, TensorBoard and Weights & Biases.
 
 A row is flat: `round`, `step`, and names `phase/quantity` with a number or a list of one number per client.
 
@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import tqdm
 
 
 class Sink(NamedTuple):
@@ -45,6 +44,7 @@ class Journal:
 
     def write(self, name: str, row: Mapping[str, object]) -> None:
         self._files[name].write(json.dumps(row).encode() + b"\n")
+        self._files[name].flush()  # a reader sees the row now; it is durable after `position`
 
     def told(self) -> dict[str, int]:
         """Bytes written to each file, including bytes not yet on disk."""
@@ -148,34 +148,14 @@ def _package(module: str, field: str, extra: str):
         raise ValueError(f"config.{field} needs {module}: pip install 'pubswap_jax[{extra}]', or switch it off") from None
 
 
-# --- progress and timing ------------------------------------------------------------------------------------------------
-
-
-class Progress:
-    """A progress bar with reward, swaps, tokens/s and time left. Without a terminal, only the lines of `say` are printed."""
-
-    def __init__(self, total: int, done: int, visible: bool | None = None, quiet: bool = False):
-        hidden = quiet or (None if visible is None else not visible)  # None: tqdm hides the bar unless the stream is a terminal
-        self._quiet = quiet
-        self._bar = tqdm.tqdm(total=total, initial=done, disable=hidden, unit="step", dynamic_ncols=True, leave=False)
-
-    def step(self, round: int, reward: float, swapped: float, tokens_per_second: float) -> None:
-        self._bar.set_description(f"round {round + 1}", refresh=False)
-        self._bar.set_postfix_str(f"reward {reward:.2f} swapped {swapped:.2f} {tokens_per_second:.0f} tok/s", refresh=False)
-        self._bar.update()
-
-    def say(self, line: str) -> None:
-        if not self._quiet:
-            self._bar.write(line)
-
-    def close(self) -> None:
-        self._bar.close()
+# --- timing ------------------------------------------------------------------------------------------------
 
 
 class Clock:
     """Seconds spent in each phase; phases may not overlap."""
 
     def __init__(self):
+        self.phase = ""  # the phase that runs now
         self.seconds: dict[str, float] = {}
         self._split: dict[str, float] = {}
         self._started = time.perf_counter()
@@ -184,10 +164,11 @@ class Clock:
         """The same function, with its time added to `phase`. `wait` blocks until the result is ready."""
 
         def run(*args):
-            started = time.perf_counter()
+            started, self.phase = time.perf_counter(), phase
             try:
                 return wait(function(*args))
             finally:
+                self.phase = ""
                 self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - started
 
         return run

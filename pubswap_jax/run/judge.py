@@ -13,6 +13,7 @@ from pubswap_jax.devices import hosts
 from pubswap_jax.questions.problem import Problem
 from pubswap_jax.questions.tokens import Tokenizer
 from pubswap_jax.types import CORRECT, STATUSES, Batch, Rollout, Verdict
+from pubswap_jax.verifier.evaluated import is_evaluated
 from pubswap_jax.verifier.score import verify
 
 
@@ -42,8 +43,14 @@ class Grades(NamedTuple):
 Grade = Callable[[Rollout, Sequence[Sequence[Problem]]], Grades]
 
 
-def grade(tokenizer: Tokenizer, rollouts: Rollout, problems: Sequence[Sequence[Problem]], timeout: float = 1.0) -> Grades:
-    """Grades [C, B, G] of responses [C, B, G, R] to the questions [C][B]."""
+def grade(
+    tokenizer: Tokenizer,
+    rollouts: Rollout,
+    problems: Sequence[Sequence[Problem]],
+    timeout: float = 1.0,
+    accept: str = "value",
+) -> Grades:
+    """Grades [C, B, G] of responses [C, B, G, R] to the questions [C][B]. `accept`: see the field verifier.accept."""
     tokens, mask = jax.device_get((rollouts.tokens, rollouts.mask))
     texts = tokenizer.decode(tokens, mask)
     asked = [problem for row in problems for problem in row for _ in range(texts.shape[2])]
@@ -55,14 +62,21 @@ def grade(tokenizer: Tokenizer, rollouts: Rollout, problems: Sequence[Sequence[P
         verdicts = verify(said, [asked[i].answer for i in rows], kind=kind, options=options, timeout=timeout)
         status[rows] = [STATUSES.index(word) for word in verdicts.status]
         extracted[rows] = verdicts.extracted
+        if kind == "math" and accept == "evaluated":
+            left = [i for i in rows if status[i] == CORRECT and not is_evaluated(extracted[i], asked[i].answer)]
+            status[left] = STATUSES.index("wrong")
     return Grades(status.reshape(texts.shape), texts, extracted.reshape(texts.shape))
 
 
 def make_judge(
-    tokenizer: Tokenizer, timeout: float = 1.0, rewarded: Callable[[Grade], Grade] | None = None
+    tokenizer: Tokenizer,
+    timeout: float = 1.0,
+    rewarded: Callable[[Grade], Grade] | None = None,
+    *,
+    accept: str = "value",
 ) -> Callable[[Rollout, Batch], Verdict]:
     """The judge of a run: reward 1 for a correct response, else 0, or what `rewarded` makes of it."""
-    graded = partial(grade, tokenizer, timeout=timeout)
+    graded = partial(grade, tokenizer, timeout=timeout, accept=accept)
     graded = rewarded(graded) if rewarded else graded
 
     def judge(rollouts: Rollout, batch: Batch) -> Verdict:

@@ -15,6 +15,7 @@ from pubswap_jax.questions.load import Questions
 from pubswap_jax.questions.problem import Problem
 from pubswap_jax.run.judge import Grades
 from pubswap_jax.types import Array, Prompts, PyTree, Rollout
+from pubswap_jax.verifier.evaluated import is_evaluated
 
 
 class Examiner(NamedTuple):
@@ -104,7 +105,7 @@ def interval(
 
 
 def summary(evaluation: Evaluation, ks: Sequence[int]) -> dict[str, float]:
-    """Statistics of one model: pass@1 with its interval, pass@k, maj@k over all samples, mean length in tokens."""
+    """pass@1 with its interval, pass@k, maj@k over all samples, pass@1 of evaluated answers, mean length in tokens."""
     each = pass_at_k_each(evaluation.correct, 1)
     low, high = interval(each)
     figures = {"pass@1": float(each.mean()), "pass@1_low": low, "pass@1_high": high}
@@ -112,8 +113,22 @@ def summary(evaluation: Evaluation, ks: Sequence[int]) -> dict[str, float]:
     majority = maj_at_k_each(evaluation.answers, evaluation.correct)
     return figures | {
         f"maj@{evaluation.correct.shape[1]}": float(majority.mean()),
+        "evaluated@1": float(evaluated(evaluation).mean()),
         "length": float(evaluation.lengths.mean()),
     }
+
+
+def evaluated(evaluation: Evaluation) -> np.ndarray:
+    """bool[n, samples]: correct answers that are evaluated, as `verifier.accept=evaluated` counts them."""
+    rows = zip(evaluation.problems, evaluation.answers, evaluation.correct, strict=True)
+    done = [
+        [
+            bool(right) and (problem.kind != "math" or is_evaluated(text, problem.answer))
+            for text, right in zip(said, rights, strict=True)
+        ]
+        for problem, said, rights in rows
+    ]
+    return np.array(done, bool).reshape(evaluation.correct.shape)
 
 
 def by_topic(evaluation: Evaluation) -> dict[str, float]:

@@ -76,12 +76,23 @@ class Programs:
         wait([one for one in coming if not one.cancelled()])
         del self._coming[jitted]
 
+    def doing(self) -> str:
+        """What the run is busy with, in words: a phase of the clock, and which programs are compiled meanwhile."""
+        waiting = [
+            f"compiling {jitted.__name__}" for jitted, coming in list(self._coming.items()) if not all(map(_done, coming))
+        ]
+        return ", ".join(filter(None, (self.clock.phase, *waiting[:1]))) or "working"
+
     def close(self) -> None:
         """Cancels all compilations that have not begun."""
         if self._thread:
             self._thread.shutdown(wait=False, cancel_futures=True)
             self._thread = None
         self._coming.clear()
+
+
+def _done(coming: Future) -> bool:
+    return coming.done()
 
 
 def shapes(tree):

@@ -15,6 +15,7 @@ from pubswap_jax.run import doctor, journal
 from pubswap_jax.run.assembly import Log, Run
 from pubswap_jax.run.pass_at_k import Evaluation, by_topic, summary
 from pubswap_jax.run.programs import shapes
+from pubswap_jax.run.progress import Progress
 from pubswap_jax.run.resampling import settled
 from pubswap_jax.run.symptoms import needed
 from pubswap_jax.types import STATUSES, TIMEOUT, Array, Batch, Event, Hparams, PyTree, StepRecord
@@ -37,7 +38,7 @@ class Recorder:
         self.journal = journal.Journal(workdir, FILES, position) if writes else journal.Nowhere()
         earlier = journal.read(workdir, "metrics") if writes and position else []
         self.rows = [needed(row) for row in earlier]  # what the alarms read
-        self.progress = journal.Progress(run.rounds * run.steps, done, quiet=not writes)
+        self.progress = Progress(run.rounds * run.steps, done, quiet=not writes, doing=run.programs.doing)
         jax.monitoring.register_event_duration_secs_listener(self._count_compilation)
 
     def step(
@@ -62,7 +63,8 @@ class Recorder:
         self._compiling = 0.0
         self._write(row, round * self.run.steps + step)
         seen = journal.scalars(row)
-        self.progress.step(round, seen[f"{phase}/reward"], seen[f"{phase}/swapped"], row["time/tokens_per_second"])
+        flat = seen.get(f"{phase}/zero_variance_before", 0.0)
+        self.progress.step(round, seen[f"{phase}/reward"], seen[f"{phase}/swapped"], row["time/tokens_per_second"], flat)
         return seen
 
     def transcript(self, record: Record) -> None:

@@ -1,7 +1,6 @@
-"""The writer: rows without duplicates or holes, and a bar that is quiet off a terminal."""
+"""The writer: rows without duplicates or holes, and the clock."""
 
 import sys
-import time
 import types
 
 import numpy as np
@@ -15,6 +14,7 @@ def test_rows_after_the_checkpoint_are_cut_and_written_once(tmp_path):
     written.write("metrics", {"round": 0, "step": 0})
     position = written.position()
     written.write("metrics", {"round": 0, "step": 1})
+    assert [row["step"] for row in journal.read(tmp_path, "metrics")] == [0, 1], "a row is on disk before the next checkpoint"
     written.write("rollouts", {"text": "é"})
     written.close()
     with (tmp_path / "metrics.jsonl").open("ab") as file:
@@ -48,22 +48,6 @@ def test_scalars_are_means_over_those_who_took_part():
     row = journal.row(3, None, "public", {"reward": np.array([1.0, 0.0, 9.0]), "n": 2}, present=np.array([True, True, False]))
     assert row == {"round": 3, "public/reward": [1.0, 0.0, None], "public/n": 2}
     assert journal.scalars(row | {"eval/by_topic": {"a": 1}, "eval/names": ["x"]}) == {"public/reward": 0.5, "public/n": 2.0}
-
-
-def test_the_bar_is_quiet_off_a_terminal_and_says_what_matters_on_one(capsys):
-    quiet = journal.Progress(10, 2)
-    quiet.step(1, 0.5, 0.1, 100.0)
-    quiet.say("round 1 is saved")
-    quiet.close()
-    captured = capsys.readouterr()
-    assert captured.out == "round 1 is saved\n" and captured.err == ""
-    loud = journal.Progress(10, 2, visible=True)
-    for _ in range(3):
-        time.sleep(0.05)
-        loud.step(1, 0.5, 0.1, 100.0)
-    loud.close()
-    seen = capsys.readouterr().err
-    assert "reward 0.50 swapped 0.10 100 tok/s" in seen and "round 2:" in seen and "/10" in seen and "<" in seen
 
 
 def test_tensorboard_takes_back_what_is_written_again(tmp_path, monkeypatch):
