@@ -20,13 +20,16 @@ class Command(NamedTuple):
 FIELD = "--config.FIELD=VALUE    set a field of the config; --help=SECTION lists the fields of a section, such as training"
 WORKDIR = "--workdir=FOLDER        folder of the run; by default a dated folder under runs/"
 RESUME = "--fork                  resume although the config has changed"
+QUESTIONS = "--questions=FILE        ask the questions of this file; by default the run's test questions"
 ADAPTER = "--adapter=FOLDER        PEFT adapter to evaluate; by default the adapter of the run's best round"
 
 COMMANDS = {
     "train": Command("CONFIG", "train a config; the same command resumes an interrupted run", f"{WORKDIR}\n{RESUME}\n{FIELD}"),
     "plan": Command("CONFIG", "estimate the memory and the time of a round, without training", FIELD),
     "probe": Command("CONFIG", "say whether a base model has anything to elicit: its answers to some questions", FIELD),
-    "eval": Command("RUN", "evaluate the adapter of a run's best round, or another adapter", f"{ADAPTER}\n{FIELD}"),
+    "eval": Command(
+        "RUN", "evaluate the adapter of a run's best round, or another adapter", f"{ADAPTER}\n{QUESTIONS}\n{FIELD}"
+    ),
     "export": Command("RUN", "write a run's adapters as PEFT folders", FIELD),
     "report": Command("RUN", "write report.html of a run", ""),
     "doctor": Command("RUN", "say in one line each what looks wrong in a run, and which field to change", ""),
@@ -39,7 +42,7 @@ EXAMPLES = {
     "CONFIG": "CONFIG: the name of a config of the package, such as math or math:qwen3-1.7b, or the path of a config file",
     "RUN": "RUN: the folder of a run, such as runs/mine",
 }
-APART = ("--config", "--workdir", "--adapter")  # flags whose value may follow as a word of its own
+APART = ("--config", "--workdir", "--adapter", "--questions")  # flags whose value may follow as a word of its own
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,6 +6,7 @@
 --workdir=FOLDER            by default a dated folder under runs/; the same command resumes an interrupted run, even days later;
                             all modes but train and plan read the run's folder with --workdir, and need no --config
 --adapter=FOLDER            eval: a PEFT adapter to evaluate; by default the adapter of the run's best round
+--questions=FILE            eval: ask these questions, one row each with question and answer, and not the run's test questions
 --fork                      train: resume although the config has changed
 --help[=SECTION]            print this text and all fields, or the fields of a section: model, data, federation, reward,
                             training, evaluation, checkpoint, log, merge, route, verifier or mesh
@@ -37,6 +38,7 @@ class Flags(NamedTuple):
     mode: str
     adapter: str
     fork: bool
+    questions: str = ""
 
 
 class Parser(argparse.ArgumentParser):
@@ -84,21 +86,21 @@ def helped(section: str) -> str:
 def parse(arguments: Sequence[str]) -> Flags:
     """Parses the flags and checks what can be checked without loading a model or data."""
     parser = Parser(add_help=False, allow_abbrev=False)
-    for name in ("config", "workdir", "mode", "adapter"):
+    for name in ("config", "workdir", "mode", "adapter", "questions"):
         parser.add_argument(f"--{name}", default="train" if name == "mode" else "")
     parser.add_argument("--fork", action="store_true")
     known, others = parser.parse_known_args(list(arguments))
     overrides = [_field(flag) for flag in others]
     if known.mode not in MODES:
         raise ValueError(f"--mode={known.mode}{settings.nearest(known.mode, MODES)}")
-    for given, mode in (("fork", "train"), ("adapter", "eval")):
+    for given, mode in (("fork", "train"), ("adapter", "eval"), ("questions", "eval")):
         if getattr(known, given) and known.mode != mode:
             raise ValueError(f"--{given} counts only with --mode={mode}; leave it out")
     workdir = pathlib.Path(known.workdir).expanduser()
     if known.workdir and workdir.exists() and not workdir.is_dir():
         raise ValueError(f"--workdir={workdir}: there is a file of this name; name a folder")
     if known.mode in (*AFTER, *SHOWN) and known.workdir and not known.config:
-        return Flags(_of_run(workdir, known.mode, overrides), workdir, known.mode, known.adapter, False)
+        return Flags(_of_run(workdir, known.mode, overrides), workdir, known.mode, known.adapter, False, known.questions)
     if not known.config:
         alone = (
             "" if known.mode in ("train", "plan", "probe") else ", and so is --workdir=FOLDER of a run, which would do alone"
@@ -108,7 +110,7 @@ def parse(arguments: Sequence[str]) -> Flags:
     if known.mode == "train":
         settings.check_packages(config)
     dated = _dated(known.config, others, None if known.mode != "train" else config.federation.rounds)
-    return Flags(config, workdir if known.workdir else dated, known.mode, known.adapter, known.fork)
+    return Flags(config, workdir if known.workdir else dated, known.mode, known.adapter, known.fork, known.questions)
 
 
 def _of_run(workdir: pathlib.Path, mode: str, overrides: Sequence[tuple[str, str]]) -> Any:
@@ -137,7 +139,7 @@ def _field(flag: str) -> tuple[str, str]:
     """'--config.training.lr=1e-4' -> ('training.lr', '1e-4')."""
     name, equals, value = flag.partition("=")
     if not name.startswith("--config."):
-        flags = ["--config", "--workdir", "--mode", "--adapter", "--fork", "--help"]
+        flags = ["--config", "--workdir", "--mode", "--adapter", "--questions", "--fork", "--help"]
         field = settings.field_called(name.removeprefix("--").replace("-", "_"))
         close = [f"--config.{field}"] if field else difflib.get_close_matches(name, flags, n=1)
         raise ValueError(
@@ -195,7 +197,10 @@ def _run(flags: Flags) -> int:
     if flags.mode == "eval":
         from pubswap_jax.run import export
 
-        print(export.evaluate_adapter(flags.config, flags.workdir, flags.adapter))
+        if flags.questions:
+            print(export.evaluate_file(flags.config, flags.workdir, flags.adapter, flags.questions))
+        else:
+            print(export.evaluate_adapter(flags.config, flags.workdir, flags.adapter))
     if flags.mode == "flexmerge":
         from pubswap_jax.after import flexmerge
 

@@ -5,15 +5,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from pubswap_jax.questions import embedded, hub, readers, sources
 from pubswap_jax.questions.partition import Partition, Split, split
-from pubswap_jax.questions.pile import Pile, Row, draw, problems_of, set_aside, usable, without_copies
+from pubswap_jax.questions.pile import Pile, Row, draw, padded, problems_of, set_aside, usable, without_copies
+from pubswap_jax.questions.pile import Questions as Questions
 from pubswap_jax.questions.problem import Problem, dropped_line
-from pubswap_jax.questions.tokens import Tokenizer, left_pad
+from pubswap_jax.questions.tokens import Tokenizer
 from pubswap_jax.settings import nearest
-from pubswap_jax.types import Prompts
 
 # data.name -> (preset, kind) of the noisy homework in embedded.py.
 HOMEWORK = {
@@ -43,13 +41,6 @@ class Wanted:
     partition: str
     partitioned: Partition  # the function that `partition` names
     verified: bool = True  # the verifier decides; False: own rewards do, so that its limits leave no question out
-
-
-class Questions(NamedTuple):
-    """Questions and their prompts; row i of `prompts` is `problems[i]`."""
-
-    problems: list[Problem]
-    prompts: Prompts  # numpy [n, P]
 
 
 class Asked(NamedTuple):
@@ -98,8 +89,8 @@ def load_questions(wanted: Wanted, tokenizer: Tokenizer) -> Asked:
             f"no question has a topic, so data.partition={kind} deals them like iid: name a column in data.fields.topic"
         )
     longest = max(len(row.ids) for row in [*train, *validation, *test])
-    padded = partial(_padded, length=longest, pad_id=tokenizer.pad_id)
-    return Asked(padded(train), dealt, padded(validation), padded(test), notes)
+    train, validation, test = (padded(rows, tokenizer, longest) for rows in (train, validation, test))
+    return Asked(train, dealt, validation, test, notes)
 
 
 def _held_out(wanted: Wanted, tokenizer: Tokenizer) -> Parts:
@@ -158,10 +149,6 @@ def _copies_found(dealt: Split, problems: Sequence[Problem]) -> list[str]:
             name = {"test": "validation"}.get(against, against)
             lines.append(dropped_line([problems[i] for i in rows], len(problems), f"near copies of {name} questions"))
     return lines
-
-
-def _padded(rows: Sequence[Row], length: int, pad_id: int) -> Questions:
-    return Questions(problems_of(rows), left_pad([row.ids for row in rows], np.arange(len(rows)), length, pad_id))
 
 
 def _paths(names: str) -> list[str]:

@@ -8,7 +8,8 @@ import numpy as np
 from pubswap_jax.questions.leakage import near_copies
 from pubswap_jax.questions.partition import draw_iid
 from pubswap_jax.questions.problem import Problem, drop_unreadable, dropped_line
-from pubswap_jax.questions.tokens import Tokenizer, encode_all
+from pubswap_jax.questions.tokens import Tokenizer, encode_all, left_pad
+from pubswap_jax.types import Prompts
 from pubswap_jax.verifier.score import readable
 
 HELD_OUT = 10  # random stream for drawing validation and test sets; distinct from the streams in schedule.py
@@ -19,6 +20,13 @@ class Row(NamedTuple):
 
     problem: Problem
     ids: np.ndarray
+
+
+class Questions(NamedTuple):
+    """Questions and their prompts; row i of `prompts` is `problems[i]`."""
+
+    problems: list[Problem]
+    prompts: Prompts  # numpy [n, P]
 
 
 class Pile(NamedTuple):
@@ -45,6 +53,12 @@ def usable(problems: Sequence[Problem], tokenizer: Tokenizer, max_prompt_tokens:
     if not kept:
         raise ValueError(f"no {what} question is left of {len(problems)}: {notes[-1]}")
     return Pile([Row(problem, ids) for problem, ids in zip(kept, encoded, strict=True)], notes)
+
+
+def padded(rows: Sequence[Row], tokenizer: Tokenizer, length: int = 0) -> Questions:
+    """Questions with prompts of this padded length; 0: as long as the longest prompt."""
+    ids = [row.ids for row in rows]
+    return Questions(problems_of(rows), left_pad(ids, np.arange(len(rows)), length or max(map(len, ids)), tokenizer.pad_id))
 
 
 def without_copies(rows: Sequence[Row], test: Sequence[Row], lead: str = "") -> Pile:

@@ -15,7 +15,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from pubswap_jax import settings
 from pubswap_jax.algorithm.federation import Rows, make_rows
-from pubswap_jax.questions import schedule
+from pubswap_jax.questions import pile, schedule, sources
 from pubswap_jax.questions.load import Asked, Questions, Wanted, load_questions
 from pubswap_jax.questions.partition import Split
 from pubswap_jax.questions.schedule import Schedule
@@ -223,6 +223,18 @@ def make_examiner(config, policy: Policy, place: Placement, program: Program, ow
         every=asked.every,
         clients=asked.clients,
     )
+
+
+def examination(config, policy: Policy, file: str) -> tuple[Examiner, Questions]:
+    """An examiner of the policy's model, and all questions of a file with a question and an answer a row."""
+    fields = sources.Fields.of(config.data.fields.to_dict())
+    found = pile.usable(sources.local(file, fields), policy.tokenizer, config.data.max_prompt_tokens, "test")
+    for line in found.notes:
+        print(line)
+    axes, clients = config.mesh, config.federation.num_clients
+    devices = make_devices(axes.client, axes.data, axes.model, config.training.client_microbatch)
+    place = placement(devices, clients, config.training.prompts)
+    return make_examiner(config, policy, place, Programs(Clock(), place.shardings)), pile.padded(found.rows, policy.tokenizer)
 
 
 def questions_of(config, own: Own | None = None) -> Wanted:

@@ -42,16 +42,16 @@ def plan(config, say: Callable[[str], None] = lambda line: None) -> str:
     model_config = _model_config(config)
     check_context(config, model_config)
     keep_programs(config.compilation_cache)
-    say("compiling the rollout and the update")
+    say(headline(config, model_config))
+    rate, bandwidth = measured(config.model.dtype)
+    seconds = round_seconds(config, model_config, rate, bandwidth)
+    say(f"one round takes {_span(sum(seconds.values()))} at least; compiling the rollout and the update for their memory")
     need = needed(config, model_config)
     have, where = memory()
-    say("measuring this device")
-    rate, bandwidth = measured(config.model.dtype)
     devices = config.mesh.client * config.mesh.data * config.mesh.model
     lines = [headline(config, model_config), "", "memory of one device" + f", of {devices}" * (devices > 1)]
     lines += [f"  {name:<48}{bytes_text(count):>10}" for name, count in need.items()]
     lines += [f"  {f'there is ({where})':<48}{bytes_text(have):>10}", "", "time, without evaluation and verification"]
-    seconds = round_seconds(config, model_config, rate, bandwidth)
     seconds["all rounds"] = config.federation.rounds * sum(seconds.values())
     lines += [f"  {name:<48}{_span(spent):>10}" for name, spent in seconds.items()]
     lines.append(f"  the least that it can take at {rate / 1e12:.2f} TFLOP/s and {bandwidth / 1e9:.0f} GB/s, measured just now")

@@ -12,10 +12,10 @@ from pubswap_jax import settings
 from pubswap_jax.policy.adapter import init_adapter, init_basis
 from pubswap_jax.policy.model import Transformer
 from pubswap_jax.run import checkpoint, earlier, evaluation, journal, manifest, state
-from pubswap_jax.run.assembly import Run, assemble
+from pubswap_jax.run.assembly import Run, assemble, examination
 from pubswap_jax.run.methods import make_federation
-from pubswap_jax.run.pass_at_k import by_topic, pass_at_k, summary
-from pubswap_jax.run.policy import BASIS_STREAM, adapt, base_folder, beside_warmup, digest_of, make_tokenizer
+from pubswap_jax.run.pass_at_k import Evaluation, by_topic, evaluate, pass_at_k, summary
+from pubswap_jax.run.policy import BASIS_STREAM, adapt, base_folder, beside_warmup, digest_of, load_policy, make_tokenizer
 from pubswap_jax.run.recorder import KS
 from pubswap_jax.run.state import RunState, place_of
 from pubswap_jax.types import ModelConfig, PyTree
@@ -56,6 +56,7 @@ class BestRound(NamedTuple):
     config: ModelConfig  # of the base model with this adapter
     base: pathlib.Path  # the base model's folder
     settings: dict  # the run's config: dotted field name -> value
+    alone: bool = False  # whether there is no averaged adapter
 
 
 def best(workdir: str | pathlib.Path) -> BestRound:
@@ -76,7 +77,7 @@ def best(workdir: str | pathlib.Path) -> BestRound:
     found = checkpoint.load(state.best_of(folder, round, newest.round), template)
     shared = federation.shared(found)
     if shared is None:
-        return BestRound(round, score, federation.own(found), model.config, base, settings.flatten(config))
+        return BestRound(round, score, federation.own(found), model.config, base, settings.flatten(config), True)
     basis = init_basis(jax.random.fold_in(jax.random.key(config.seed), BASIS_STREAM), model, shapes)
     joined, adapter, _ = beside_warmup(config, model.config, shared, basis)
     return BestRound(round, score, adapter, joined, base, settings.flatten(config))
@@ -143,6 +144,23 @@ def evaluate_adapter(config, workdir: pathlib.Path, adapter: str) -> str:
     return evaluate_run(run, workdir)
 
 
+def evaluate_file(config, workdir: pathlib.Path, adapter: str, file: str) -> str:
+    """Evaluates the PEFT folder `adapter` on the questions of `file`, as text; empty: the best round in `workdir`."""
+    plain = _with(config, {"model.adapter": ""})
+    policy = load_policy(plain)
+    if adapter:
+        model_config, loaded = load_adapter(adapter, policy.config)
+    else:
+        found = best(workdir)
+        model_config, loaded = found.config, found.adapter
+        if found.alone:
+            raise ValueError(f"{workdir}: its clients trained alone; name one of its exported adapters with --adapter")
+    policy = policy._replace(model=Transformer(model_config))
+    examiner, questions = examination(plain, policy, file)
+    (seen,) = evaluate(examiner, policy.base, evaluation.one(loaded), questions)
+    return "\n".join([f"{len(questions.problems)} questions of {file}, {examiner.samples} samples each", *_lines(seen)])
+
+
 def evaluate_run(run: Run, workdir: pathlib.Path) -> str:
     """Evaluates the run's best round on its test questions, as text."""
     at = best_state(run, workdir)
@@ -155,10 +173,12 @@ def evaluate_run(run: Run, workdir: pathlib.Path) -> str:
 def _figures(run: Run, adapter: PyTree) -> str:
     examine = evaluation.make_examine(run, lambda: None)
     (found,) = examine(evaluation.one(adapter), run.data.test)
-    lines = [_asked(run)]
-    lines += [f"{name:<24}{value:>8.4f}" for name, value in summary(found, KS).items()]
-    lines += [f"pass@1 in {name:<14}{value:>8.4f}" for name, value in by_topic(found).items()]
-    return "\n".join(lines)
+    return "\n".join([_asked(run), *_lines(found)])
+
+
+def _lines(found: Evaluation) -> list[str]:
+    lines = [f"{name:<24}{value:>8.4f}" for name, value in summary(found, KS).items()]
+    return lines + [f"pass@1 in {name:<14}{value:>8.4f}" for name, value in by_topic(found).items() if name]
 
 
 def _alone(run: Run, at: RunState) -> str:

@@ -179,7 +179,8 @@ def transcripts_a_step(log: Log) -> int:
 def transcripts(run: Run, event: Event, batch: Batch, record: StepRecord) -> list[Record]:
     """Transcripts of some groups, before and after the swap. The clients that take part are shown in turn."""
     clients, count = np.flatnonzero(event.who), transcripts_a_step(run.log)
-    prompts, first = record.plan.source.shape[1], (event.round * run.steps + event.step) * count
+    # Public and private steps have turns of their own: counted together, a period of 2 would show half the clients each.
+    prompts, first = record.plan.source.shape[1], event.number * count
     turns = [(clients[turn % len(clients)], turn // len(clients) % prompts) for turn in range(first, first + count)]
     found = []
     for client, row in turns:

@@ -12,6 +12,8 @@ from pubswap_jax.weights.tensorfile import Entry, blocks, read_header, read_json
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 TOKENIZER_FILES = ("tokenizer*.json", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json", "*.jinja")
 _WANTED = ["config.json", "generation_config.json", "model*.safetensors", INDEX, *TOKENIZER_FILES]
+# Scripts of the repository that bring a model without the hub.
+_SCRIPTS = {"HuggingFaceTB/SmolLM2-135M-Instruct": "bash experiments/real_model/smollm2.sh FOLDER"}
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.msgpack", "*.h5")
 
 
@@ -65,7 +67,8 @@ def find_folder(path_or_name: str | pathlib.Path, revision: str | None = None, c
     if folder.is_dir():
         return _converted(folder)
     name = str(path_or_name)
-    fix = f"put config.json and {SINGLE} (or {INDEX} and its shards) into a folder and give its path"
+    fix = f"put config.json and {SINGLE} (or {INDEX} and its shards), or a GGUF file, into a folder and give its path"
+    fix += f"; {_SCRIPTS[name]} brings this model" if name in _SCRIPTS else ""
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise FileNotFoundError(f"{name}: no such folder; {fix}")
     import huggingface_hub  # imported here, so that local folders do not need it

@@ -14,7 +14,7 @@ OPTIONS = {"A": "aspirin", "B": "bed rest"}
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
-    save_char_tokenizer(folder, "0123456789AB\\boxed{} ")
+    save_char_tokenizer(folder, "0123456789AB\\boxed{}- ")
     return load_tokenizer(folder)
 
 
@@ -44,3 +44,13 @@ def test_the_judge_gives_a_reward_for_correct_and_none_else(tokenizer):
     verdict = make_judge(tokenizer)(made, batch)
     assert verdict.reward.tolist() == [[[1.0, 0.0]]] and verdict.correct.tolist() == [[[True, False]]]
     assert (verdict.reward.dtype, verdict.correct.dtype, verdict.status.dtype) == (np.float32, bool, np.int8)
+
+
+def test_a_calculation_is_right_by_its_value_and_wrong_where_answers_must_be_evaluated(tokenizer):
+    made = rollouts(tokenizer, [[["76-25", "51", r"\boxed{52-1}", "76-26"]]])
+    asked = [[Problem("1", "?", "51")]]
+    assert grade(tokenizer, made, asked, accept="value").correct.tolist() == [[[True, True, True, False]]]
+    strict = grade(tokenizer, made, asked, accept="evaluated")
+    assert strict.correct.tolist() == [[[False, True, False, False]]] and STATUSES[strict.status[0, 0, 0]] == "wrong"
+    batch = Batch(Prompts(np.zeros((1, 1, 1), np.int32), np.ones((1, 1, 1), bool)), asked)
+    assert make_judge(tokenizer, accept="evaluated")(made, batch).reward.tolist() == [[[0.0, 1.0, 0.0, 0.0]]]

@@ -79,3 +79,13 @@ def config_with(config, adapter):
     changed = config.copy_and_resolve_references()
     changed.model.adapter = adapter
     return changed
+
+
+def test_examples_and_the_system_prompt_stand_before_the_question(tmp_path):
+    (tmp_path / "shots.jsonl").write_text('{"question": "1+1=", "answer": "2"}\n')
+    config = small_config(tmp_path, model__examples=str(tmp_path / "shots.jsonl"), model__system="")
+    tokenizer = policy.make_tokenizer(config, policy.base_folder(config))
+    shown = tokenizer.hf.decode(tokenizer.before)
+    assert shown == "" and tokenizer.hf.decode(tokenizer.after) == "\n"  # this template renders the last message alone
+    tokenizer.hf.chat_template = None
+    assert policy.sources.examples(config.model.examples) == [("1+1=", "2")]

@@ -39,7 +39,10 @@ def test_transcripts_show_the_swap():
     run, workdir = finished()
     rows = journal.read(workdir, "rollouts")
     assert [(row["round"], row["step"]) for row in rows] == [(r, s) for r in range(2) for s in range(4)]
-    assert {row["client"] for row in rows} == {0, 1, 2}
+    for public in (True, False):
+        assert [row["client"] for row in rows if row["public"] == public] == [0, 1, 2, 0], (
+            "every client, in either kind of step"
+        )
     for row in rows:
         assert len(row["responses"]) == run.settings["training.group"]
         assert all(response["verdict"] in STATUSES for response in row["responses"])
