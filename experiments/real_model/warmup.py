@@ -2,8 +2,8 @@
 
     python -m experiments.real_model.warmup --model FOLDER --n 80 --out experiments/real_model/warmup
 
-One pass over the questions, 8 a step. The adapter is written as a PEFT folder in bfloat16. With --measure N, the model is
-asked N training questions before and after: accuracy, pass@8, share of flat groups, length.
+One pass over the questions, 8 a step. The adapter is written as a PEFT folder in bfloat16. With --measure N, the
+model is asked N training questions afterwards: accuracy, pass@8, share of flat groups, length. `--mode=probe` asks the base.
 """
 
 import argparse
@@ -96,7 +96,7 @@ def main():
     parser.add_argument("--rank", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", type=pathlib.Path, nargs="+", default=[HERE / "data" / "svamp_warmup.jsonl"])
-    parser.add_argument("--measure", type=int, default=0, help="questions that are asked before and after")
+    parser.add_argument("--measure", type=int, default=0, help="questions that are asked afterwards")
     parser.add_argument("--out", type=pathlib.Path, required=True)
     a = parser.parse_args()
     config = settings.load(a.config)
@@ -105,8 +105,6 @@ def main():
     rows = [json.loads(line) for file in a.data for line in file.read_text().splitlines()][: a.n]
     if len(rows) < a.n:
         raise SystemExit(f"{len(rows)} questions, {a.n} wanted")
-    if a.measure:
-        print(probe.described(probe.answers(run, run.policy.adapter, a.measure), run.settings), flush=True)
     warm, adapter = trained(run.policy, rows, a.lr, a.rank, a.seed)
     export_adapter(a.out, adapter, warm, "HuggingFaceTB/SmolLM2-135M-Instruct")
     in_bfloat16(a.out)

@@ -1,6 +1,5 @@
 """`--mode=plan`: estimates the memory of each device and the time of a round without allocating the model."""
 
-import math
 import os
 import pathlib
 import time
@@ -11,20 +10,15 @@ import jax
 import jax.numpy as jnp
 
 from pubswap_jax import settings
-from pubswap_jax.algorithm.federation import direct
 from pubswap_jax.files import bytes_text
-from pubswap_jax.policy.model import Transformer, init_adapter
 from pubswap_jax.questions.schedule import Schedule
 from pubswap_jax.run.assembly import keep_programs
-from pubswap_jax.run.judge import judge_of_shapes
-from pubswap_jax.run.methods import make_federation
+from pubswap_jax.run.estimate_memory import PEAK, bytes_of, needed, of_one_device
 from pubswap_jax.run.policy import adapt, base_folder, check_context
-from pubswap_jax.types import Batch, Hparams, ModelConfig, Prompts
+from pubswap_jax.types import ModelConfig
 from pubswap_jax.weights.hf_config import read_config
 from pubswap_jax.weights.hf_folder import find_folder
 from pubswap_jax.weights.pretrained import param_shapes
-
-PEAK = "peak: what is held, and the largest of these"
 
 # Settings that save memory. Those in HARMLESS do not change the result.
 HARMLESS = (("training.client_microbatch", 1), ("training.microbatch", 1), ("model.remat", "block"))
@@ -98,68 +92,12 @@ def _flag(pair: tuple[str, object]) -> str:
     return f"--config.{pair[0]}={pair[1]}"
 
 
-def of_one_device(config):
-    """The config of one device's share of the mesh: its clients, and its part of their questions."""
-    own = config.copy_and_resolve_references()
-    own.federation.num_clients = -(-config.federation.num_clients // config.mesh.client)
-    own.training.client_microbatch = -(-config.training.client_microbatch // config.mesh.client)
-    own.training.prompts = -(-config.training.prompts // config.mesh.data)
-    own.training.microbatch = math.gcd(config.training.microbatch, own.training.prompts) if config.training.microbatch else 0
-    return own
-
-
-def needed(config, model_config: ModelConfig) -> dict[str, int]:
-    """Bytes on one device, from shapes and from XLA's memory analysis of the compiled rollout and update."""
-    config, analysed = of_one_device(config), {}
-    base = {"params": param_shapes(model_config, config.model.dtype), "basis": {}}
-
-    def analyse(name: str, function: Callable) -> Callable:
-        """A program that gives shapes; rollout and update are compiled for their memory analysis."""
-        jitted = jax.jit(function)
-
-        def call(*arguments):
-            if name in ("rollout", "update"):
-                analysed[name] = jitted.lower(*arguments).compile().memory_analysis()
-            return jax.eval_shape(jitted, *arguments)
-
-        return call
-
-    model = Transformer(model_config)
-    federation = make_federation(config, model, analyse)
-    state = federation.init(jax.eval_shape(lambda: init_adapter(jax.random.key(0), model, base)))
-    clients, size = config.federation.num_clients, config.training.client_microbatch or config.federation.num_clients
-    shape = (clients, config.training.prompts, config.data.max_prompt_tokens)
-    prompts = Prompts(jax.ShapeDtypeStruct(shape, jnp.int32), jax.ShapeDtypeStruct(shape, bool))
-    key, hparams = jax.eval_shape(lambda: jax.random.key(0)), jax.eval_shape(Hparams.create)
-    batch = Batch(prompts, [[]] * clients)
-    federation.step(base, state, batch, judge_of_shapes, direct, key, hparams)
-    rollout, update = analysed["rollout"], analysed["update"]
-    server, clients = state.server, state.clients
-    some = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), clients)
-    weights, adapters, moments = _bytes(base), _bytes(clients.adapter) + _bytes(server.adapter), _bytes(clients.opt_state)
-    elsewhere = weights - weights // config.mesh.model  # bytes of the base on the model axis's other devices
-    weights -= elsewhere
-    # The memory analysis sees only the clients of one part, but the adapters and moments of all clients stay in memory.
-    waiting = adapters + moments - _bytes(some.adapter) - _bytes(some.opt_state)
-    watched = config.log.distortion != "off" and config.federation.swap_period and config.federation.swap != "no_swap"
-    gradients = 2 * config.training.group * _bytes(server.adapter) if watched else 0
-    return {
-        "base": weights,
-        f"adapters of the server and {config.federation.num_clients} clients": adapters,
-        "the clients' moments": moments,
-        "while answering: caches and the rest": rollout.temp_size_in_bytes + rollout.output_size_in_bytes,
-        "while updating: activations and the rest": update.temp_size_in_bytes + update.output_size_in_bytes,
-        "while measuring M·β: gradients": gradients,
-        PEAK: max(waiting + max(_total(rollout), _total(update)) - elsewhere, weights + adapters + moments + gradients),
-    }
-
-
 def round_seconds(config, model_config: ModelConfig, rate: float, bandwidth: float) -> dict[str, float]:
     """Roofline bounds. A decode step reads the weights or multiplies them; training costs 4 FLOP per token and parameter."""
     config = of_one_device(config)
     training, federation = config.training, config.federation
     steps = Schedule(federation.steps, federation.swap_period, federation.swap_unit).length
-    weights = _bytes(param_shapes(model_config, config.model.dtype)) / config.mesh.model
+    weights = bytes_of(param_shapes(model_config, config.model.dtype)) / config.mesh.model
     parameters = sum(x.size for x in jax.tree.leaves(param_shapes(model_config))) / config.mesh.model
     part = training.client_microbatch or config.federation.num_clients
     passes = config.federation.num_clients // part
@@ -245,11 +183,3 @@ def _fastest(function, *arguments, repeats: int) -> float:
         jax.block_until_ready(function(*arguments))
         spent.append(time.perf_counter() - started)
     return min(spent)
-
-
-def _total(analysis) -> int:
-    return analysis.argument_size_in_bytes + analysis.output_size_in_bytes + analysis.temp_size_in_bytes
-
-
-def _bytes(tree) -> int:
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))

@@ -84,8 +84,10 @@ def config_with(config, adapter):
 def test_examples_and_the_system_prompt_stand_before_the_question(tmp_path):
     (tmp_path / "shots.jsonl").write_text('{"question": "1+1=", "answer": "2"}\n')
     config = small_config(tmp_path, model__examples=str(tmp_path / "shots.jsonl"), model__system="")
+    template = "{% for m in messages %}{% if m.role == 'system' %}0{% endif %}{{ m.content }}{% endfor %}"
+    (tmp_path / "base" / "chat_template.jinja").write_text(template)
     tokenizer = policy.make_tokenizer(config, policy.base_folder(config))
-    shown = tokenizer.hf.decode(tokenizer.before)
-    assert shown == "" and tokenizer.hf.decode(tokenizer.after) == "\n"  # this template renders the last message alone
-    tokenizer.hf.chat_template = None
-    assert policy.sources.examples(config.model.examples) == [("1+1=", "2")]
+    assert tokenizer.hf.decode(tokenizer.before) == "1+1=2" and tokenizer.after == ()
+    config.model.system, config.model.examples = "+", ""
+    tokenizer = policy.make_tokenizer(config, policy.base_folder(config))
+    assert tokenizer.hf.decode(tokenizer.before) == "0+"

@@ -1,0 +1,110 @@
+"""Memory of one device in a run: from the arrays' shapes, and from XLA's memory analysis of what a round compiles."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from pubswap_jax import system
+from pubswap_jax.algorithm.federation import direct
+from pubswap_jax.policy.model import Transformer, init_adapter
+from pubswap_jax.run.judge import judge_of_shapes
+from pubswap_jax.run.methods import make_federation
+from pubswap_jax.run.pass_at_k import make_sampler
+from pubswap_jax.types import Batch, Hparams, ModelConfig, Prompts, PyTree
+from pubswap_jax.weights.pretrained import param_shapes
+
+PEAK = "peak: what is held, and the largest of these"
+
+
+def of_one_device(config):
+    """The config of one device's share of the mesh: its clients, and its part of their questions."""
+    own = config.copy_and_resolve_references()
+    own.federation.num_clients = -(-config.federation.num_clients // config.mesh.client)
+    own.training.client_microbatch = -(-config.training.client_microbatch // config.mesh.client)
+    own.training.prompts = -(-config.training.prompts // config.mesh.data)
+    own.training.microbatch = math.gcd(config.training.microbatch, own.training.prompts) if config.training.microbatch else 0
+    return own
+
+
+def needed(config, model_config: ModelConfig) -> dict[str, int]:
+    """Bytes on one device, from shapes and from XLA's memory analysis of the compiled rollout and update."""
+    config, analysed = of_one_device(config), {}
+    base = {"params": param_shapes(model_config, config.model.dtype), "basis": {}}
+
+    def analyse(name: str, function: Callable) -> Callable:
+        """A program that gives shapes; rollout and update are compiled for their memory analysis."""
+        jitted = jax.jit(function)
+
+        def call(*arguments):
+            if name in ("rollout", "update", "examine"):
+                analysed[name] = jitted.lower(*arguments).compile().memory_analysis()
+            return jax.eval_shape(jitted, *arguments)
+
+        return call
+
+    model = Transformer(model_config)
+    federation = make_federation(config, model, analyse)
+    state = federation.init(jax.eval_shape(lambda: init_adapter(jax.random.key(0), model, base)))
+    clients, size = config.federation.num_clients, config.training.client_microbatch or config.federation.num_clients
+    shape = (clients, config.training.prompts, config.data.max_prompt_tokens)
+    prompts = Prompts(jax.ShapeDtypeStruct(shape, jnp.int32), jax.ShapeDtypeStruct(shape, bool))
+    key, hparams = jax.eval_shape(lambda: jax.random.key(0)), jax.eval_shape(Hparams.create)
+    batch = Batch(prompts, [[]] * clients)
+    federation.step(base, state, batch, judge_of_shapes, direct, key, hparams)
+    rollout, update, examine = (
+        analysed["rollout"],
+        analysed["update"],
+        _examination(config, model, base, state, analyse, analysed),
+    )
+    server, clients = state.server, state.clients
+    some = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), clients)
+    weights, adapters, moments = (
+        bytes_of(base),
+        bytes_of(clients.adapter) + bytes_of(server.adapter),
+        bytes_of(clients.opt_state),
+    )
+    elsewhere = weights - weights // config.mesh.model  # bytes of the base on the model axis's other devices
+    weights -= elsewhere
+    # The memory analysis sees only the clients of one part, but the adapters and moments of all clients stay in memory.
+    waiting = adapters + moments - bytes_of(some.adapter) - bytes_of(some.opt_state)
+    watched = config.log.distortion != "off" and config.federation.swap_period and config.federation.swap != "no_swap"
+    gradients = 2 * config.training.group * bytes_of(server.adapter) if watched else 0
+    # On the host the program itself counts, too: Python, JAX, and the compiler with what it made, measured after compiling.
+    own = (system.peakbytes_of() or 0) if jax.default_backend() == "cpu" else 0
+    held = waiting + max(_total(rollout), _total(update)) - elsewhere
+    examined = adapters + moments + _total(examine) - elsewhere
+    return {
+        "base": weights,
+        f"adapters of the server and {config.federation.num_clients} clients": adapters,
+        "the clients' moments": moments,
+        "while answering: caches and the rest": rollout.temp_size_in_bytes + rollout.output_size_in_bytes,
+        "while updating: activations and the rest": update.temp_size_in_bytes + update.output_size_in_bytes,
+        "while evaluating: caches and the rest": examine.temp_size_in_bytes + examine.output_size_in_bytes,
+        "while measuring M·β: gradients": gradients,
+        "this program and its compiler": own,
+        PEAK: own + max(held, examined, weights + adapters + moments + gradients),
+    }
+
+
+def _examination(config, model: Transformer, base: PyTree, state: PyTree, analyse: Callable, analysed: dict):
+    """XLA's memory analysis of the evaluation's sampler, on as many models as an evaluation has at a time."""
+    asked, clients = config.evaluation, config.federation.num_clients
+    models = (config.training.client_microbatch or clients) if asked.clients else 1
+    adapters = jax.tree.map(lambda x: jax.ShapeDtypeStruct((models, *x.shape[1:]), x.dtype), state.clients.adapter)
+    how = {"top_k": asked.top_k, "top_p": asked.top_p, "min_p": asked.min_p, "temperature": asked.temperature}
+    sampler = make_sampler(model, samples=asked.samples, max_new_tokens=config.training.max_new_tokens, **how)
+    shape = (asked.batch, config.data.max_prompt_tokens)
+    prompts = Prompts(jax.ShapeDtypeStruct(shape, jnp.int32), jax.ShapeDtypeStruct(shape, bool))
+    numbers, key = jax.ShapeDtypeStruct(shape[:1], jnp.int32), jax.eval_shape(lambda: jax.random.key(0))
+    analyse("examine", sampler)(base, adapters, prompts, numbers, key)
+    return analysed["examine"]
+
+
+def _total(analysis) -> int:
+    return analysis.argument_size_in_bytes + analysis.output_size_in_bytes + analysis.temp_size_in_bytes
+
+
+def bytes_of(tree) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
