@@ -17,14 +17,14 @@ from pubswap_jax.questions.leakage import near_copies
 from pubswap_jax.questions.problem import Problem
 
 OPERATIONS = ("Addition", "Subtraction", "Multiplication", "Common-Division")
-WARM_UP, TEST = 80, 400
+WARM_UP, TEST, LONGEST = 80, 400, 300  # LONGEST: characters of a question of ASDiv, so that a prompt has at most 96 tokens
 HERE = pathlib.Path(__file__).parent
 
 
-def read(file: pathlib.Path) -> list[dict]:
-    """The rows of a file whose topic is one of the four operations."""
+def read(file: pathlib.Path, longest: int = 1 << 20) -> list[dict]:
+    """The rows of a file whose topic is one of the four operations and whose question has at most `longest` characters."""
     rows = [json.loads(line) for line in file.read_text().splitlines()]
-    return [row for row in rows if row["topic"] in OPERATIONS]
+    return [row for row in rows if row["topic"] in OPERATIONS and len(row["question"]) <= longest]
 
 
 def write(file: pathlib.Path, rows: Sequence[dict]) -> None:
@@ -56,8 +56,8 @@ def svamp(words: pathlib.Path) -> dict[str, list[dict]]:
 
 
 def asdiv(words: pathlib.Path) -> dict[str, list[dict]]:
-    """ASDiv's four operations: 400 test questions, those of the published test file first, and the training questions."""
-    test, train = read(words / "asdiv_test.jsonl"), read(words / "asdiv_train.jsonl")
+    """ASDiv's four operations: 400 test questions, those of asdiv_test.jsonl first, and the training questions."""
+    test, train = read(words / "asdiv_test.jsonl", LONGEST), read(words / "asdiv_train.jsonl", LONGEST)
     more = TEST - len(test)
     test, train = test + train[:more], train[more:]
     return {"asdiv_test": test, "asdiv_train": without_copies(train, test)}
