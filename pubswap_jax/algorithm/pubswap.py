@@ -121,7 +121,7 @@ def pubswap(
         gradient of KL(policy‖base), `kl_k3` that of KL(base‖policy), and `kl_k1` none on average.
       kl_in_reward: subtract hparams.kl_coef · Σ kl of a response from its reward instead, before advantages are computed. Only
         `kl_k1` is taken: there it has the gradient of KL(policy‖base) of whole responses. The KL is that before the first
-        inner epoch. Advantages that divide by the rewards' deviation divide the KL too; see configs/README.md.
+        inner epoch. Advantages that divide by the rewards' deviation divide the KL too; see docs/methods.md.
       truncation: what becomes of responses cut off by the length limit, one of losses.py.
       importance: (scorer log-probs, sampler log-probs) -> weights of a client's own tokens, e.g. `truncated_importance(2.)`.
       correction: what is added to a client's gradient, one of corrections.py.
