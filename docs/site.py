@@ -4,6 +4,7 @@ Links in the pages are those of the repository, so that they work there too. Her
 """
 
 import pathlib
+import re
 import sys
 
 from mkdocs.structure.files import File
@@ -41,6 +42,11 @@ def on_page_markdown(markdown, page, config, files):
     return markdown
 
 
+def on_page_content(html, page, config, files):
+    """Names in the cells of tables may break after a dot or an underscore, so that tables fit a narrow screen."""
+    return re.sub(r"(?<=<code>)([\w.=/]{12,})(?=</code>)", lambda name: re.sub(r"([._])", r"\1<wbr>", name[1]), html)
+
+
 def fields_page() -> str:
     """Every field of a config, a table for each section."""
     sys.path.insert(0, str(ROOT))
@@ -65,5 +71,4 @@ def row(field) -> str:
     bounds = "" if field.least is None else f" At least {field.least}" + (f", at most {field.most}." if field.most else ".")
     choices = f"<br>Choices: {', '.join(f'`{choice}`' for choice in field.choices)}." if field.choices else ""
     meaning = field.meaning.replace("|", "\\|")
-    name = field.name.replace(".", ".<wbr>").replace("_", "_<wbr>")  # where a narrow screen may break the name
-    return f"| <code>{name}</code> | {default} | {meaning}.{choices}{bounds} | {field.source} |"
+    return f"| `{field.name}` | {default} | {meaning}.{choices}{bounds} | {field.source} |"

@@ -18,7 +18,7 @@ from pubswap_jax.report.transcripts import transcripts
 from pubswap_jax.run import doctor, journal, ledger
 from pubswap_jax.run.earlier import described
 
-PHASES = ("compile", "rollout", "verify", "swap", "update", "distortion", "average", "evaluate", "save", "other")
+PHASES = ("rollout", "verify", "swap", "update", "distortion", "average", "evaluate", "save", "other")
 PEAKS = (("host", "time/peak_host_bytes"), ("first device", "time/peak_device_bytes"))
 
 

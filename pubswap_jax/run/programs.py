@@ -5,6 +5,7 @@ is evaluated.
 """
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
@@ -20,13 +21,14 @@ class Programs:
     """`programs(name, function)` is the compiled function; a `types.Program`.
 
     Args:
-      clock: books the time of BOOKED, of dispatching rollouts, and, as `compile`, of waiting for the background thread.
+      clock: books the time of BOOKED, and of dispatching rollouts.
       shardings: name -> the shardings of a function's results, on a mesh.
     """
 
     def __init__(self, clock: Clock, shardings: Mapping[str, Any] | None = None):
         self.clock, self._shardings = clock, dict(shardings or {})
         self.ahead = False  # whether a call with shapes compiles, or only gives the results' shapes
+        self.waited = 0.0  # seconds that calls waited for the background thread; not in the clock, whose phases may not overlap
         self._thread: ThreadPoolExecutor | None = None
         self._coming: dict[Callable, list[Future]] = {}
         self._asked: set = set()
@@ -47,7 +49,7 @@ class Programs:
                     self._compile(jitted, arguments)
                 return jax.eval_shape(jitted, *arguments)
             if jitted in self._coming:
-                self.clock.timed("compile", self._wait)(jitted)
+                self._wait(jitted)
             return run(*arguments)
 
         return call
@@ -73,7 +75,9 @@ class Programs:
 
     def _wait(self, jitted: Callable) -> None:
         coming = self._coming[jitted]
+        started = time.perf_counter()
         wait([one for one in coming if not one.cancelled()])
+        self.waited += time.perf_counter() - started
         del self._coming[jitted]
 
     def doing(self) -> str:

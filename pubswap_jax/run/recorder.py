@@ -46,6 +46,7 @@ class Recorder:
     ) -> dict[str, float]:
         """Writes one step's metrics per client, those of `more`, and a public step's swaps."""
         _, replaced = settled(batch, record)
+        compiling = self._compiling + self.run.programs.waited  # before the measurement, whose program is not the step's
         phase, present, round, step = event.kind, event.who, event.round, event.step
         values = hosts.fetch(record.metrics)
         row = journal.row(round, step, phase, values, present)
@@ -57,10 +58,9 @@ class Recorder:
         if batch.public:
             row["public/donors"] = hosts.fetch(donor_matrix(record.plan)).tolist()
             row |= journal.row(round, step, "swap", self._distortion(event, batch, record, hparams), present)
-        spent = self.clock.split()
-        spent["compile"] = spent.get("compile", 0.0) + self._compiling  # waited for, or done in this thread
-        row |= {f"time/step_{name}": phase_seconds for name, phase_seconds in spent.items() if phase_seconds}
-        self._compiling = 0.0
+        row |= {f"time/step_{name}": spent for name, spent in self.clock.split().items()}
+        row |= {"time/step_compile": compiling} if compiling else {}
+        self._forget_compilations()
         self._write(row, round * self.run.steps + step)
         seen = journal.scalars(row)
         flat = seen.get(f"{phase}/zero_variance_before", 0.0)
@@ -114,7 +114,7 @@ class Recorder:
         row |= {"time/compilations": len(self.compiled), "time/compiled": sorted(set(self.compiled)), **_memory()}
         row |= self._alarms(row)
         self.compiled.clear()
-        self._compiling = 0.0  # the evaluation's programs are no step's
+        self._forget_compilations()  # the evaluation's programs are no step's
         self._write(row, round * self.run.steps)
 
     def _alarms(self, row: Mapping[str, object]) -> dict[str, list[str]]:
@@ -141,6 +141,9 @@ class Recorder:
         self.rows.append(needed(row))
         for sink in self.sinks:
             sink.write(at, journal.scalars(row))
+
+    def _forget_compilations(self) -> None:
+        self._compiling = self.run.programs.waited = 0.0
 
     def _count_compilation(self, event: str, seconds: float, **details) -> None:
         if event == COMPILED:
