@@ -31,7 +31,7 @@ def flat_groups(rows: Rows) -> str | None:
     if flat and right and mean(flat) > FLAT and mean(right) < SOLVED:
         return (
             f"{mean(flat):.0%} of the groups are all right or all wrong, and give no gradient: raise training.temperature or "
-            f"training.group, or give questions of another difficulty (data.path)"
+            f"training.group, set training.zero_variance=resample, or give questions of another difficulty (data.path)"
         )
     return None
 
@@ -156,7 +156,7 @@ ALARMS = (  # causes before their symptoms
     Alarm(
         flat_groups,
         f"more than {FLAT:.0%} of the groups have equal rewards, and fewer than {SOLVED:.0%} of the responses are right",
-        "training.temperature training.group data.path",
+        "training.temperature training.group training.zero_variance data.path",
     ),
     Alarm(truncated, f"more than {TRUNCATED:.0%} of the responses are cut off", "training.max_new_tokens"),
     Alarm(
