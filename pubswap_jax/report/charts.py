@@ -185,7 +185,7 @@ def ticks(low: float, high: float, whole: bool = False, about: int = 5) -> list[
 def _padded(low: float, high: float) -> tuple[float, float]:
     """The range of an axis: with a margin, and from 0 if the least value is close to 0."""
     margin = 0.06 * (high - low) or max(abs(high) * 0.1, 1e-3)
-    return (0.0 if 0 <= low < 0.3 * high else low - margin), high + margin
+    return (0.0 if 0 <= low <= 0.3 * high else low - margin), high + margin
 
 
 def _whole_decades(low: float, high: float) -> tuple[float, float]:

@@ -57,6 +57,8 @@ details {{ border-bottom: 1px solid var(--rule); padding: .3rem 0; }}
 .filter select {{ font: inherit; color: inherit; background: var(--card); border: 1px solid var(--rule); border-radius: 4px;
   max-width: 14rem; }}
 [hidden] {{ display: none !important; }}
+details td {{ overflow-wrap: anywhere; }}
+details td:first-child {{ white-space: nowrap; }}
 summary {{ cursor: pointer; overflow-wrap: anywhere; }}
 </style>
 </head>

@@ -12,6 +12,7 @@ from pubswap_jax.report.page import section, table
 
 TRANSCRIPTS = 200  # groups shown: half of them with a replacement, if there are as many
 CHARACTERS = 4_000_000  # of all responses shown: a browser still opens such a page at once
+HEAD = 120  # characters of a question in the line that opens its group
 PRIVATE = (
     "This section and rollouts.jsonl carry private questions and answers of every client, in plain text. That is fine in a "
     "simulation; --config.log.transcripts=0 writes none. Rounds and steps are counted from 1 here, from 0 in the file."
@@ -65,7 +66,9 @@ def _group(row: Mapping, at: Mapping[tuple[int, int], int]) -> tuple[str, dict[s
     """One question and its responses, folded under a line that says where in the run they are from; and what a filter sees."""
     kind = "public" if row["public"] else "private"
     step = at.get((row["round"], row["step"]), "?")
-    head = f"round {row['round'] + 1}, step {step}, {kind}, client {row['client']}, {row['topic']}: {row['question']}"
+    question = row["question"]
+    shown = question if len(question) <= HEAD else f"{question[:HEAD]}…"
+    head = f"round {row['round'] + 1}, step {step}, {kind}, client {row['client']}, {row['topic']}: {shown}"
     lines = [
         [r["verdict"], r["text"], f"client {r['from_client']}: {r['replaced_by']}" if "replaced_by" in r else ""]
         for r in row["responses"]
@@ -77,7 +80,8 @@ def _group(row: Mapping, at: Mapping[tuple[int, int], int]) -> tuple[str, dict[s
         "verdict": sorted({response["verdict"] for response in row["responses"]}),
     }
     data = "".join(f' data-{name}="{html.escape(json.dumps(values))}"' for name, values in marks.items())
-    answer = f"<p>answer: <b>{html.escape(row['answer'])}</b></p>"
+    answer = f"<p>{html.escape(question)}</p>" if shown != question else ""
+    answer += f"<p>answer: <b>{html.escape(row['answer'])}</b></p>"
     responses = table(["verdict", "response", "replaced by"], lines)
     return f"<details{data}><summary>{html.escape(head)}</summary>{answer}{responses}</details>", marks
 

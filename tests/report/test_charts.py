@@ -78,3 +78,7 @@ def test_nothing_to_draw_says_so():
 def test_one_point_has_one_tick_and_it_is_its_own():
     text = charts.lines([Line("a", [2], [0.5])], "round", "y", (0.0, 1.0))
     assert [e.text for e in elements(text, "text") if e.get("text-anchor") == "middle"] == ["round", "2"]
+
+
+def test_a_curve_of_zeros_has_no_values_below_zero():
+    assert ">-" not in charts.lines([Line("nothing", [1, 2], [0.0, 0.0])], "step", "share")

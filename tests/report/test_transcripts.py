@@ -58,6 +58,14 @@ def test_the_filter_offers_what_differs_and_every_group_says_what_it_is():
     assert "<select" not in transcripts([group(0)], AT), "one value is no choice"
 
 
+def test_a_long_question_is_whole_only_in_its_opened_group():
+    long = group(0) | {"question": "why " * 40 + "?"}
+    text = transcripts([long], AT)
+    summary = re.search(r"<summary>(.*?)</summary>", text)[1]
+    assert summary.endswith("why …")
+    assert long["question"] not in summary and text.count(long["question"]) == 1
+
+
 def test_responses_stay_text_and_nothing_is_shown_of_no_groups():
     text = transcripts([group(0, text="</details><script>alert(1)</script>", topic="</script><b>")], AT)
     assert text.count("<script") == 1 and "<b>" not in text.replace("<b>5</b>", "")
