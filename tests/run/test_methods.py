@@ -10,7 +10,8 @@ from small_world import config_of, event_at, finished
 from pubswap_jax import settings
 from pubswap_jax.algorithm import losses
 from pubswap_jax.algorithm.federation import direct
-from pubswap_jax.fields import FIELDS
+from pubswap_jax.algorithm.resampling import not_flat
+from pubswap_jax.fields import FIELDS, default_config
 from pubswap_jax.run import assembly, methods
 from pubswap_jax.types import Rollout, Verdict
 
@@ -116,3 +117,13 @@ def test_a_way_of_federating_that_does_not_exist_is_named():
     config.federation.method = "pubswop"
     with pytest.raises(ValueError, match=r"federation.method='?pubswop.*pubswap"):
         settings.check(config)
+
+
+def test_groups_without_variance_count_as_the_config_says(monkeypatch):
+    seen = []
+    monkeypatch.setattr(methods, "pubswap", lambda model, tx, **how: seen.append(how["counted"]))
+    for choice in ("keep", "exclude", "resample"):
+        config = default_config()
+        settings.override(config, "training.zero_variance", choice)
+        methods.make_federation(config, None)
+    assert seen == [None, not_flat, None], "resample replaces questions; what is left counts"
