@@ -5,7 +5,7 @@ import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
-from pubswap_jax.field_table import LINEAR_LAYERS
+from pubswap_jax.field_table import CORRECTIONS, LINEAR_LAYERS, PLAIN_DESCENT
 
 # {field: the names that other tools use for it}
 ALIASES = {
@@ -73,7 +73,19 @@ def together(flat: Mapping[str, Any]) -> str:
     needed, there = 2 * flat["federation.trim"] + 1, flat["federation.participants"] or clients
     if flat["federation.aggregate"] == "trimmed_mean" and there < needed:
         return f"federation.trim={flat['federation.trim']}: trimmed_mean needs {needed} clients, and {there} take part"
+    if flat["federation.aggregate"] in PLAIN_DESCENT:
+        return _plain(flat) or targets(flat["model.lora_targets"])
     return targets(flat["model.lora_targets"])
+
+
+def _plain(flat: Mapping[str, Any]) -> str:
+    rule = flat["federation.aggregate"]
+    for name in ("training.clip_norm", "training.weight_decay"):
+        if flat[name]:
+            return f"{name}={flat[name]}: {rule} reads its clients' steps as times, which this would change; set {name}=0"
+    if flat["federation.weights"] != "uniform":
+        return f"federation.weights={flat['federation.weights']}: {rule} takes all clients' shares as equal; set uniform"
+    return ""
 
 
 def without_effect(flat: Mapping[str, Any]) -> str:
@@ -117,6 +129,8 @@ def _idle_rule(flat: Mapping[str, Any]) -> str:
     rule = flat["federation.aggregate"]
     if rule != "mean" and not flat["federation.average"]:
         return f"federation.aggregate={rule}: no effect with federation.average=False; set federation.aggregate=mean"
+    if rule in CORRECTIONS and flat["training.prox_coef"]:
+        return f"training.prox_coef={flat['training.prox_coef']}: no effect with federation.aggregate={rule}; set it to 0"
     for name, (usual, rules) in _OF_RULES.items():
         if flat[name] != usual and rule not in rules:
             return f"{name}={flat[name]}: no effect with federation.aggregate={rule}; it belongs to {', '.join(rules)}"
@@ -130,6 +144,7 @@ _OF_RULES = {
     "federation.beta": (2.0, ("robust_pca",)),
     "federation.server_lr": (1.0, ("fedavgm", "fedadam", "fedyogi")),
     "federation.server_momentum": (0.9, ("fedavgm",)),
+    "federation.gamma": (0.01, ("fedecado",)),
 }
 
 

@@ -27,6 +27,7 @@ class Field(NamedTuple):
     choices: Mapping[str, str] | tuple[str, ...] = ()
     least: float | None = None
     most: float | None = None
+    own: bool = False  # the value may also be FILE.py:NAME, a function of the user's
 
 
 # fmt: off
@@ -103,7 +104,9 @@ FIELDS = (
           "what swap_period counts; extra: public steps are added to federation.steps", READING, ("step", "extra", "round")),
     Field("federation.average", True,
           "average the clients' adapters after each round; False: every client trains alone", PAPER),
-    Field("federation.aggregate", "mean", "rule that makes the next shared adapter from the clients' adapters", PAPER, {
+    Field("federation.aggregate", "mean",
+          "rule that makes the next shared adapter from the clients' adapters, or FILE.py:NAME, a function that returns yours",
+          PAPER, own=True, choices={
         "mean": "algorithm.aggregation:mean()",
         "median": "algorithm.robust:median()",
         "trimmed_mean": "algorithm.robust:trimmed_mean(federation.trim)",
@@ -114,12 +117,15 @@ FIELDS = (
         "fedavgm": "algorithm.server_optimizers:fedavgm(federation.server_lr, federation.server_momentum)",
         "fedadam": "algorithm.server_optimizers:fedadam(federation.server_lr)",
         "fedyogi": "algorithm.server_optimizers:fedyogi(federation.server_lr)",
+        "scaffold": "algorithm.server_optimizers:scaffold_rule()",
+        "fedecado": "algorithm.fedecado:of_equal_clients(federation.num_clients, federation.gamma)",
     }),
     Field("federation.trim", 1, "clients that trimmed_mean leaves out at either end of every entry", OURS, least=1),
     Field("federation.clip_norm", 1.0, "largest norm of a client's change of the adapter under norm_clip", OURS, least=1e-9),
     Field("federation.beta", 2.0, "weight of the sparse part under robust_pca; 0: adapted to its share", OURS, least=0.0),
     Field("federation.server_lr", 1.0, "server's learning rate under fedavgm, fedadam and fedyogi", OURS, least=0.0),
     Field("federation.server_momentum", 0.9, "server's momentum under fedavgm", OURS, least=0.0, most=1.0),
+    Field("federation.gamma", 0.01, "error that a step of fedecado may have, relative to the adapter", OURS, least=1e-9),
     Field("federation.moments", "reset",
           "what happens to the optimizer's moments after an averaging", READING, ("reset", "keep", "average")),
     Field("federation.weights", "uniform",
@@ -275,3 +281,10 @@ FIELDS = (
     Field("mesh.model", 1, "devices on the mesh's model axis, which splits the base model's matrices", OURS, least=1),
 )
 # fmt: on
+
+# Rules that are half of a method: the other half changes the clients' gradients. Every other rule leaves FedProx's term there.
+CORRECTIONS = {
+    "scaffold": "algorithm.corrections:scaffold()",
+    "fedecado": "algorithm.fedecado:fedecado(federation.gamma)",
+}
+PLAIN_DESCENT = ("fedecado",)  # rules whose clients step along the corrected gradient, without Adam

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from pubswap_jax import checks
+from pubswap_jax import checks, own
 from pubswap_jax.field_table import FIELDS, Field
 from pubswap_jax.fields import field_named
 
@@ -143,6 +143,9 @@ def check(config: ConfigDict, trained: bool = False) -> None:
     trouble = trouble or checks.together(flat) or ("" if trained else checks.without_effect(flat))
     if trouble:
         raise ValueError(f"config.{trouble}")
+    for field in FIELDS:
+        if field.own and own.names(flat[field.name]) and not trained:
+            own.load(field.name, flat[field.name])
 
 
 def _trouble(field: Field, value: Any) -> str:
@@ -152,8 +155,9 @@ def _trouble(field: Field, value: Any) -> str:
         return f"{field.name}={value!r}: {kind.words} expected"
     if isinstance(value, float) and not math.isfinite(value):
         return f"{field.name}={value}: a finite number expected"
-    if field.choices and value not in field.choices:
-        return f"{field.name}={value}: {nearest(str(value), field.choices, '')}"
+    if field.choices and value not in field.choices and not (field.own and own.names(value)):
+        more = "; or FILE.py:NAME, a function of yours" if field.own else ""
+        return f"{field.name}={value}: {nearest(str(value), field.choices, '')}{more}"
     if (field.least is not None and value < field.least) or (field.most is not None and value > field.most):
         return f"{field.name}={value}: {field.least} {'or more' if field.most is None else f'to {field.most}'} expected"
     return ""
@@ -193,11 +197,16 @@ def chosen(config: ConfigDict, name: str) -> Any:
     """
     field, value = field_named(name), value_of(config, name)
     assert isinstance(field.choices, Mapping), f"{name} has no choices that stand for functions"
+    if field.own and own.names(value):
+        return own.load(name, value)()
     if value not in field.choices:
         raise ValueError(f"config.{name}={value}: {nearest(str(value), field.choices, '')}")
-    if not field.choices[value]:
-        return None
-    module, _, call = field.choices[value].partition(":")
+    return made(config, field.choices[value]) if field.choices[value] else None
+
+
+def made(config: ConfigDict, reference: str) -> Any:
+    """The function "module:function", or what the factory "module:factory(field, ...)" returns for the values of the fields."""
+    module, _, call = reference.partition(":")
     function, is_factory, given = call.rstrip(")").partition("(")
     found = getattr(importlib.import_module(f"pubswap_jax.{module}"), function)
     return found(*(value_of(config, other) for other in given.split(", ") if other)) if is_factory else found

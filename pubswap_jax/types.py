@@ -283,6 +283,7 @@ class Server(NamedTuple):
     init: Callable[[PyTree, PyTree], ServerState]  # (adapter, a fresh optimizer state) -> server
     send: Callable[[ServerState, int], PyTree]  # (server, C) -> the download of every client, leaves [C, ...]
     needs: int = 1  # clients that an averaging needs
+    gathers: bool = False  # `aggregate` compares whole uploads: on a mesh every device gets all of them first
 
 
 class Channel(NamedTuple):

@@ -126,6 +126,18 @@ def test_every_alias_leads_to_a_field_once():
         ({"federation.aggregate": "median", "federation.average": False}, "aggregate=median: no effect with federation.aver"),
         ({"federation.server_lr": 0.3}, "server_lr=0.3: no effect with federation.aggregate=mean; it belongs to fedavgm"),
         ({"federation.aggregate": "median", "federation.beta": 0.0}, "beta=0.0: no effect with federation.aggregate=median"),
+        ({"federation.gamma": 0.1}, "gamma=0.1: no effect with federation.aggregate=mean; it belongs to fedecado"),
+        (
+            {"federation.aggregate": "scaffold", "training.prox_coef": 0.1},
+            "prox_coef=0.1: no effect with federation.aggregate",
+        ),
+        ({"federation.aggregate": "fedecado"}, "clip_norm=1.0: fedecado reads its clients' steps as times"),
+        (
+            {"federation.aggregate": "fedecado", "training.clip_norm": 0.0, "federation.weights": "size"},
+            "weights=size: fedecado takes all clients' shares as equal; set uniform",
+        ),
+        ({"federation.aggregate": "nowhere.py:rule"}, "aggregate=nowhere.py:rule: no such file nowhere.py"),
+        ({"federation.aggregate": "medain"}, "aggregate=medain: did you mean median?; or FILE.py:NAME"),
     ],
 )
 def test_a_rule_gets_enough_clients_and_only_settings_that_it_reads(changes, message):

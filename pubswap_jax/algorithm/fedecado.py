@@ -119,6 +119,11 @@ def fedecado_rule(
     return Aggregator(init, apply, sends=sends, starts=lambda memory: memory["clients"])
 
 
+def of_equal_clients(num_clients: int, gamma: float = 1e-2) -> Aggregator:
+    """The server's half for clients of equal shares."""
+    return fedecado_rule(jnp.ones(num_clients), gamma)
+
+
 def _backward_euler(circuit, nodes, tau: Array, dt: Array):
     """Centre, currents and offsets at tau + dt. Every entry of the adapter is a circuit of its own, solved in closed form."""
     (starts, slopes), first, present, curvature, inductance = circuit

@@ -163,6 +163,7 @@ def join(
     functions = client_programs(client, num_clients, family, clients_at_once)
     functions |= {"init": partial(first_state, client, server, num_clients), "swap": server.swap, "average": server.aggregate}
     functions |= {"everyone": lambda state: server.send(state, num_clients)}
+    functions |= {"gather": lambda uploads: uploads}  # on a mesh the run says that its result is on every device
     run = {name: program(name, function) for name, function in functions.items()}
     served = server._replace(swap=run["swap"], aggregate=run["average"])
     together = Together(served, family, num_clients, part, keeps, run, make_rows(program))
@@ -286,6 +287,8 @@ class Together(NamedTuple):
             uploads |= {"extra": extra} if extra else {}
             uploads = channel.up(Record("adapters", "up", uploads, who=who)).arrays
             extra = uploads.get("extra", {})
+        if self.server.gathers:
+            uploads |= {"adapter": run["gather"](uploads["adapter"])}
         return State(self.server.aggregate(state.server, uploads, share, staleness, extra), clients), figures
 
     def shared(self, state: State) -> PyTree | None:

@@ -47,7 +47,7 @@ def make_server(planner: Planner = balanced, aggregator: Aggregator = mean(), *,
             return following
         return following.replace(moments=keep(fedavg(uploads["moments"], weights), server.moments))
 
-    return Server(download, swap, aggregate, init, send, aggregator.needs)
+    return Server(download, swap, aggregate, init, send, aggregator.needs, aggregator.gathers)
 
 
 def exchange(server: Server, channel: Channel, key: Array, own: tuple[Rollout, Verdict], ids, who, present) -> tuple:

@@ -11,17 +11,18 @@ from collections.abc import Iterator, Mapping
 
 import jax
 
-from pubswap_jax import settings, system
+from pubswap_jax import own, settings, system
 from pubswap_jax._version import __version__
 from pubswap_jax.algorithm import drift
 from pubswap_jax.devices import hosts
-from pubswap_jax.fields import FREE, default_config
+from pubswap_jax.fields import FIELDS, FREE, default_config
 from pubswap_jax.questions.partition import counts
 from pubswap_jax.run import checkpoint, reward
 from pubswap_jax.run.assembly import Run
 from pubswap_jax.run.earlier import RUN, as_now, described
 
 LOCK = ".lock"
+OWN = [field.name for field in FIELDS if field.own]  # fields that may name a file of the user's
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 
 
@@ -60,6 +61,9 @@ def agree(workdir: pathlib.Path, run: Run, fork: bool) -> dict:
         changed = settings.differences(*(_binding(d["config"]) for d in (ours, theirs)))
         if ours["base_sha256"] != theirs["base_sha256"]:
             changed.append(f"the base model: {theirs['base_sha256'][:12]} before, {ours['base_sha256'][:12]} now")
+        for name, sha in ours["own_sha256"].items():
+            if theirs.get("own_sha256", {}).get(name, sha) != sha:
+                changed.append(f"config.{name}={run.settings[name]}: the file is another one than before")
         if not changed and asks_others:
             changed.append("the validation and test questions: the files hold others than before")
         if changed:
@@ -87,6 +91,7 @@ def describe(run: Run) -> dict:
         "base_sha256": run.policy.digest,
         "base_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(run.policy.base)),
         "split": run.data.split.manifest(),
+        "own_sha256": {name: own.digest(run.settings[name]) for name in OWN if own.names(run.settings[name])},
         "asked_sha256": _digest(run.data.validation.problems, run.data.test.problems),
         "topics": topics,
         "held": held.tolist(),

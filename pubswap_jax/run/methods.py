@@ -15,14 +15,16 @@ import optax
 from pubswap_jax import checks, settings
 from pubswap_jax.algorithm.aggregation import alone
 from pubswap_jax.algorithm.arrivals import arrivals
+from pubswap_jax.algorithm.corrections import proximal
 from pubswap_jax.algorithm.distortion import make_measure
 from pubswap_jax.algorithm.pubswap import pubswap
 from pubswap_jax.algorithm.timeline import lockstep
 from pubswap_jax.algorithm.truncation import truncated_importance
+from pubswap_jax.field_table import CORRECTIONS, PLAIN_DESCENT
 from pubswap_jax.policy.logps import response_logps
 from pubswap_jax.questions import schedule
 from pubswap_jax.questions.schedule import Schedule
-from pubswap_jax.types import Event, Federation, Hparams, Program, Timeline, compiled
+from pubswap_jax.types import Aggregator, Correction, Event, Federation, Hparams, Program, Timeline, compiled
 
 
 class Merging(NamedTuple):
@@ -80,7 +82,7 @@ def _pubswap(config, model, program: Program, lockstep: bool = True) -> Federati
         group=training.group,
         planner=settings.chosen(config, "federation.swap"),
         loss=partial(loss, dual_clip=True) if training.dual_clip else loss,
-        aggregator=settings.chosen(config, "federation.aggregate") if federation.average else alone(),
+        aggregator=make_aggregator(config) if federation.average else alone(),
         moments=federation.moments,
         microbatch=training.microbatch or None,
         clients_at_once=1 if one_cpu else None,
@@ -92,14 +94,34 @@ def _pubswap(config, model, program: Program, lockstep: bool = True) -> Federati
         kl=settings.chosen(config, "training.kl"),
         kl_in_reward=training.kl_in == "reward",
         truncation=settings.chosen(config, "training.truncation"),
+        correction=make_correction(config),
         importance=truncated_importance(training.importance_cap) if training.importance_cap else None,
         lockstep=lockstep,
         program=program,
     )
 
 
+def make_aggregator(config) -> Aggregator:
+    """The rule that the config names, one of ours or the user's."""
+    rule = settings.chosen(config, "federation.aggregate")
+    if not isinstance(rule, Aggregator):
+        raise ValueError(
+            f"config.federation.aggregate={config.federation.aggregate}: the function must return a pubswap_jax.Aggregator, "
+            f"and it returns {type(rule).__name__}"
+        )
+    return rule
+
+
+def make_correction(config) -> Correction:
+    """The clients' half of the rule, or FedProx's term."""
+    reference = CORRECTIONS.get(config.federation.aggregate)
+    return settings.made(config, reference) if reference else proximal()
+
+
 def make_optimizer(config) -> optax.GradientTransformation:
-    """AdamW without its learning rate, which is a field of Hparams."""
+    """AdamW without its learning rate, which is a field of Hparams; plain descent for a rule that needs it."""
+    if config.federation.aggregate in PLAIN_DESCENT:
+        return optax.identity()
     parts = [optax.clip_by_global_norm(config.training.clip_norm)] if config.training.clip_norm else []
     parts.append(optax.scale_by_adam())
     if config.training.weight_decay:

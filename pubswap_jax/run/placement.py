@@ -49,6 +49,6 @@ def placement(devices: Mesh | None, num_clients: int, num_prompts: int) -> Place
         lambda tree, sharding=everywhere: put(tree, sharding),
         put_questions,
         mesh.data_sharding(devices, num_clients, num_prompts),
-        {"init": State(everywhere, clients), "start": clients, "everyone": clients},
+        {"init": State(everywhere, clients), "start": clients, "everyone": clients, "gather": everywhere},
         True,
     )

@@ -10,13 +10,16 @@ import pytest
 from aggregation_laws import as_dtype, assert_close, next_adapter, uploads_of
 from jax.sharding import NamedSharding, PartitionSpec
 
+import pubswap_jax as ps
 from pubswap_jax.algorithm.aggregation import mean
 from pubswap_jax.algorithm.fedecado import fedecado_rule
+from pubswap_jax.algorithm.federation import direct
 from pubswap_jax.algorithm.product_svd import product_svd
 from pubswap_jax.algorithm.robust import median, norm_clip, trimmed_mean
 from pubswap_jax.algorithm.robust_pca import robust_pca
 from pubswap_jax.algorithm.server_optimizers import buffered, fedexp, fedopt, scaffold_rule
 from pubswap_jax.devices.mesh import make_mesh
+from pubswap_jax.run.placement import placement
 
 CLIENTS = 8
 COLLECTIVE = re.compile(
@@ -36,6 +39,7 @@ RULES = {
     "buffered": buffered(3),
     "fedopt of median": fedopt(optax.sgd(1.0), of=median()),
 }
+SMALL = ("f32[]", f"f32[{CLIENTS}]", f"s32[{CLIENTS}]", f"pred[{CLIENTS}]")  # weights and norms, one number a client
 GATHER = ["median", "trimmed_mean", "product_svd", "robust_pca", "buffered", "fedopt of median"]
 
 
@@ -79,3 +83,31 @@ def test_what_crosses(name):
     if name == "mean":
         assert len(crossing) == len(leaves)
     assert_close(found, expected, 1e-4)
+
+
+@pytest.mark.parametrize("name", ["mean", "median"])
+def test_a_run_on_a_mesh_gathers_the_uploads_of_such_a_rule_and_of_no_other(name):
+    place, crossing = placement(make_mesh(client=CLIENTS), CLIENTS, 1), {}
+
+    def program(called, function):
+        jitted = jax.jit(function, **({"out_shardings": place.shardings[called]} if called in place.shardings else {}))
+
+        def call(*arguments):
+            if called in ("gather", "average"):
+                text = jitted.lower(*arguments).compile().as_text()
+                shapes = [(m[2], shape) for m in COLLECTIVE.finditer(text) for shape in re.findall(r"\w+\[[\d,]*\]", m[1])]
+                crossing[called] = shapes
+            return jitted(*arguments)
+
+        return call
+
+    model, _, adapter = ps.toy(jax.random.key(0))
+    how = {"num_clients": CLIENTS, "group": 2, "aggregator": RULES[name], "program": program}
+    federation = ps.pubswap(model, optax.identity(), **how)
+    federation.close(federation.init(place.put(adapter)), direct)
+    leaves = len(jax.tree.leaves(adapter))
+    large = [(operation, shape) for operation, shape in crossing["average"] if shape not in SMALL]
+    if name == "median":
+        assert [operation for operation, _ in crossing["gather"]] == ["all-gather"] * leaves and not large
+    else:
+        assert "gather" not in crossing and [operation for operation, _ in large] == ["all-reduce"] * leaves

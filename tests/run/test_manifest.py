@@ -1,5 +1,6 @@
 """run.json: what the run was made of, and which later starts may go on."""
 
+import hashlib
 import json
 import shutil
 
@@ -31,6 +32,23 @@ def test_another_base_is_refused_by_its_digest(tmp_path):
     (tmp_path / "run" / "run.json").write_text("{")
     with pytest.raises(ValueError, match=r"run.json: not what a run wrote there"):
         manifest.agree(tmp_path / "run", run, fork=False)
+
+
+def test_another_file_with_the_user_s_rule_is_refused(tmp_path):
+    run, workdir = finished()
+    shutil.copytree(workdir, tmp_path / "run")
+    file = tmp_path / "rules.py"
+    file.write_text("from pubswap_jax import mean as rule\n")
+    run = run._replace(settings=run.settings | {"federation.aggregate": f"{file}:rule"})
+    before = manifest.describe(run)
+    assert before["own_sha256"] == {"federation.aggregate": hashlib.sha256(file.read_bytes()).hexdigest()}
+    manifest.record(tmp_path / "run", before)
+    manifest.agree(tmp_path / "run", run, fork=False)
+    file.write_text("from pubswap_jax import median as rule\n")
+    with pytest.raises(ValueError, match=r"aggregate=.*rules.py:rule: the file is another one than before; name") as caught:
+        manifest.agree(tmp_path / "run", run, fork=False)
+    assert "\n" not in str(caught.value)
+    manifest.agree(tmp_path / "run", run, fork=True)
 
 
 def test_how_long_and_how_loud_may_change(tmp_path):

@@ -34,6 +34,7 @@ def test_the_kl_is_where_the_config_says(monkeypatch):
 WITH = {  # what a choice needs beside it
     "training.kl": {"training.kl_coef": 0.1},
     "training.kl_in=reward": {"training.kl": "k1", "training.kl_coef": 0.1},
+    "federation.aggregate=fedecado": {"training.clip_norm": 0.0},
     "training.truncation=penalise": {"training.truncation_buffer": 2},
 }
 NUMBERS = {"training.dual_clip": 3.0, "training.importance_cap": 2.0, "training.inner_epochs": 2, "training.clip_high": 0.3}

@@ -38,4 +38,4 @@ def test_on_a_mesh_clients_are_sharded_where_they_start():
     place = placement.placement(devices, 4, 4)
     start = jax.jit(lambda x: x + 1, out_shardings=place.shardings["start"])
     assert start(place.put(np.ones((4, 5)))).sharding.shard_shape((4, 5)) == (1, 5)
-    assert set(place.shardings) == {"init", "start", "everyone"}
+    assert set(place.shardings) == {"init", "start", "everyone", "gather"}
