@@ -287,8 +287,9 @@ class Together(NamedTuple):
             uploads |= {"extra": extra} if extra else {}
             uploads = channel.up(Record("adapters", "up", uploads, who=who)).arrays
             extra = uploads.get("extra", {})
-        if self.server.gathers:
-            uploads |= {"adapter": run["gather"](uploads["adapter"])}
+        if self.server.gathers:  # the weights too: XLA would split a sort over the clients if they stayed split
+            adapters, share, staleness = run["gather"]((uploads["adapter"], share, staleness))
+            uploads |= {"adapter": adapters}
         return State(self.server.aggregate(state.server, uploads, share, staleness, extra), clients), figures
 
     def shared(self, state: State) -> PyTree | None:

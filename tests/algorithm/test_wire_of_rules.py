@@ -107,7 +107,8 @@ def test_a_run_on_a_mesh_gathers_the_uploads_of_such_a_rule_and_of_no_other(name
     federation.close(federation.init(place.put(adapter)), direct)
     leaves = len(jax.tree.leaves(adapter))
     large = [(operation, shape) for operation, shape in crossing["average"] if shape not in SMALL]
+    gathered = [operation for operation, shape in crossing.get("gather", ()) if shape not in SMALL]
     if name == "median":
-        assert [operation for operation, _ in crossing["gather"]] == ["all-gather"] * leaves and not large
+        assert gathered == ["all-gather"] * leaves and not large
     else:
-        assert "gather" not in crossing and [operation for operation, _ in large] == ["all-reduce"] * leaves
+        assert not gathered and [operation for operation, _ in large] == ["all-reduce"] * leaves
