@@ -73,7 +73,7 @@ STUDY = pathlib.Path(__file__).resolve().parent.parent / "experiments" / "real_m
 def smollm2(config):
     """SmolLM2-135M-Instruct on SVAMP, one operation a client, after a warm-up on 80 questions. Needs a clone: see STUDY."""
     common.small_real(config)
-    config.model.adapter = str(STUDY / "warmup")
+    config.model.warmup = str(STUDY / "warmup")
     config.model.instruction = "Answer with a calculation."
     config.data.path = str(STUDY / "data" / "svamp_train.jsonl")
     config.data.test_path = str(STUDY / "data" / "svamp_test.jsonl")

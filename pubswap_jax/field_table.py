@@ -36,7 +36,7 @@ FIELDS = (
     Field("seed", 0, "seed of all training randomness: data split, adapters, sampling, swaps", OURS, least=0, most=2**32 - 1),
     Field("compilation_cache", "", "folder that keeps compiled programs for later starts; empty: none are kept", OURS),
     Field("model.path", "", "base model: a Hugging Face folder or a name on the hub; empty: the embedded model", OURS),
-    Field("model.adapter", "",
+    Field("model.warmup", "",
           "folder of a PEFT adapter that is merged into the base model when it is loaded: a warm-up; empty: none", OURS),
     Field("model.dtype", "float32", "dtype of the base model's parameters and computation", OURS, ("float32", "bfloat16")),
     Field("model.lora_rank", 32, "rank of the LoRA adapters", PAPER, least=1),

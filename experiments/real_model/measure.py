@@ -38,7 +38,7 @@ def models(workdir: pathlib.Path, config) -> list:
     if best.alone:
         policy, count = policy._replace(model=Transformer(best.config)), jax.tree.leaves(best.adapter)[0].shape[0]
         return [(policy, jax.tree.map(lambda x, i=i: x[i], best.adapter)) for i in range(count)]
-    config.model.adapter = ""  # the best adapter is relative to the model itself
+    config.model.warmup = ""  # the best adapter is relative to the model itself
     return [(load_policy(config)._replace(model=Transformer(best.config)), best.adapter)]
 
 

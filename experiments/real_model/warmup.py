@@ -100,7 +100,7 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, required=True)
     a = parser.parse_args()
     config = settings.load(a.config)
-    config.model.path, config.model.adapter = a.model, ""
+    config.model.path, config.model.warmup = a.model, ""
     run = assemble(config)
     rows = [json.loads(line) for file in a.data for line in file.read_text().splitlines()][: a.n]
     if len(rows) < a.n:
@@ -110,7 +110,7 @@ def main():
     in_bfloat16(a.out)
     print(f"{a.out}: {sum(file.stat().st_size for file in a.out.iterdir()):,} bytes", flush=True)
     if a.measure:
-        config.model.adapter = str(a.out)
+        config.model.warmup = str(a.out)
         run = assemble(config)
         print(probe.described(probe.answers(run, run.policy.adapter, a.measure), run.settings), flush=True)
 

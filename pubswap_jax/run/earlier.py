@@ -52,8 +52,8 @@ def config_of(workdir: pathlib.Path) -> tuple[ConfigDict, str]:
 
 def as_now(flat: Mapping) -> dict:
     """The fields of an earlier run with the values that mean the same today."""
-    # Before model.adapter existed, an empty model.system left the chat template's own prompt in place.
-    old = "model.adapter" not in flat and flat.get("model.system") == ""
+    # Before model.warmup existed, an empty model.system left the chat template's own prompt in place.
+    old = "model.warmup" not in flat and flat.get("model.system") == ""
     return dict(flat) | ({"model.system": "default"} if old else {})
 
 

@@ -132,7 +132,7 @@ def evaluate_adapter(config, workdir: pathlib.Path, adapter: str) -> str:
     A PEFT folder is relative to the model of `model.path`, so a warm-up adapter is not merged beside it.
     """
     if adapter:
-        config = _with(config, {"model.adapter": ""})
+        config = _with(config, {"model.warmup": ""})
     run = assemble(config)
     if adapter:
         ours = run.policy.config
@@ -146,7 +146,7 @@ def evaluate_adapter(config, workdir: pathlib.Path, adapter: str) -> str:
 
 def evaluate_file(config, workdir: pathlib.Path, adapter: str, file: str) -> str:
     """Evaluates the PEFT folder `adapter` on the questions of `file`, as text; empty: the best round in `workdir`."""
-    plain = _with(config, {"model.adapter": ""})
+    plain = _with(config, {"model.warmup": ""})
     policy = load_policy(plain)
     if adapter:
         model_config, loaded = load_adapter(adapter, policy.config)

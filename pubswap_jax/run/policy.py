@@ -1,6 +1,6 @@
 """A run's policy: the base model's folder, its tokenizer, its parameters, and the adapter before the first round.
 
-`model.adapter` names a PEFT folder, a warm-up, that is merged into the base when it is loaded. Adapters that leave a run are
+`model.warmup` names a PEFT folder, a warm-up, that is merged into the base when it is loaded. Adapters that leave a run are
 relative to the model of `model.path`: `beside_warmup` joins the warm-up's and the run's ranks.
 """
 
@@ -53,8 +53,8 @@ def load_policy(config, devices: Mesh | None = None) -> Policy:
     check_context(config, read_config(folder))
     shardings = devices and partial(mesh.params_sharding, devices)
     loaded, base = load_pretrained(folder, dtype=config.model.dtype, shardings=shardings, scan_layers=config.model.scan_layers)
-    if config.model.adapter:
-        base = base | {"params": with_adapter(base["params"], *load_adapter(config.model.adapter, loaded))}
+    if config.model.warmup:
+        base = base | {"params": with_adapter(base["params"], *load_adapter(config.model.warmup, loaded))}
     model = Transformer(adapt(config, loaded, tokenizer))
     key = jax.random.key(config.seed)
     shapes = jax.eval_shape(lambda: base)  # `init_adapter` is jitted: eager, it would compile one program per leaf
@@ -64,18 +64,18 @@ def load_policy(config, devices: Mesh | None = None) -> Policy:
 
 
 def digest_of(config, folder: pathlib.Path) -> str:
-    """SHA-256 of a run's base: of the model's files and, where `model.adapter` names one, of the warm-up adapter."""
+    """SHA-256 of a run's base: of the model's files and, where `model.warmup` names one, of the warm-up adapter."""
     found = hf_folder.base_digest(folder)
-    if not config.model.adapter:
+    if not config.model.warmup:
         return found
-    return hashlib.sha256(f"{found} {adapter_digest(config.model.adapter)}".encode()).hexdigest()
+    return hashlib.sha256(f"{found} {adapter_digest(config.model.warmup)}".encode()).hexdigest()
 
 
 def beside_warmup(config, model_config: ModelConfig, adapter: PyTree, basis: PyTree) -> tuple[ModelConfig, PyTree, PyTree]:
     """A run's adapter relative to the model of `model.path`, its config and its basis."""
-    if not config.model.adapter:
+    if not config.model.warmup:
         return model_config, adapter, basis
-    warm = load_adapter(config.model.adapter, model_config)
+    warm = load_adapter(config.model.warmup, model_config)
     return *joined(warm, (model_config, adapter), basis), {}
 
 

@@ -51,7 +51,7 @@ def test_an_empty_system_prompt_of_an_earlier_version_is_the_templates_own(train
     _, workdir = trained
     rewrite(workdir, lambda flat: flat.update({"model.system": ""}))
     assert earlier.config_of(workdir)[0].model.system == ""
-    rewrite(workdir, lambda flat: flat.pop("model.adapter"))
+    rewrite(workdir, lambda flat: flat.pop("model.warmup"))
     assert earlier.config_of(workdir)[0].model.system == "default"
 
 

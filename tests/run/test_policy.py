@@ -57,7 +57,7 @@ def test_a_warm_up_adapter_is_part_of_the_base_and_of_what_is_exported(tmp_path)
     rng = np.random.default_rng(0)
     warm = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32), shapes)
     export_adapter(tmp_path / "warm", warm, warm_config, "base")
-    config.model.adapter = str(tmp_path / "warm")
+    config.model.warmup = str(tmp_path / "warm")
     found = policy.load_policy(config)
     assert found.digest != plain.digest == policy.digest_of(config_with(config, ""), plain.folder)
     tokens = np.arange(8)[None]
@@ -77,7 +77,7 @@ def test_a_warm_up_adapter_is_part_of_the_base_and_of_what_is_exported(tmp_path)
 
 def config_with(config, adapter):
     changed = config.copy_and_resolve_references()
-    changed.model.adapter = adapter
+    changed.model.warmup = adapter
     return changed
 
 

@@ -32,7 +32,7 @@ def test_advice_tells_a_base_as_it_comes_from_one_after_a_warm_up():
     prose[:3, 0] = True
     first = probe.advice(found(prose, cut=True), SETTINGS)
     assert "100% of the answers are cut off at training.max_new_tokens=10" in first[0]
-    assert "85% of the groups are all wrong" in first[1] and "warm-up (model.adapter)" in first[1]
+    assert "85% of the groups are all wrong" in first[1] and "warm-up (model.warmup)" in first[1]
     warm = np.zeros((20, 8), bool)
     warm[:12, :3] = True
     (line,) = probe.advice(found(warm), SETTINGS)
