@@ -27,6 +27,7 @@ COMMANDS = {
     "train": Command("CONFIG", "train a config; the same command resumes an interrupted run", f"{WORKDIR}\n{RESUME}\n{FIELD}"),
     "plan": Command("CONFIG", "estimate the memory and the time of a round, without training", FIELD),
     "probe": Command("CONFIG", "say whether a base model has anything to elicit: its answers to some questions", FIELD),
+    "data": Command("CONFIG", "read the questions: who asks how many, prompt lengths, what was left out", FIELD),
     "eval": Command(
         "RUN", "evaluate the adapter of a run's best round, or another adapter", f"{ADAPTER}\n{QUESTIONS}\n{FIELD}"
     ),

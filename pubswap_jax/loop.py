@@ -15,7 +15,7 @@ from pubswap_jax.devices import hosts
 from pubswap_jax.report import report
 from pubswap_jax.run import evaluation, manifest, state
 from pubswap_jax.run.assembly import Run, assemble
-from pubswap_jax.run.book import Book, Offer
+from pubswap_jax.run.book import Book, Offer, OnRound
 from pubswap_jax.run.recorder import FILES, Recorder, read_evaluations
 from pubswap_jax.run.rehearsal import compile_ahead, make_gate, watched
 from pubswap_jax.run.signals import Stopped as Stopped
@@ -63,12 +63,13 @@ def train(
     fork: bool = False,
     check: Check = lambda: None,
     offer: Offer = lambda save: None,
+    on_round: OnRound | None = None,
 ) -> PyTree:
-    """`train_and_evaluate` for an assembled run."""
+    """`train_and_evaluate` for an assembled run. `on_round` is called after each round that is saved."""
     if hosts.first():
         workdir.mkdir(parents=True, exist_ok=True)
     with manifest.alone(workdir):
-        return _start(run, workdir, fork, check, offer)
+        return _start(run, workdir, fork, check, offer, on_round)
 
 
 def _train(run: Run, at: RunState, book: Book, examine: evaluation.Examine, check: Check) -> RunState:
@@ -114,7 +115,7 @@ def _train(run: Run, at: RunState, book: Book, examine: evaluation.Examine, chec
     return at
 
 
-def _start(run: Run, workdir: pathlib.Path, fork: bool, check: Check, offer: Offer) -> PyTree:
+def _start(run: Run, workdir: pathlib.Path, fork: bool, check: Check, offer: Offer, on_round: OnRound | None = None) -> PyTree:
     described = manifest.agree(workdir, run, fork)
     folder = workdir / "checkpoints"
     at, position = state.resume(folder, run, print) or (None, None)
@@ -132,7 +133,7 @@ def _start(run: Run, workdir: pathlib.Path, fork: bool, check: Check, offer: Off
     recorder = Recorder(run, workdir, position, round * run.steps + step)
     gc.freeze()  # objects that exist now live to the end; unfrozen, the collector would scan them during every trace
     try:
-        return _session(run, at, Book(run, recorder, folder, offer), workdir, check)
+        return _session(run, at, Book(run, recorder, folder, offer, on_round), workdir, check)
     finally:
         gc.unfreeze()
         recorder.close()

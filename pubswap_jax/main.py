@@ -2,7 +2,7 @@
 
 --config=FILE[:PRESET]      a file such as configs/math.py:qwen3-1.7b, or the name of a config of the package: math:qwen3-1.7b;
                             set any field with a flag like --config.federation.swap_period=4
---mode=train                train|eval|export|plan|probe|report|doctor|flexmerge|route
+--mode=train                train|eval|export|plan|probe|data|report|doctor|flexmerge|route
 --workdir=FOLDER            by default a dated folder under runs/; the same command resumes an interrupted run, even days later;
                             all modes but train and plan read the run's folder with --workdir, and need no --config
 --adapter=FOLDER            eval: a PEFT adapter to evaluate; by default the adapter of the run's best round
@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, NoReturn
 from pubswap_jax import fields, settings
 from pubswap_jax.run import earlier
 
-MODES = ("train", "eval", "export", "plan", "probe", "report", "doctor", "flexmerge", "route")
+MODES = ("train", "eval", "export", "plan", "probe", "data", "report", "doctor", "flexmerge", "route")
 AFTER = ("eval", "export", "flexmerge", "route")  # modes that use a run's adapters, and its config
 SHOWN = ("report", "doctor")  # modes that show a run as it was, and read no config
 
@@ -102,15 +102,13 @@ def parse(arguments: Sequence[str]) -> Flags:
     if known.mode in (*AFTER, *SHOWN) and known.workdir and not known.config:
         return Flags(_of_run(workdir, known.mode, overrides), workdir, known.mode, known.adapter, False, known.questions)
     if not known.config:
-        alone = (
-            "" if known.mode in ("train", "plan", "probe") else ", and so is --workdir=FOLDER of a run, which would do alone"
-        )
+        alone = ", and so is --workdir=FOLDER of a run, which would do alone" if known.mode in (*AFTER, *SHOWN) else ""
         raise ValueError(f"--config=FILE[:PRESET] is missing{alone}; --config=math is the one to begin with")
     config = _overridden(settings.load(known.config), overrides)
     if known.mode == "train":
         settings.check_packages(config)
-    dated = _dated(known.config, others, None if known.mode != "train" else config.federation.rounds)
-    return Flags(config, workdir if known.workdir else dated, known.mode, known.adapter, known.fork, known.questions)
+    usual = dated(known.config, others, None if known.mode != "train" else config.federation.rounds)
+    return Flags(config, workdir if known.workdir else usual, known.mode, known.adapter, known.fork, known.questions)
 
 
 def _of_run(workdir: pathlib.Path, mode: str, overrides: Sequence[tuple[str, str]]) -> Any:
@@ -150,7 +148,7 @@ def _field(flag: str) -> tuple[str, str]:
     return name.removeprefix("--config."), value
 
 
-def _dated(config: str, overrides: Sequence[str], rounds: int | None) -> pathlib.Path:
+def dated(config: str, overrides: Sequence[str], rounds: int | None) -> pathlib.Path:
     """runs/2026-05-01-math-tiny, plus a digest of the overrides, so that the same command has the same folder.
 
     Without a folder of today, the latest earlier folder is taken if its run has checkpoints but has not finished `rounds`. With
@@ -189,6 +187,10 @@ def _run(flags: Flags) -> int:
         from pubswap_jax.run import probe
 
         print(probe.probe(flags.config))
+    if flags.mode == "data":
+        from pubswap_jax.run import assembly, inventory
+
+        print(inventory.described(assembly.look(flags.config)))
     if flags.mode == "export":
         from pubswap_jax.run import export
 

@@ -179,6 +179,13 @@ def test_a_plan_says_something_before_it_works(monkeypatch, capsys):
     assert (captured.out, captured.err) == ("a table\n", "compiling\n")
 
 
+def test_a_dry_run_over_the_questions(tmp_path, capsys):
+    assert main.main(smoke(tmp_path, "--mode=data", "--config.data.max_prompt_tokens=64")) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in said[2:4]] == [["client", "0"], ["client", "1"]] and said[1].startswith("public")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_of_an_earlier_day_goes_on(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     today = main.parse([f"--config={MATH}"]).workdir

@@ -5,7 +5,9 @@ Every set is plain data (parquet or JSON lines), because `datasets` no longer ru
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from pubswap_jax.questions.problem import Problem
 from pubswap_jax.questions.sources import Fields, questions
@@ -100,14 +102,56 @@ HUB = {
 }
 
 
-def hub(short: str, split: str = "train") -> list[Problem]:
-    """Questions of a set in `HUB`, read from the hub or its local cache."""
+PREFIX = "hf:"
+SPEC = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:/([\w.-]+))?@([\w./-]+)(?::([\w.-]+))?")  # owner/name[/config]@revision[:split]
+
+
+class Spec(NamedTuple):
+    """A data set on the hub that no table names."""
+
+    name: str
+    config: str | None
+    revision: str
+    split: str  # empty: the one that is asked for
+
+    @classmethod
+    def of(cls, text: str) -> "Spec":
+        found = SPEC.fullmatch(text)
+        if not found:
+            raise ValueError(
+                f"{text}: write hf:OWNER/NAME@REVISION, or hf:OWNER/NAME/CONFIG@REVISION:SPLIT; the revision is a commit, a "
+                f"branch or a tag, such as main"
+            )
+        name, config, revision, split = found.groups()
+        return cls(name, config, revision, split or "")
+
+
+def is_name(text: str) -> bool:
+    """Whether a text names sets of questions, as data.name does, and no file."""
+    return text.startswith("reasoning_gym:") or all(part in HUB or part.startswith(PREFIX) for part in text.split("+"))
+
+
+def splits(name: str) -> Mapping[str, str]:
+    """The splits of a set that are known without asking the hub."""
+    return HUB[name].splits if name in HUB else {}
+
+
+def hub(short: str, split: str = "train", fields: Fields | None = None) -> list[Problem]:
+    """Questions of a set in `HUB`, or of 'hf:owner/name@revision' with the columns that `fields` name, from hub or cache."""
+    if short.startswith(PREFIX):
+        spec = Spec.of(short)
+        rows = _rows(spec.name, spec.config, spec.split or split, spec.revision)
+        asked = questions(rows, fields or Fields(), spec.name)
+        return [dataclasses.replace(problem, id=f"{spec.name}/{problem.id}") for problem in asked]
     if short not in HUB:
         raise ValueError(f"data.name is {short!r}{nearest(short, HUB, write=repr)}")
     entry = HUB[short]
     if split not in entry.splits:
         raise ValueError(f"{entry.name} has no {split} split; it has {', '.join(entry.splits)}")
-    rows = itertools.chain.from_iterable(_rows(entry, config, entry.splits[split]) for config in entry.configs)
+    several = len(entry.configs) > 1
+    rows = itertools.chain.from_iterable(
+        _rows(entry.name, config, entry.splits[split], place=f"/{config}" if several else "") for config in entry.configs
+    )
     problems = questions(rows, entry.fields, entry.name)
     # The prefix keeps ids of different sets distinct. It is also the key by which `natural` partitions a mixture of sets.
     return [
@@ -115,17 +159,17 @@ def hub(short: str, split: str = "train") -> list[Problem]:
     ]
 
 
-def _rows(entry: HubSet, config: str, split: str):
+def _rows(name: str, config: str | None, split: str, revision: str | None = None, place: str = ""):
     import datasets
 
     try:
-        table = datasets.load_dataset(entry.name, config, split=split)
+        table = datasets.load_dataset(name, config, split=split, revision=revision)
     except (ConnectionError, FileNotFoundError, ValueError, OSError) as error:
+        said = f": {str(error).strip().splitlines()[0][:200]}" if revision and str(error).strip() else ""
         raise FileNotFoundError(
-            f"{entry.name} ({config}, {split}) is neither in the cache nor to be had from the hub ({type(error).__name__}): "
-            f"where there is a network, run `hf download --repo-type dataset {entry.name} --local-dir {entry.name}` and bring "
-            f"that folder into the working directory, or set data.path to a file of your own"
+            f"{name} ({config or 'default'}, {split}) is neither in the cache nor to be had from the hub "
+            f"({type(error).__name__}{said}): where there is a network, run `hf download --repo-type dataset {name} "
+            f"--local-dir {name}` and bring that folder into the working directory, or set data.path to a file of your own"
         ) from None
     for line, row in enumerate(table):
-        place = f"{split}/{config}" if len(entry.configs) > 1 else split
-        yield f"{entry.name}:{place}:{line}", f"{place}/{line}", row
+        yield f"{name}:{split}{place}:{line}", f"{split}{place}/{line}", row

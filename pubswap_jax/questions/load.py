@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from pubswap_jax.questions import embedded, hub, readers, sources
+from pubswap_jax.questions import embedded, generators, hub, memory, readers, sources
 from pubswap_jax.questions.partition import Partition, Split, split
 from pubswap_jax.questions.pile import Pile, Row, draw, padded, problems_of, set_aside, usable, without_copies
 from pubswap_jax.questions.pile import Questions as Questions
@@ -40,6 +40,7 @@ class Wanted:
     public: float
     partition: str
     partitioned: Partition  # the function that `partition` names
+    rows: Sequence[Mapping] | None = None  # the questions themselves, instead of `name` and `path`
     verified: bool = True  # the verifier decides; False: own rewards do, so that its limits leave no question out
 
 
@@ -157,31 +158,45 @@ def _paths(names: str) -> list[str]:
 
 def read_problems(wanted: Wanted) -> tuple[list[Problem], list[Problem] | None, list[Problem] | None]:
     """Training, validation and test questions. None means: draw that set from the training questions."""
-    if wanted.fields and not (wanted.path or wanted.test_path or wanted.public_path):
+    named = f"{wanted.name}+{wanted.test_name}".split("+")
+    of_columns = wanted.rows is not None or wanted.path or wanted.test_path or wanted.public_path
+    if wanted.fields and not of_columns and not any(name.startswith(hub.PREFIX) for name in named):
         raise ValueError("config.data.fields: there is no file whose columns it could name; set config.data.path")
     fields = sources.Fields.of(wanted.fields)
     test = sources.local(_paths(wanted.test_path), fields) if wanted.test_path else None
+    if wanted.rows is not None:
+        return memory.problems(wanted.rows, fields), None, test
     if wanted.path:
         return sources.local(_paths(wanted.path), fields), None, test
     if wanted.test_name and test is None:
-        test = _of_sets(wanted.test_name, "test", "test_name")
+        test = _of_sets(wanted.test_name, "test", "test_name", fields)
+    if wanted.name.startswith(generators.PREFIX):
+        return generators.problems(wanted.name, wanted.max_questions, wanted.seed), None, test
     if wanted.name in HOMEWORK:
         preset, kind = HOMEWORK[wanted.name]
         ask = partial(embedded.problems, seed=wanted.seed, preset=preset, kind=kind)
         train, valid = ask("train", count=wanted.max_questions or None), ask("validation", count=wanted.validation)
         return train, valid, ask("test", count=wanted.test or None) if test is None else test
-    train = _of_sets(wanted.name, "train", "name")
-    if test is None and all("test" in hub.HUB[name].splits for name in wanted.name.split("+")):
-        test = _of_sets(wanted.name, "test", "name")
+    train = _of_sets(wanted.name, "train", "name", fields)
+    if test is None and all("test" in hub.splits(name) for name in wanted.name.split("+")):
+        test = _of_sets(wanted.name, "test", "name", fields)
     return train, None, test
 
 
-def _of_sets(names: str, split: str, field: str) -> list[Problem]:
+def _of_sets(names: str, split: str, field: str, fields: sources.Fields) -> list[Problem]:
     """The questions of several hub sets. `names` joins the names of the sets with +."""
     for name in names.split("+"):
-        if name not in hub.HUB:
-            raise ValueError(f"config.data.{field}={name}{nearest(name, [*HOMEWORK, *hub.HUB])}")
-    return [problem for name in names.split("+") for problem in hub.hub(name, split)]
+        if name not in hub.HUB and not name.startswith(hub.PREFIX):
+            known = nearest(name, [*HOMEWORK, *hub.HUB])
+            hint = f"; write {hub.PREFIX}{name}@REVISION for a set on the hub" if "/" in name else known
+            raise ValueError(f"config.data.{field}={name}{hint}")
+    found = [problem for name in names.split("+") for problem in hub.hub(name, split, fields)]
+    repeated = readers.first_repeated(problem.id for problem in found)
+    if repeated:
+        raise ValueError(
+            f"config.data.{field}={names}: two questions have the id {repeated!r}; set data.fields.id to another column"
+        )
+    return found
 
 
 def _tenth(count: int) -> int:

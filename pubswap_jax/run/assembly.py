@@ -19,12 +19,13 @@ from pubswap_jax.questions import pile, schedule, sources
 from pubswap_jax.questions.load import Asked, Questions, Wanted, load_questions
 from pubswap_jax.questions.partition import Split
 from pubswap_jax.questions.schedule import Schedule
+from pubswap_jax.run.given import NOTHING, Given
 from pubswap_jax.run.journal import Clock
 from pubswap_jax.run.judge import grade, grade_together, make_judge
 from pubswap_jax.run.methods import make_federation, make_hparams, make_measurement, make_schedule, make_timeline
 from pubswap_jax.run.pass_at_k import Examiner, make_sampler
 from pubswap_jax.run.placement import Placement, make_devices, placement
-from pubswap_jax.run.policy import Policy, load_policy
+from pubswap_jax.run.policy import Policy, base_folder, load_policy, make_tokenizer
 from pubswap_jax.run.programs import Programs
 from pubswap_jax.run.resampling import make_again
 from pubswap_jax.run.rewarding import Own, Tally, make_own, rewarding, with_columns
@@ -77,6 +78,7 @@ class Run(NamedTuple):
     notes: list[str]  # questions and settings without effect, and why; one line each
     own: Own | None  # rewards of the user's own; None: 1 for a right response, else 0
     tally: Tally  # what they gave in this step
+    given: Given  # what was passed in Python
 
     def who(self, event: Event):
         """The event's clients as `Federation.step` takes them, bool[C] or None for all of them.
@@ -93,17 +95,20 @@ class Run(NamedTuple):
         return bool(self.save_every) and done % self.save_every == 0 and done < self.steps
 
 
-def assemble(config) -> Run:
-    """Loads the model and the questions and builds the run. A mistake in the config raises an error of one line."""
+def assemble(config, given: Given = NOTHING) -> Run:
+    """Loads the model and the questions and builds the run. A mistake in the config raises an error of one line.
+
+    `given` replaces what the config names: rewards, the planner, the aggregation rule, the questions.
+    """
+    given.check()
     if config.verifier.workers:
         pool.set_workers(config.verifier.workers)
     keep_programs(config.compilation_cache)
-    reward, tally = config.reward, Tally()
-    own = make_own(reward.functions, reward.weights, reward.correct_at, reward.form)
+    own, tally = own_rewards(config, given), Tally()
     axes = config.mesh
     devices = make_devices(axes.client, axes.data, axes.model, config.training.client_microbatch)
     policy = load_policy(config, devices)
-    asked, plan = load_questions(questions_of(config, own), policy.tokenizer), make_schedule(config)
+    asked, plan = load_questions(questions_of(config, own, given), policy.tokenizer), make_schedule(config)
     if plan.period and not asked.split.public:
         raise ValueError("no public questions for the public steps: raise data.public, or set federation.swap_period to 0")
     if own:
@@ -116,7 +121,7 @@ def assemble(config) -> Run:
         settings=settings.flatten(config),
         policy=policy._replace(adapter=place.put(policy.adapter)),
         data=Data(asked.train, asked.split, asked.validation, asked.test, make_batches(config, asked, place)),
-        federation=make_federation(config, policy.model, programs),
+        federation=make_federation(config, policy.model, programs, given),
         timeline=timeline,
         rounds=config.federation.rounds,
         steps=plan.length,
@@ -141,7 +146,25 @@ def assemble(config) -> Run:
         notes=asked.notes + _never_public(timeline, plan) + _without_gradient(config.training),
         own=own,
         tally=tally,
+        given=given,
     )
+
+
+def own_rewards(config, given: Given) -> Own | None:
+    """The own rewards that the config names or that are given, or those that belong to the questions."""
+    reward, data = config.reward, config.data
+    named = "" if data.path or given.questions is not None else data.name
+    return make_own(reward.functions, reward.weights, reward.correct_at, reward.form, given.rewards, named)
+
+
+def look(config) -> Asked:
+    """The questions that a run would ask, without the model's weights."""
+    own = own_rewards(config, NOTHING)
+    folder = base_folder(config) if config.model.revision or not config.model.path else pathlib.Path(config.model.path)
+    asked = load_questions(questions_of(config, own), make_tokenizer(config, folder))
+    if own:
+        with_columns(own, [*asked.train.problems, *asked.validation.problems, *asked.test.problems])
+    return asked
 
 
 def keep_programs(folder: str) -> None:
@@ -237,7 +260,7 @@ def examination(config, policy: Policy, file: str) -> tuple[Examiner, Questions]
     return make_examiner(config, policy, place, Programs(Clock(), place.shardings)), pile.padded(found.rows, policy.tokenizer)
 
 
-def questions_of(config, own: Own | None = None) -> Wanted:
+def questions_of(config, own: Own | None = None, given: Given = NOTHING) -> Wanted:
     """What the config says about questions, for `load_questions`."""
     names = ("name", "path", "test_path", "test_name", "public_path", "max_prompt_tokens", "max_questions")
     names += ("test", "validation", "public", "partition")
@@ -246,6 +269,7 @@ def questions_of(config, own: Own | None = None) -> Wanted:
         num_clients=config.federation.num_clients,
         fields=config.data.fields.to_dict(),
         partitioned=settings.chosen(config, "data.partition"),
+        rows=given.questions,
         verified=own is None or own.verified,
         **{name: config.data[name] for name in names},
     )

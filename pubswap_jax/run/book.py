@@ -3,6 +3,7 @@
 import pathlib
 import threading
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,12 +19,24 @@ from pubswap_jax.types import Batch, Channel, Event, Hparams, StepRecord
 Offer = Callable[[Callable[[], None]], None]
 
 
+class Round(NamedTuple):
+    """What `on_round` is told about a finished round."""
+
+    round: int  # rounds that are finished; the base model's evaluation is no round
+    rounds: int  # of the run
+    score: float | None  # pass@1 on the validation questions; None: the round was not evaluated
+    best: Best
+
+
+OnRound = Callable[[Round], None]
+
+
 class Book:
     """Records a run: the loop calls one method after each kind of event."""
 
-    def __init__(self, run: Run, recorder: Recorder, folder: pathlib.Path, offer: Offer):
+    def __init__(self, run: Run, recorder: Recorder, folder: pathlib.Path, offer: Offer, on_round: OnRound | None = None):
         self.run, self.recorder, self._folder, self._offer = run, recorder, folder, offer
-        self._saving = threading.Lock()
+        self._saving, self._on_round = threading.Lock(), on_round
         self.say = recorder.progress.say
         self.keep = recorder.clock.timed("save", self._save)
 
@@ -82,6 +95,8 @@ class Book:
             self.say(f"base model saved: validation pass@1 {at.best.score:.3f}")
         else:
             self.say(announcement(event.round + 1, self.run.rounds, values, at.best))
+            if self._on_round:
+                self._on_round(Round(event.round + 1, self.run.rounds, values.get("eval/pass@1"), at.best))
         return at
 
 

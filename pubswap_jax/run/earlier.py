@@ -11,7 +11,7 @@ from pubswap_jax.fields import FIELDS, FREE, default_config
 
 RUN = "run.json"
 # Fields that may differ from the run's config when its adapters are evaluated or exported: none of them shaped the adapters.
-ANYWHERE = ("model.path", "mesh.", "verifier.", "log.", "compilation_cache")
+ANYWHERE = ("model.path", "model.revision", "mesh.", "verifier.", "log.", "compilation_cache")
 ALLOWED = {
     "eval": (*ANYWHERE, "data.path", "data.test", "data.fields", "data.max_prompt_tokens", "evaluation."),
     "export": (*ANYWHERE, "data.path"),

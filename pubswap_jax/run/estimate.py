@@ -171,7 +171,11 @@ def _model_config(config) -> ModelConfig:
             raise ValueError(f"config.model.path={path}: a folder, or a file named config.json, expected")
         folder = path.parent
     else:
-        folder = find_folder(config.model.path, config_only=True) if config.model.path else base_folder(config)
+        folder = (
+            find_folder(config.model.path, config.model.revision or None, config_only=True)
+            if config.model.path
+            else base_folder(config)
+        )
     return adapt(config, read_config(folder).replace(scan_layers=config.model.scan_layers), NoTokenizer())
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from pubswap_jax import settings
 from pubswap_jax.policy.adapter import init_adapter, init_basis
 from pubswap_jax.policy.model import Transformer
-from pubswap_jax.run import checkpoint, earlier, evaluation, journal, manifest, state
+from pubswap_jax.run import checkpoint, earlier, evaluation, given, journal, manifest, state
 from pubswap_jax.run.assembly import Run, assemble, examination
 from pubswap_jax.run.methods import make_federation
 from pubswap_jax.run.pass_at_k import Evaluation, by_topic, evaluate, pass_at_k, summary
@@ -56,7 +56,7 @@ class BestRound(NamedTuple):
     config: ModelConfig  # of the base model with this adapter
     base: pathlib.Path  # the base model's folder
     settings: dict  # the run's config: dotted field name -> value
-    alone: bool = False  # whether there is no averaged adapter
+    shared: bool = True  # whether `adapter` is the averaged one
 
 
 def best(workdir: str | pathlib.Path) -> BestRound:
@@ -66,21 +66,30 @@ def best(workdir: str | pathlib.Path) -> BestRound:
     base = base_folder(config)
     earlier.agree(settings.flatten(config), digest_of(config, base), workdir, "export")
     folder = workdir / "checkpoints"
-    newest = _newest(workdir)
-    round, score = checkpoint.notes(newest)["best"]
+    given.agree(earlier.described(workdir).get("given", {}), {}, workdir, ("aggregator",))  # it shapes the server's state
+    last = newest(workdir)
+    round, score = checkpoint.notes(last)["best"]
     loaded = read_config(base).replace(scan_layers=config.model.scan_layers)
     model = Transformer(adapt(config, loaded, make_tokenizer(config, base)))
     shapes = {"params": param_shapes(model.config), "basis": {}}
     adapter = jax.eval_shape(lambda: init_adapter(jax.random.key(0), model, shapes))
     federation = make_federation(config, model)
     template = federation.saved(jax.eval_shape(federation.init, adapter))
-    found = checkpoint.load(state.best_of(folder, round, newest.round), template)
+    found = checkpoint.load(state.best_of(folder, round, last.round), template)
     shared = federation.shared(found)
     if shared is None:
-        return BestRound(round, score, federation.own(found), model.config, base, settings.flatten(config), True)
+        return BestRound(round, score, federation.own(found), model.config, base, settings.flatten(config), False)
     basis = init_basis(jax.random.fold_in(jax.random.key(config.seed), BASIS_STREAM), model, shapes)
     joined, adapter, _ = beside_warmup(config, model.config, shared, basis)
     return BestRound(round, score, adapter, joined, base, settings.flatten(config))
+
+
+def best_of_run(run: Run, workdir: pathlib.Path) -> BestRound:
+    """`best` for an assembled run."""
+    at = best_state(run, workdir)
+    shared = run.federation.shared(at.federation)
+    adapter = run.federation.own(at.federation) if shared is None else shared
+    return BestRound(*at.best, adapter, run.policy.config, run.policy.folder, run.settings, shared is not None)
 
 
 def export(config, workdir: pathlib.Path) -> list[pathlib.Path]:
@@ -92,8 +101,16 @@ def export(config, workdir: pathlib.Path) -> list[pathlib.Path]:
     return export_run(run, workdir, partial(beside_warmup, config))
 
 
-def export_run(run: Run, workdir: pathlib.Path, beside: Callable = lambda *adapter: adapter) -> list[pathlib.Path]:
-    """`export` for an assembled run. `beside` joins an adapter with the run's warm-up: (config, adapter, basis) -> the same."""
+def export_run(
+    run: Run,
+    workdir: pathlib.Path,
+    beside: Callable = lambda *adapter: adapter,
+    folder: pathlib.Path | None = None,
+) -> list[pathlib.Path]:
+    """`export` for an assembled run, to `folder` if it is given.
+
+    `beside` joins an adapter with the run's warm-up: (config, adapter, basis) -> the same.
+    """
     at = best_state(run, workdir)
     shared, own = run.federation.shared(at.federation), run.federation.own(at.federation)
     adapters = {f"client_{i}": jax.tree.map(lambda x, i=i: x[i], own) for i in with_own(run, at)}
@@ -101,13 +118,13 @@ def export_run(run: Run, workdir: pathlib.Path, beside: Callable = lambda *adapt
         adapters = {"global": shared} | adapters
     folders = []
     for name, adapter in adapters.items():
-        folder = workdir / "export" / name
-        for file in folder.glob("*"):
+        written = (folder or workdir / "export") / name
+        for file in written.glob("README.md" if folder else "*"):  # a caller's folder may hold files that are not ours
             file.unlink()
         exported, adapter, basis = beside(run.policy.config, adapter, run.policy.base["basis"])
-        export_adapter(folder, adapter, exported, base_name(run), basis=basis)
-        (folder / "README.md").write_text(_card(run, at, workdir, name))
-        folders.append(folder)
+        export_adapter(written, adapter, exported, base_name(run), basis=basis)
+        (written / "README.md").write_text(_card(run, at, workdir, name))
+        folders.append(written)
     return folders
 
 
@@ -153,7 +170,7 @@ def evaluate_file(config, workdir: pathlib.Path, adapter: str, file: str) -> str
     else:
         found = best(workdir)
         model_config, loaded = found.config, found.adapter
-        if found.alone:
+        if not found.shared:
             raise ValueError(f"{workdir}: its clients trained alone; name one of its exported adapters with --adapter")
     policy = policy._replace(model=Transformer(model_config))
     examiner, questions = examination(plain, policy, file)
@@ -201,18 +218,19 @@ def best_state(run: Run, workdir: pathlib.Path) -> RunState:
 
 def last_state(run: Run, workdir: pathlib.Path) -> RunState:
     """The newest state of the run in `workdir`. Raises if `run` is another one."""
-    newest = _newest(workdir)
+    last = newest(workdir)
     earlier.agree(run.settings, run.policy.digest, workdir, "eval")
     before, ours = earlier.described(workdir), manifest.describe(run)
+    given.agree(before.get("given", {}), ours["given"], workdir, ("aggregator", "questions"))
     same_data = all(ours["config"][name] == before["config"].get(name) for name in ours["config"] if name.startswith("data."))
     if same_data and before.get("asked_sha256", ours["asked_sha256"]) != ours["asked_sha256"]:
         raise ValueError(
             f"{workdir}: the validation and test questions: the files hold others than before; put the old ones back"
         )
-    return state.load(newest, run)[0]
+    return state.load(last, run)[0]
 
 
-def _newest(workdir: pathlib.Path) -> checkpoint.Checkpoint:
+def newest(workdir: pathlib.Path) -> checkpoint.Checkpoint:
     found = checkpoint.newest(workdir / "checkpoints", print)
     if found is None:
         raise ValueError(f"{workdir}: no checkpoint in it; give the --workdir of a run, or train one first")

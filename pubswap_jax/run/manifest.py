@@ -17,7 +17,7 @@ from pubswap_jax.algorithm import drift
 from pubswap_jax.devices import hosts
 from pubswap_jax.fields import FIELDS, FREE, default_config
 from pubswap_jax.questions.partition import counts
-from pubswap_jax.run import checkpoint, reward
+from pubswap_jax.run import checkpoint, given, reward
 from pubswap_jax.run.assembly import Run
 from pubswap_jax.run.earlier import RUN, as_now, described
 
@@ -57,6 +57,7 @@ def agree(workdir: pathlib.Path, run: Run, fork: bool) -> dict:
             f"be compared; name another --workdir"
         )
     if not fork:
+        given.agree(theirs.get("given", {}), ours["given"], workdir)
         reward.agree(theirs.get("rewards", []), ours["rewards"], workdir)
         changed = settings.differences(*(_binding(d["config"]) for d in (ours, theirs)))
         if ours["base_sha256"] != theirs["base_sha256"]:
@@ -105,6 +106,7 @@ def describe(run: Run) -> dict:
             "test": [problem.topic for problem in run.data.test.problems],
         },
         "rewards": reward.described(run.own.functions, run.own.weights) if run.own else [],
+        "given": run.given.described(),
         "modules": drift.modules(run.policy.adapter),
         "notes": run.notes,
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",

@@ -24,6 +24,7 @@ from pubswap_jax.field_table import CORRECTIONS, PLAIN_DESCENT
 from pubswap_jax.policy.logps import response_logps
 from pubswap_jax.questions import schedule
 from pubswap_jax.questions.schedule import Schedule
+from pubswap_jax.run.given import NOTHING, Given
 from pubswap_jax.types import Aggregator, Correction, Event, Federation, Hparams, Program, Timeline, compiled
 
 
@@ -56,14 +57,21 @@ def make_routing(config) -> Routing:
     return Routing(build, route.questions == "own", route.most, route.sharpness, route.cost)
 
 
-def make_federation(config, model, program: Program = compiled) -> Federation:
+def make_federation(config, model, program: Program = compiled, given: Given = NOTHING) -> Federation:
     """The way of federating that the config names. No other file asks which one it is."""
-    return settings.chosen(config, "federation.method")(config, model, program)
+    make = settings.chosen(config, "federation.method")
+    if given.planner is None and given.aggregator is None:
+        return make(config, model, program)
+    if make is not pubswap_of:
+        raise ValueError(
+            f"federation.method={config.federation.method}: it takes no planner= and no aggregator=; leave them out"
+        )
+    return pubswap_of(config, model, program, given)
 
 
-def pubswap_of(config, model, program: Program = compiled) -> Federation:
+def pubswap_of(config, model, program: Program = compiled, given: Given = NOTHING) -> Federation:
     """`federation.method=pubswap`: LoRA averaging with swaps, and its ablations."""
-    return _pubswap(config, model, program)
+    return _pubswap(config, model, program, given)
 
 
 def fedbuff_of(config, model, program: Program = compiled) -> Federation:
@@ -71,7 +79,7 @@ def fedbuff_of(config, model, program: Program = compiled) -> Federation:
     return _pubswap(config, model, program, lockstep=False)
 
 
-def _pubswap(config, model, program: Program, lockstep: bool = True) -> Federation:
+def _pubswap(config, model, program: Program, given: Given = NOTHING, lockstep: bool = True) -> Federation:
     training, federation = config.training, config.federation
     one_cpu = jax.default_backend() == "cpu" and config.mesh.client * config.mesh.data * config.mesh.model == 1
     loss = settings.chosen(config, "training.loss")
@@ -80,9 +88,9 @@ def _pubswap(config, model, program: Program, lockstep: bool = True) -> Federati
         make_optimizer(config),
         num_clients=federation.num_clients,
         group=training.group,
-        planner=settings.chosen(config, "federation.swap"),
+        planner=given.planner or settings.chosen(config, "federation.swap"),
         loss=partial(loss, dual_clip=True) if training.dual_clip else loss,
-        aggregator=make_aggregator(config) if federation.average else alone(),
+        aggregator=given.aggregator or (make_aggregator(config) if federation.average else alone()),
         moments=federation.moments,
         microbatch=training.microbatch or None,
         clients_at_once=1 if one_cpu else None,

@@ -81,10 +81,14 @@ def beside_warmup(config, model_config: ModelConfig, adapter: PyTree, basis: PyT
 
 def base_folder(config) -> pathlib.Path:
     """The base model's folder; an embedded model if the config names none."""
-    if not config.model.path:
+    path, revision = config.model.path, config.model.revision
+    if revision and (not path or pathlib.Path(path).expanduser().is_dir()):
+        what = f"the folder {path}" if path else "the embedded model"
+        raise ValueError(f"config.model.revision={revision}: no effect on {what}; it belongs to a name on the hub")
+    if not path:
         preset, _ = HOMEWORK.get(config.data.name, ("easy", "math"))
         return embedded.tiny_path(preset)
-    return hf_folder.find_folder(config.model.path)
+    return hf_folder.find_folder(path, revision or None)
 
 
 def check_context(config, model_config: ModelConfig) -> None:

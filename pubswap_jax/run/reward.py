@@ -18,7 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pubswap_jax.questions import generators
 from pubswap_jax.questions.sources import last_box
+from pubswap_jax.run import fingerprint
 from pubswap_jax.settings import nearest
 
 SLOW = 10.0  # seconds after which a call that still runs is named
@@ -70,7 +72,7 @@ def length(completion_ids: Sequence[Sequence[int]]) -> list[float]:
     return [-len(ids) / 1000 for ids in completion_ids]
 
 
-BUILT_IN = {"verifier": verifier, "format": form, "length": length}
+BUILT_IN = {"verifier": verifier, "format": form, "length": length, "reasoning_gym": generators.rewards}
 
 
 # --- loading ------------------------------------------------------------------------------------------------------------
@@ -78,19 +80,14 @@ BUILT_IN = {"verifier": verifier, "format": form, "length": length}
 
 def load(functions: str, weights: str = "") -> tuple[list[Reward], list[float]]:
     """'rewards.py:close,verifier' and '0.2,1.0' -> the functions and their weights. Without weights, each weight is 1."""
-    return weighted([_loaded(word.strip()) for word in functions.split(",")], weights)
+    return weighted([named(word.strip()) for word in functions.split(",")], weights)
 
 
 def given(function: Callable) -> Reward:
     """A reward function passed in Python."""
     if not callable(function):
         raise ValueError(f"reward: a function expected, got {function!r}")
-    name = getattr(function, "__name__", type(function).__name__)
-    try:
-        source = inspect.getsource(function)
-    except (OSError, TypeError):  # a callable object, or a function typed into an interpreter
-        source = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', name)}"
-    return Reward(name, function, hashlib.sha256(source.encode()).hexdigest())
+    return Reward(fingerprint.name_of(function), function, fingerprint.of_function(function))
 
 
 def weighted(rewards: Sequence[Reward], weights: str) -> tuple[list[Reward], list[float]]:
@@ -119,7 +116,8 @@ def _number(word: str) -> float:
         raise ValueError(f"reward.weights: {word.strip()!r} is no number; write reward.weights=0.2,1.0") from None
 
 
-def _loaded(word: str) -> Reward:
+def named(word: str) -> Reward:
+    """The function of a name such as verifier or rewards.py:close."""
     path, colon, name = word.rpartition(":")
     if not colon:
         if word in BUILT_IN:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from pubswap_jax.questions import generators
 from pubswap_jax.questions.problem import Problem
 from pubswap_jax.questions.tokens import Tokenizer, content
 from pubswap_jax.run import reward
@@ -34,8 +35,15 @@ class Own(NamedTuple):
         return self.correct_at is None or any(one.name == "verifier" and not one.sha256 for one in self.functions)
 
 
-def make_own(functions: str, weights: str, correct_at: str, form: str = "auto", given: Sequence[Reward] = ()) -> Own | None:
-    """The own rewards that the config's section `reward` names, or those `given` in Python; None: there are none."""
+def make_own(
+    functions: str, weights: str, correct_at: str, form: str = "auto", given: Sequence[Reward] = (), questions: str = ""
+) -> Own | None:
+    """The own rewards that the config's section `reward` names, or those `given` in Python; None: there are none.
+
+    Without either, the `questions` of reasoning_gym (data.name) are judged by their own verifiers.
+    """
+    if questions.startswith(generators.PREFIX) and not functions and not given:
+        functions, correct_at = generators.COLUMN, "1.0" if correct_at == VERIFIER else correct_at
     if functions and given:
         raise ValueError(f"reward.functions={functions}: no effect beside reward=; leave one of the two out")
     if not functions and not given:

@@ -4,7 +4,7 @@ import pytest
 
 from pubswap_jax.questions import hub as hub_module
 from pubswap_jax.questions.hub import HUB, hub
-from pubswap_jax.questions.sources import FINAL, last_box
+from pubswap_jax.questions.sources import FINAL, Fields, last_box
 
 ROWS = {
     "math": {"problem": "1 + 1?", "solution": r"So \boxed{2}.", "type": "Algebra", "level": "Level 1"},
@@ -97,3 +97,31 @@ def test_names_and_splits():
         hub("math500", "train")
     assert all(entry.licence and entry.fields.final in FINAL for entry in HUB.values())
     assert FINAL[hub_module.HUB["math"].fields.final] is last_box
+
+
+def test_a_set_that_no_table_names(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    entry = hub_module.HubSet("me/mine", ("easy", "hard"), {"train": "train", "test": "dev"}, Fields(), "")
+    mirror(tmp_path, entry, {"problem": "1 + 1?", "solution": r"So \boxed{2}.", "level": "7"})
+    monkeypatch.chdir(tmp_path)
+    fields = Fields("problem", "solution", final="box")
+    (problem,) = hub("hf:me/mine/easy@main", "train", fields)
+    assert (problem.id, problem.answer, problem.columns["solution"]) == ("me/mine/train/0", "2", r"So \boxed{2}.")
+    assert hub("hf:me/mine/hard@v1.0:dev", "train", fields)[0].id == "me/mine/dev/0"
+    with pytest.raises(FileNotFoundError, match=r"me/mine \(easy, test\) is neither in the cache .*(split|Split|test)"):
+        hub("hf:me/mine/easy@main", "test", fields)
+    with pytest.raises(ValueError, match="me/mine:train:0: no column 'question' for data.fields.prompt"):
+        hub("hf:me/mine/easy@main")
+
+
+@pytest.mark.parametrize("text", ["hf:me/mine", "hf:mine@main", "hf:me/mine@", "hf:a/b/c/d@main", "hf:me/mine:train@main"])
+def test_a_name_without_a_revision_is_refused(text):
+    with pytest.raises(ValueError, match=f"{text}: write hf:OWNER/NAME@REVISION"):
+        hub(text)
+
+
+def test_names_of_sets_are_told_from_files():
+    assert all(map(hub_module.is_name, ("math", "math+gsm8k", "hf:me/mine@main", "reasoning_gym:chain_sum")))
+    assert not any(map(hub_module.is_name, ("math.jsonl", "data/*.jsonl", "maths")))

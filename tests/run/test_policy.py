@@ -23,6 +23,20 @@ def test_model_and_adapter_are_the_configs():
         assert np.array_equal(one, other)
 
 
+def test_the_revision_belongs_to_a_name_on_the_hub(tmp_path, monkeypatch):
+    config = config_of(finished()[0], model__revision="abc123")
+    with pytest.raises(ValueError, match="config.model.revision=abc123: no effect on the folder .*base; it belongs to a name"):
+        policy.base_folder(config)
+    config.model.path = ""
+    with pytest.raises(ValueError, match="config.model.revision=abc123: no effect on the embedded model"):
+        policy.base_folder(config)
+    monkeypatch.setattr(policy.hf_folder, "find_folder", lambda path, revision: (path, revision))
+    config.model.path = "Qwen/Qwen3-1.7B"
+    assert policy.base_folder(config) == ("Qwen/Qwen3-1.7B", "abc123")
+    config.model.revision = ""
+    assert policy.base_folder(config) == ("Qwen/Qwen3-1.7B", None)
+
+
 @pytest.mark.parametrize("names, targets", [("attention", LINEAR_LAYERS[:4]), ("q_proj, down_proj", ("q_proj", "down_proj"))])
 def test_targets_by_name(names, targets):
     run, _ = finished()

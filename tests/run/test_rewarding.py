@@ -90,6 +90,14 @@ def test_the_tally_adds_parts_of_the_clients():
     assert seconds == {"close": 3.0} and tally.take() == ({}, {})
 
 
+def test_questions_of_reasoning_gym_are_judged_by_their_own_verifiers():
+    own = make_own("", "", "verifier", questions="reasoning_gym:chain_sum")
+    assert [one.name for one in own.functions] == ["reasoning_gym"] and own.correct_at == 1.0 and not own.verified
+    assert make_own("", "", "0.5", questions="reasoning_gym:chain_sum").correct_at == 0.5
+    assert make_own("format", "", "verifier", questions="reasoning_gym:chain_sum").functions[0].name == "format"
+    assert make_own("", "", "verifier", questions="math") is None
+
+
 def test_the_verifier_must_read_answers_only_where_its_verdict_counts():
     assert make_own("", "", "verifier") is None
     assert make_own("format", "", "verifier").verified and make_own("format,verifier", "", "1.0").verified
