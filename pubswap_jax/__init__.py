@@ -38,7 +38,8 @@ _HOMES = {
     "verifier.score": "score",
     "weights.pretrained": "load_pretrained export_adapter load_adapter merge_adapter",
     "run.pass_at_k": "pass_at_k",
-    "loop": "train train_and_evaluate",
+    "loop": "train_and_evaluate",
+    "notebook": "train",
     "run.export": "best",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
