@@ -22,6 +22,7 @@ WORKDIR = "--workdir=FOLDER        folder of the run; by default a dated folder 
 RESUME = "--fork                  resume although the config has changed"
 QUESTIONS = "--questions=FILE        ask the questions of this file; by default the run's test questions"
 ADAPTER = "--adapter=FOLDER        PEFT adapter to evaluate; by default the adapter of the run's best round"
+MERGE = "--merge=DTYPE            merge the average into its base too, as a model folder in float32 or bfloat16"
 
 COMMANDS = {
     "train": Command("CONFIG", "train a config; the same command resumes an interrupted run", f"{WORKDIR}\n{RESUME}\n{FIELD}"),
@@ -31,7 +32,7 @@ COMMANDS = {
     "eval": Command(
         "RUN", "evaluate the adapter of a run's best round, or another adapter", f"{ADAPTER}\n{QUESTIONS}\n{FIELD}"
     ),
-    "export": Command("RUN", "write a run's adapters as PEFT folders", FIELD),
+    "export": Command("RUN", "write a run's adapters as PEFT folders", f"{MERGE}\n{FIELD}"),
     "report": Command("RUN", "write report.html of a run", ""),
     "doctor": Command("RUN", "say in one line each what looks wrong in a run, and which field to change", ""),
     "flexmerge": Command("RUN", "merge the clients' own adapters of a run block by block, at a size of your choice", FIELD),

@@ -7,6 +7,7 @@
                             all modes but train and plan read the run's folder with --workdir, and need no --config
 --adapter=FOLDER            eval: a PEFT adapter to evaluate; by default the adapter of the run's best round
 --questions=FILE            eval: ask these questions, one row each with question and answer, and not the run's test questions
+--merge=DTYPE               export: the best round's averaged adapter merged into its base too; float32 or bfloat16
 --fork                      train: resume although the config has changed
 --help[=SECTION]            print this text and all fields, or the fields of a section: model, data, federation, reward,
                             training, evaluation, checkpoint, log, merge, route, verifier or mesh
@@ -39,6 +40,7 @@ class Flags(NamedTuple):
     adapter: str
     fork: bool
     questions: str = ""
+    merge: str = ""
 
 
 class Parser(argparse.ArgumentParser):
@@ -86,21 +88,24 @@ def helped(section: str) -> str:
 def parse(arguments: Sequence[str]) -> Flags:
     """Parses the flags and checks what can be checked without loading a model or data."""
     parser = Parser(add_help=False, allow_abbrev=False)
-    for name in ("config", "workdir", "mode", "adapter", "questions"):
+    for name in ("config", "workdir", "mode", "adapter", "questions", "merge"):
         parser.add_argument(f"--{name}", default="train" if name == "mode" else "")
     parser.add_argument("--fork", action="store_true")
     known, others = parser.parse_known_args(list(arguments))
     overrides = [_field(flag) for flag in others]
     if known.mode not in MODES:
         raise ValueError(f"--mode={known.mode}{settings.nearest(known.mode, MODES)}")
-    for given, mode in (("fork", "train"), ("adapter", "eval"), ("questions", "eval")):
+    if known.merge not in ("", "float32", "bfloat16"):
+        raise ValueError(f"--merge={known.merge}: float32 or bfloat16 expected")
+    for given, mode in (("fork", "train"), ("adapter", "eval"), ("questions", "eval"), ("merge", "export")):
         if getattr(known, given) and known.mode != mode:
             raise ValueError(f"--{given} counts only with --mode={mode}; leave it out")
     workdir = pathlib.Path(known.workdir).expanduser()
     if known.workdir and workdir.exists() and not workdir.is_dir():
         raise ValueError(f"--workdir={workdir}: there is a file of this name; name a folder")
+    beside = known.questions, known.merge
     if known.mode in (*AFTER, *SHOWN) and known.workdir and not known.config:
-        return Flags(_of_run(workdir, known.mode, overrides), workdir, known.mode, known.adapter, False, known.questions)
+        return Flags(_of_run(workdir, known.mode, overrides), workdir, known.mode, known.adapter, False, *beside)
     if not known.config:
         alone = ", and so is --workdir=FOLDER of a run, which would do alone" if known.mode in (*AFTER, *SHOWN) else ""
         raise ValueError(f"--config=FILE[:PRESET] is missing{alone}; --config=math is the one to begin with")
@@ -108,7 +113,7 @@ def parse(arguments: Sequence[str]) -> Flags:
     if known.mode == "train":
         settings.check_packages(config)
     usual = dated(known.config, others, None if known.mode != "train" else config.federation.rounds)
-    return Flags(config, workdir if known.workdir else usual, known.mode, known.adapter, known.fork, known.questions)
+    return Flags(config, workdir if known.workdir else usual, known.mode, known.adapter, known.fork, *beside)
 
 
 def _of_run(workdir: pathlib.Path, mode: str, overrides: Sequence[tuple[str, str]]) -> Any:
@@ -137,7 +142,7 @@ def _field(flag: str) -> tuple[str, str]:
     """'--config.training.lr=1e-4' -> ('training.lr', '1e-4')."""
     name, equals, value = flag.partition("=")
     if not name.startswith("--config."):
-        flags = ["--config", "--workdir", "--mode", "--adapter", "--questions", "--fork", "--help"]
+        flags = ["--config", "--workdir", "--mode", "--adapter", "--questions", "--merge", "--fork", "--help"]
         field = settings.field_called(name.removeprefix("--").replace("-", "_"))
         close = [f"--config.{field}"] if field else difflib.get_close_matches(name, flags, n=1)
         raise ValueError(
@@ -194,7 +199,7 @@ def _run(flags: Flags) -> int:
     if flags.mode == "export":
         from pubswap_jax.run import export
 
-        for folder in export.export(flags.config, flags.workdir):
+        for folder in export.export(flags.config, flags.workdir, flags.merge):
             print(folder)
     if flags.mode == "eval":
         from pubswap_jax.run import export

@@ -4,6 +4,8 @@ import json
 import os
 import pathlib
 import signal
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -125,6 +127,21 @@ def test_a_mistake_is_one_line(mistake, tmp_path, monkeypatch):
     with pytest.raises(ValueError) as error:
         ps.train("math:tiny", tmp_path / "run", **arguments)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.notebook
+def test_the_notebook_with_a_reward_of_ones_own_runs_and_goes_on(tmp_path):
+    """As a script in a folder of its own; run again, it finds the finished run and prints the same figures."""
+    book = pathlib.Path(__file__).parent.parent / "docs" / "notebooks" / "own_reward.ipynb"
+    cells = [cell for cell in json.loads(book.read_text())["cells"] if cell["cell_type"] == "code"]
+    assert not any(cell["outputs"] for cell in cells)
+    (tmp_path / "cells.py").write_text("\n".join("".join(cell["source"]) for cell in cells))
+    command = [sys.executable, "cells.py"]
+    said = [subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout for _ in range(2)]
+    figures = [[line for line in one.splitlines() if line.startswith("validation pass@1: ")] for one in said]
+    assert figures[0] == figures[1] and len(figures[0]) == 1
+    assert float(figures[0][0].split()[4].rstrip(",")) > 0.8 and (tmp_path / "adapters" / "global").is_dir()
 
 
 @pytest.mark.slow

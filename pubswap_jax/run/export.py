@@ -9,6 +9,8 @@ import jax
 import numpy as np
 
 from pubswap_jax import settings
+from pubswap_jax._version import __version__
+from pubswap_jax.fields import default_config
 from pubswap_jax.policy.adapter import init_adapter, init_basis
 from pubswap_jax.policy.model import Transformer
 from pubswap_jax.run import checkpoint, earlier, evaluation, given, journal, manifest, state
@@ -20,7 +22,7 @@ from pubswap_jax.run.recorder import KS
 from pubswap_jax.run.state import RunState, place_of
 from pubswap_jax.types import ModelConfig, PyTree
 from pubswap_jax.weights.hf_config import read_config
-from pubswap_jax.weights.pretrained import export_adapter, load_adapter, param_shapes
+from pubswap_jax.weights.pretrained import export_adapter, load_adapter, merge_adapter, param_shapes
 
 CARD = """---
 base_model: {base}
@@ -38,7 +40,14 @@ the best one by the validation questions.
 |---|---|---|
 {cells}
 
-The figures are those of {tested} on the run's test questions; base SHA-256 {digest}.
+The figures are those of {tested} on the run's test questions{intervals}; base SHA-256 {digest}.
+
+Questions: {data}; {public} public ones and {private} private ones, split among the clients by `{partition}`. The fields of the
+run's config that differ from the defaults of pubswap_jax {version}:
+
+```
+{flags}
+```
 """
 
 
@@ -92,13 +101,14 @@ def best_of_run(run: Run, workdir: pathlib.Path) -> BestRound:
     return BestRound(*at.best, adapter, run.policy.config, run.policy.folder, run.settings, shared is not None)
 
 
-def export(config, workdir: pathlib.Path) -> list[pathlib.Path]:
+def export(config, workdir: pathlib.Path, merge: str = "") -> list[pathlib.Path]:
     """Writes PEFT folders to `workdir/export`: the average (`global`) and each participant's own. Returns the paths.
 
-    The adapters are relative to the model of `model.path`: the ranks of a warm-up adapter are part of them.
+    The adapters are relative to the model of `model.path`: the ranks of a warm-up adapter are part of them. `merge`: dtype of
+    a model folder `merged`, that model with the average merged into its weights; empty: none is written.
     """
     run = assemble(config)
-    return export_run(run, workdir, partial(beside_warmup, config))
+    return export_run(run, workdir, partial(beside_warmup, config), merge=merge)
 
 
 def export_run(
@@ -106,6 +116,7 @@ def export_run(
     workdir: pathlib.Path,
     beside: Callable = lambda *adapter: adapter,
     folder: pathlib.Path | None = None,
+    merge: str = "",
 ) -> list[pathlib.Path]:
     """`export` for an assembled run, to `folder` if it is given.
 
@@ -125,7 +136,21 @@ def export_run(
         export_adapter(written, adapter, exported, base_name(run), basis=basis)
         (written / "README.md").write_text(_card(run, at, workdir, name))
         folders.append(written)
-    return folders
+    return folders + ([_merged(run, at, workdir, folder or workdir / "export", merge, beside)] if merge else [])
+
+
+def _merged(run: Run, at: RunState, workdir: pathlib.Path, folder: pathlib.Path, dtype: str, beside: Callable) -> pathlib.Path:
+    """Writes the model folder `merged`, in place of an earlier one."""
+    shared, written = run.federation.shared(at.federation), folder / "merged"
+    if shared is None:
+        raise ValueError(f"--merge={dtype}: {workdir} has no averaged adapter; merge a client's with pubswap_jax.merge_adapter")
+    for file in written.glob("*"):
+        file.unlink()
+    exported, adapter, basis = beside(run.policy.config, shared, run.policy.base["basis"])
+    merge_adapter(written, run.policy.folder, adapter, exported, basis=basis, dtype=dtype)
+    card = _card(run, at, workdir, "global").replace("library_name: peft", "library_name: transformers")
+    (written / "README.md").write_text(card.replace("A LoRA adapter (", "The base model, merged with a LoRA adapter ("))
+    return written
 
 
 def base_name(run: Run) -> str:
@@ -245,6 +270,19 @@ def _with(config, changes: dict[str, object]):
     return changed
 
 
+def _intervals(tested: list[dict], models: tuple) -> str:
+    """' (95 % intervals: base 0.2 to 0.3, best 0.8 to 0.9)'; empty where a model was not tested."""
+    found = {(row["round"], row["model"]): row["figures"] for row in tested}
+    ends = [f"{found[one]['pass@1_low']:.3f} to {found[one]['pass@1_high']:.3f}" for one in models if one in found]
+    return f" (95 % intervals over questions: base {ends[0]}, best {ends[1]})" if len(ends) == 2 else ""
+
+
+def _flags(known: dict) -> list[str]:
+    """The settings that differ from the defaults, as flags of the command."""
+    usual = settings.flatten(default_config())
+    return [f"--config.{name}={value}" for name, value in known.items() if name in usual and value != usual[name]]
+
+
 def _card(run: Run, at: RunState, workdir: pathlib.Path, name: str) -> str:
     known, shared = run.settings, run.federation.shared(at.federation) is not None
     model, round = "global" if shared else name.replace("_", " "), place_of(run, at.number)[0]
@@ -265,4 +303,11 @@ def _card(run: Run, at: RunState, workdir: pathlib.Path, name: str) -> str:
         rounds=run.rounds,
         cells="\n".join(cells),
         digest=run.policy.digest,
+        intervals=_intervals(tested, ((0, "global"), (round, model))),
+        data=run.given.described().get("questions", {}).get("name") or known["data.path"] or known["data.name"],
+        public=len(run.data.split.public),
+        private=sum(map(len, run.data.split.clients)),
+        partition=known["data.partition"],
+        version=__version__,
+        flags="\n".join(_flags(known)),
     )

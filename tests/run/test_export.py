@@ -41,7 +41,24 @@ def test_the_exported_adapter_gives_the_runs_own_figure(trained, assembled_once)
     assert text == export.evaluate_adapter(config_of(run), workdir, "")
     card = (folders[1] / "README.md").read_text()
     assert "client 0's own adapter" in card and "rank 2" in card and "| nought |" in card
+    assert "by `dirichlet`" in card and "--config.federation.num_clients=3" in card and "questions.jsonl" in card
+    assert "95 % intervals over questions: base 0." in (folders[0] / "README.md").read_text()
     assert export.export(config_of(run), workdir) == folders, "a second export takes the place of the first"
+
+
+def test_the_merged_model_is_the_base_with_the_adapter(trained, assembled_once):
+    run, workdir = trained
+    *_, merged = export.export(config_of(run), workdir, "float32")
+    assert merged == workdir / "export" / "merged" and export.export(config_of(run), workdir, "float32")[-1] == merged
+    config, base = ps.load_pretrained(merged)
+    adapter, batch = export.best_of_run(run, workdir).adapter, run.data.test.prompts
+    prompts = jax.tree.map(lambda x: x[:2], batch)
+    tokens = np.full((2, 1, 3), 4, np.int32)
+    plain = ps.response_logps(Transformer(config), base, None, prompts, tokens)
+    adapted = ps.response_logps(run.policy.model, run.policy.base, adapter, prompts, tokens)
+    np.testing.assert_allclose(plain, adapted, atol=1e-5)
+    card = (merged / "README.md").read_text()
+    assert "library_name: transformers" in card and "The base model, merged with a LoRA adapter (rank 2" in card
 
 
 def test_an_exported_adapter_is_evaluated_on_its_own_base_alone(trained, assembled_once, tmp_path, monkeypatch):
