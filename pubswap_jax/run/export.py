@@ -9,12 +9,11 @@ import jax
 import numpy as np
 
 from pubswap_jax import settings
-from pubswap_jax._version import __version__
-from pubswap_jax.fields import default_config
 from pubswap_jax.policy.adapter import init_adapter, init_basis
 from pubswap_jax.policy.model import Transformer
-from pubswap_jax.run import checkpoint, earlier, evaluation, given, journal, manifest, state
+from pubswap_jax.run import checkpoint, earlier, evaluation, given, manifest, state
 from pubswap_jax.run.assembly import Run, assemble, examination
+from pubswap_jax.run.card import base_name, card_of
 from pubswap_jax.run.methods import make_federation
 from pubswap_jax.run.pass_at_k import Evaluation, by_topic, evaluate, pass_at_k, summary
 from pubswap_jax.run.policy import BASIS_STREAM, adapt, base_folder, beside_warmup, digest_of, load_policy, make_tokenizer
@@ -23,32 +22,6 @@ from pubswap_jax.run.state import RunState, place_of
 from pubswap_jax.types import ModelConfig, PyTree
 from pubswap_jax.weights.hf_config import read_config
 from pubswap_jax.weights.pretrained import export_adapter, load_adapter, merge_adapter, param_shapes
-
-CARD = """---
-base_model: {base}
-library_name: peft
-tags: [lora, grpo, federated]
----
-
-# {name}
-
-A LoRA adapter (rank {rank}, alpha {alpha:g}) trained by pubswap_jax, federated reinforcement learning with verifiable rewards:
-{clients} clients, {steps} steps between two averagings, swap `{swap}`. This is {whose} after round {round} of {rounds},
-the best one by the validation questions.
-
-| pass@1 | base | this run's best |
-|---|---|---|
-{cells}
-
-The figures are those of {tested} on the run's test questions{intervals}; base SHA-256 {digest}.
-
-Questions: {data}; {public} public ones and {private} private ones, split among the clients by `{partition}`. The fields of the
-run's config that differ from the defaults of pubswap_jax {version}:
-
-```
-{flags}
-```
-"""
 
 
 class BestRound(NamedTuple):
@@ -134,7 +107,7 @@ def export_run(
             file.unlink()
         exported, adapter, basis = beside(run.policy.config, adapter, run.policy.base["basis"])
         export_adapter(written, adapter, exported, base_name(run), basis=basis)
-        (written / "README.md").write_text(_card(run, at, workdir, name))
+        (written / "README.md").write_text(card_of(run, at, workdir, name))
         folders.append(written)
     return folders + ([_merged(run, at, workdir, folder or workdir / "export", merge, beside)] if merge else [])
 
@@ -148,14 +121,9 @@ def _merged(run: Run, at: RunState, workdir: pathlib.Path, folder: pathlib.Path,
         file.unlink()
     exported, adapter, basis = beside(run.policy.config, shared, run.policy.base["basis"])
     merge_adapter(written, run.policy.folder, adapter, exported, basis=basis, dtype=dtype)
-    card = _card(run, at, workdir, "global").replace("library_name: peft", "library_name: transformers")
+    card = card_of(run, at, workdir, "global").replace("library_name: peft", "library_name: transformers")
     (written / "README.md").write_text(card.replace("A LoRA adapter (", "The base model, merged with a LoRA adapter ("))
     return written
-
-
-def base_name(run: Run) -> str:
-    """The base model's name in an exported folder."""
-    return str(run.settings["model.path"] or f"pubswap_jax/{run.policy.folder.name}")
 
 
 def with_own(run: Run, at: RunState) -> list[int]:
@@ -268,46 +236,3 @@ def _with(config, changes: dict[str, object]):
         settings.override(changed, name, str(value))
     settings.check(changed, trained=True)
     return changed
-
-
-def _intervals(tested: list[dict], models: tuple) -> str:
-    """' (95 % intervals: base 0.2 to 0.3, best 0.8 to 0.9)'; empty where a model was not tested."""
-    found = {(row["round"], row["model"]): row["figures"] for row in tested}
-    ends = [f"{found[one]['pass@1_low']:.3f} to {found[one]['pass@1_high']:.3f}" for one in models if one in found]
-    return f" (95 % intervals over questions: base {ends[0]}, best {ends[1]})" if len(ends) == 2 else ""
-
-
-def _flags(known: dict) -> list[str]:
-    """The settings that differ from the defaults, as flags of the command."""
-    usual = settings.flatten(default_config())
-    return [f"--config.{name}={value}" for name, value in known.items() if name in usual and value != usual[name]]
-
-
-def _card(run: Run, at: RunState, workdir: pathlib.Path, name: str) -> str:
-    known, shared = run.settings, run.federation.shared(at.federation) is not None
-    model, round = "global" if shared else name.replace("_", " "), place_of(run, at.number)[0]
-    tested = [row for row in journal.read(workdir, "evaluations") if row["split"] == "test"]
-    figures = {(row["round"], row["model"]): row["by_topic"] | {"all": row["figures"]["pass@1"]} for row in tested}
-    base, best = figures.get((0, "global"), {}), figures.get((round, model), {})
-    cells = [f"| {topic} | {base[topic]:.3f} | {best[topic]:.3f} |" for topic in base if topic in best]
-    return CARD.format(
-        base=base_name(run),
-        name=f"{workdir.name}, {name}",
-        **dict(run.policy.config.adapter.settings),
-        clients=known["federation.num_clients"],
-        steps=known["federation.steps"],
-        swap=known["federation.swap"],
-        whose="the averaged adapter" if name == "global" else f"{name.replace('_', ' ')}'s own adapter, before averaging",
-        tested="the averaged model" if shared else "this client's model",
-        round=round,
-        rounds=run.rounds,
-        cells="\n".join(cells),
-        digest=run.policy.digest,
-        intervals=_intervals(tested, ((0, "global"), (round, model))),
-        data=run.given.described().get("questions", {}).get("name") or known["data.path"] or known["data.name"],
-        public=len(run.data.split.public),
-        private=sum(map(len, run.data.split.clients)),
-        partition=known["data.partition"],
-        version=__version__,
-        flags="\n".join(_flags(known)),
-    )

@@ -1,0 +1,85 @@
+"""The model card of an exported adapter: data, partition, figures with intervals, and the fields of the run."""
+
+import pathlib
+
+from pubswap_jax import settings
+from pubswap_jax._version import __version__
+from pubswap_jax.fields import default_config
+from pubswap_jax.run import journal
+from pubswap_jax.run.assembly import Run
+from pubswap_jax.run.state import RunState, place_of
+
+CARD = """---
+base_model: {base}
+library_name: peft
+tags: [lora, grpo, federated]
+---
+
+# {name}
+
+A LoRA adapter (rank {rank}, alpha {alpha:g}) trained by pubswap_jax, federated reinforcement learning with verifiable rewards:
+{clients} clients, {steps} steps between two averagings, swap `{swap}`. This is {whose} after round {round} of {rounds},
+the best one by the validation questions.
+
+| pass@1 | base | this run's best |
+|---|---|---|
+{cells}
+
+The figures are those of {tested} on the run's test questions{intervals}; base SHA-256 {digest}.
+
+Questions: {data}; {public} public ones and {private} private ones, split among the clients by `{partition}`. The fields of the
+run's config that differ from the defaults of pubswap_jax {version}:
+
+```
+{flags}
+```
+"""
+
+
+def base_name(run: Run) -> str:
+    """The base model as the config names it."""
+    return str(run.settings["model.path"] or f"pubswap_jax/{run.policy.folder.name}")
+
+
+def _intervals(tested: list[dict], models: tuple) -> str:
+    """' (95 % intervals: base 0.2 to 0.3, best 0.8 to 0.9)'; empty where a model was not tested."""
+    found = {(row["round"], row["model"]): row["figures"] for row in tested}
+    ends = [f"{found[one]['pass@1_low']:.3f} to {found[one]['pass@1_high']:.3f}" for one in models if one in found]
+    return f" (95 % intervals over questions: base {ends[0]}, best {ends[1]})" if len(ends) == 2 else ""
+
+
+def _flags(known: dict) -> list[str]:
+    """The settings that differ from the defaults, as flags of the command."""
+    usual = settings.flatten(default_config())
+    return [f"--config.{name}={value}" for name, value in known.items() if name in usual and value != usual[name]]
+
+
+def card_of(run: Run, at: RunState, workdir: pathlib.Path, name: str) -> str:
+    """The model card of the adapter `name`, in Markdown."""
+    known, shared = run.settings, run.federation.shared(at.federation) is not None
+    model, round = "global" if shared else name.replace("_", " "), place_of(run, at.number)[0]
+    tested = [row for row in journal.read(workdir, "evaluations") if row["split"] == "test"]
+    figures = {(row["round"], row["model"]): row["by_topic"] | {"all": row["figures"]["pass@1"]} for row in tested}
+    base, best = figures.get((0, "global"), {}), figures.get((round, model), {})
+    cells = [f"| {topic} | {base[topic]:.3f} | {best[topic]:.3f} |" for topic in base if topic in best]
+    return CARD.format(
+        base=base_name(run),
+        name=f"{workdir.name}, {name}",
+        **dict(run.policy.config.adapter.settings),
+        clients=known["federation.num_clients"],
+        steps=known["federation.steps"],
+        swap=known["federation.swap"],
+        whose="the averaged adapter" if name == "global" else f"{name.replace('_', ' ')}'s own adapter, before averaging",
+        tested="the averaged model" if shared else "this client's model",
+        round=round,
+        rounds=run.rounds,
+        cells="\n".join(cells),
+        intervals=_intervals(tested, ((0, "global"), (round, model))),
+        data=run.given.described().get("questions", {}).get("name") or known["data.path"] or known["data.name"],
+        public=len(run.data.split.public),
+        private=sum(map(len, run.data.split.clients)),
+        partition=known["data.partition"],
+        version=__version__,
+        flags="\n".join(_flags(known)),
+        digest=run.policy.digest,
+    )
