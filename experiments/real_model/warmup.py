@@ -2,7 +2,7 @@
 
     python -m experiments.real_model.warmup --model FOLDER --n 80 --out experiments/real_model/warmup
 
-One pass over the questions, 8 a step. The adapter is written as a PEFT folder in bfloat16. With --measure N, the
+8 questions a step, in one pass by default. The adapter is written as a PEFT folder in bfloat16. With --measure N, the
 model is asked N training questions afterwards: accuracy, pass@8, share of flat groups, length. `--mode=probe` asks the base.
 """
 
@@ -49,8 +49,8 @@ def targets(rows: list[dict], tokenizer) -> tuple[np.ndarray, np.ndarray]:
     return tokens, np.arange(longest) < np.array([len(line) for line in ids])[:, None]
 
 
-def trained(policy, rows: list[dict], lr: float, rank: int, seed: int):
-    """The adapter after one pass over the rows, and its config."""
+def trained(policy, rows: list[dict], lr: float, rank: int, seed: int, epochs: int):
+    """The adapter after some passes over the rows, and its config."""
     config = policy.config.replace(adapter=lora(rank, 2.0 * rank), lora_targets=LINEAR_LAYERS)
     model = Transformer(config)
     adapter = jax.jit(lambda key: init_adapter(key, model, jax.eval_shape(lambda: policy.base)))(jax.random.key(seed))
@@ -70,7 +70,8 @@ def trained(policy, rows: list[dict], lr: float, rank: int, seed: int):
         change, state = tx.update(gradient, state, adapter)
         return optax.apply_updates(adapter, change), state, value
 
-    order = np.random.Generator(np.random.Philox(seed)).permutation(len(rows))
+    rng = np.random.Generator(np.random.Philox(seed))
+    order = np.concatenate([rng.permutation(len(rows)) for _ in range(epochs)])
     for start in range(0, len(order) - len(order) % BATCH, BATCH):
         some, begun = order[start : start + BATCH], time.perf_counter()
         part = jax.tree.map(lambda x, some=some: x[some], prompts)
@@ -94,6 +95,7 @@ def main():
     parser.add_argument("--n", type=int, default=80)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--rank", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=1, help="passes over the questions")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", type=pathlib.Path, nargs="+", default=[HERE / "data" / "svamp_warmup.jsonl"])
     parser.add_argument("--measure", type=int, default=0, help="questions that are asked afterwards")
@@ -105,7 +107,7 @@ def main():
     rows = [json.loads(line) for file in a.data for line in file.read_text().splitlines()][: a.n]
     if len(rows) < a.n:
         raise SystemExit(f"{len(rows)} questions, {a.n} wanted")
-    warm, adapter = trained(run.policy, rows, a.lr, a.rank, a.seed)
+    warm, adapter = trained(run.policy, rows, a.lr, a.rank, a.seed, a.epochs)
     export_adapter(a.out, adapter, warm, "HuggingFaceTB/SmolLM2-135M-Instruct")
     in_bfloat16(a.out)
     print(f"{a.out}: {sum(file.stat().st_size for file in a.out.iterdir()):,} bytes", flush=True)

@@ -72,7 +72,7 @@ def needed(config, model_config: ModelConfig) -> dict[str, int]:
     watched = config.log.distortion != "off" and config.federation.swap_period and config.federation.swap != "no_swap"
     gradients = 2 * config.training.group * bytes_of(server.adapter) if watched else 0
     # On the host the program itself counts, too: Python, JAX, and the compiler with what it made, measured after compiling.
-    own = (system.peakbytes_of() or 0) if jax.default_backend() == "cpu" else 0
+    own = (system.peak_bytes() or 0) if jax.default_backend() == "cpu" else 0
     held = waiting + max(_total(rollout), _total(update)) - elsewhere
     examined = adapters + moments + _total(examine) - elsewhere
     return {
