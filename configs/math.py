@@ -6,8 +6,6 @@ python -m pubswap_jax.main --config=configs/math.py:qwen2.5-0.5b       # not yet
 python -m pubswap_jax.main --config=configs/math.py:qwen3-1.7b         # not yet run
 """
 
-import pathlib
-
 from pubswap_jax.settings import beside
 
 common = beside(__file__, "common.py")
@@ -67,16 +65,16 @@ def qwen3(config):
 
 # --- small real models ----------------------------------------------------------------------------------------------------
 
-STUDY = pathlib.Path(__file__).resolve().parent.parent / "experiments" / "real_model"
+STUDY = "experiments/real_model"  # of a clone, from whose root the command is given
 
 
 def smollm2(config):
-    """SmolLM2-135M-Instruct on SVAMP, one operation a client, after a warm-up on 80 questions. Needs a clone: see STUDY."""
+    """SmolLM2-135M-Instruct on SVAMP, one operation a client, after a warm-up on 80 questions. Run it in a clone's root."""
     common.small_real(config)
-    config.model.warmup = str(STUDY / "warmup")
+    config.model.warmup = f"{STUDY}/warmup"
     config.model.instruction = "Answer with a calculation."
-    config.data.path = str(STUDY / "data" / "svamp_train.jsonl")
-    config.data.test_path = str(STUDY / "data" / "svamp_test.jsonl")
+    config.data.path = f"{STUDY}/data/svamp_train.jsonl"
+    config.data.test_path = f"{STUDY}/data/svamp_test.jsonl"
     config.data.partition = "by_topic"
 
 

@@ -48,7 +48,7 @@ def test_every_cell_is_a_command_with_known_fields(tmp_path, stage, count):
         config = parsed.config
         assert config.federation.rounds * config.federation.steps == study.STEPS and config.seed == cell.seed
         asked = config.federation.num_clients * config.training.prompts
-        assert asked == 16 and config.model.warmup == str(HERE / "warmup")
+        assert asked == 16 and config.model.warmup == "experiments/real_model/warmup"
 
 
 def test_what_is_done_is_not_run_again(tmp_path):

