@@ -1,6 +1,7 @@
 """Log-probs of given responses: one packed forward pass, then logits for a chunk of tokens at a time."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -61,8 +62,16 @@ def response_logps(
     The prompt is encoded once for its G responses. The positions of each response start at the prompt's real length.
     `adapter=None` is the base.
     """
-    check_base(base)
     check_temperature(temperature)
+    states, unembed = response_states(model, base, adapter, prompts, tokens), unembedding(model, base)
+    chunk = chunk_size(model.config, tokens.shape)
+    logps, entropies = chunked_logps(unembed, states, tokens, temperature, chunk=chunk, entropy=entropy)
+    return (logps, entropies) if entropy else logps
+
+
+def response_states(model, base: PyTree, adapter: PyTree | None, prompts: Prompts, tokens: Array) -> Array:
+    """The hidden states that predict each of the tokens int32[B, G, R], [B, G, R, D]. `adapter=None` is the base's."""
+    check_base(base)
     batch, group, length = tokens.shape
     width = prompts.tokens.shape[-1]
     check_positions(model.config, ("the prompts' width", width), ("the responses' length", length))
@@ -76,11 +85,30 @@ def response_logps(
     # The shift by one: the prompt's last state predicts the first token of each of its responses.
     first = jnp.broadcast_to(hidden[:, None, width - 1 : width], (batch, group, 1, hidden.shape[-1]))
     own = hidden[:, width:].reshape(batch, group, length, -1)
-    states = jnp.concatenate([first, own[:, :, :-1]], axis=2)
-    unembed = functools.partial(model.apply, {"params": base["params"]}, method="unembed")
-    chunk = max(1, LOGITS_AT_ONCE // (model.config.vocab_size * batch * group))
-    logps, entropies = chunked_logps(unembed, states, tokens, temperature, chunk=min(chunk, length), entropy=entropy)
-    return (logps, entropies) if entropy else logps
+    return jnp.concatenate([first, own[:, :, :-1]], axis=2)
+
+
+def unembedding(model, base: PyTree) -> Callable[[Array], Array]:
+    """Hidden states [..., D] -> logits [..., V]."""
+    return functools.partial(model.apply, {"params": base["params"]}, method="unembed")
+
+
+def chunk_size(config: ModelConfig, shape: tuple[int, int, int], models: int = 1) -> int:
+    """The positions of responses [B, G, R] whose logits under so many models are in memory at once."""
+    batch, group, length = shape
+    return min(max(1, LOGITS_AT_ONCE // (models * config.vocab_size * batch * group)), length)
+
+
+def response_divergence(model, base: PyTree, teacher: Array, student: Array, *, temperature=1.0) -> Array:
+    """KL(teacher‖student) of the distributions of every token, from hidden states [B, G, R, D]. f32[B, G, R]."""
+    unembed = unembedding(model, base)
+
+    def one(of_teacher, of_student):
+        scaled = lambda states: (lambda z: z / jnp.asarray(temperature, z.dtype))(unembed(states))  # noqa: E731
+        ours, theirs = jax.nn.log_softmax(scaled(of_student)), jax.nn.log_softmax(scaled(of_teacher))
+        return jnp.sum(jnp.exp(theirs) * (theirs - ours), axis=-1)
+
+    return in_chunks(one, (teacher, student), chunk_size(model.config, student.shape[:3], models=2))
 
 
 def token_logps(unembed, states: Array, tokens: Array, temperature, *, entropy: bool) -> tuple[Array, Array | None]:
@@ -96,14 +124,18 @@ def token_logps(unembed, states: Array, tokens: Array, temperature, *, entropy: 
 
 def chunked_logps(unembed, states, tokens, temperature, *, chunk: int, entropy: bool):
     """`token_logps` of [B, G, R], `chunk` positions at a time, recomputed in the backward pass: [B, G, R, V] never exists."""
-    length = tokens.shape[-1]
+    return in_chunks(lambda h, t: token_logps(unembed, h, t, temperature, entropy=entropy), (states, tokens), chunk)
+
+
+def in_chunks(function: Callable, arrays: tuple[Array, ...], chunk: int) -> PyTree:
+    """function(*arrays) with arrays [B, G, R, ...] and results [B, G, R], `chunk` positions of R at a time."""
+    batch, group, length = arrays[0].shape[:3]
     padding = -length % chunk
-    states = jnp.pad(states, ((0, 0), (0, 0), (0, padding), (0, 0)))
-    tokens = jnp.pad(tokens, ((0, 0), (0, 0), (0, padding)))
 
     def chunks(x):
+        x = jnp.pad(x, ((0, 0), (0, 0), (0, padding), *[(0, 0)] * (x.ndim - 3)))
         return jnp.moveaxis(x.reshape(*x.shape[:2], -1, chunk, *x.shape[3:]), 2, 0)
 
-    one = jax.checkpoint(lambda h, t: token_logps(unembed, h, t, temperature, entropy=entropy), prevent_cse=False)
-    _, parts = jax.lax.scan(lambda _, xs: (None, one(*xs)), None, (chunks(states), chunks(tokens)))
-    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 2).reshape(*tokens.shape)[..., :length], parts)
+    one = jax.checkpoint(function, prevent_cse=False)
+    _, parts = jax.lax.scan(lambda _, xs: (None, one(*xs)), None, tuple(map(chunks, arrays)))
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 2).reshape(batch, group, -1)[..., :length], parts)
