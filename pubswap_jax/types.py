@@ -220,6 +220,8 @@ Loss = Callable[..., tuple[Array, dict[str, Array]]]
 Advantages = Callable[[Array], Array]  # rewards f32[B, G] -> f32[B, G]
 Normaliser = Callable[..., Array]  # (mask bool[B, G, R], counted bool[B] | None) -> the weight of every token f32[B, G, R]
 Judge = Callable[[Rollout, Batch], Verdict]  # stacked; the only crossing to the host in a step
+Rebase = Callable[..., PyTree]
+# ^ (adapter, uploads [C, ...], received [C, ...], staleness int32[C], waiting) -> uploads as the aggregation rule takes them
 Program = Callable[[str, Callable], Callable]  # (name, function) -> the compiled function; `compiled` is jax.jit
 
 
@@ -318,6 +320,7 @@ class Event(NamedTuple):
     number: int  # earlier events of its kind; a public step's number indexes the stream of public questions
     served: Any  # int[C], private steps behind each client, which index its stream of private questions
     time: float | None = None  # of the simulated clock; None: the timeline has none
+    staleness: Any = None  # int[C], server updates since the start of each client that uploads; None: all start together
 
 
 class Timeline(NamedTuple):
@@ -326,6 +329,8 @@ class Timeline(NamedTuple):
     event: Callable[[int], Event]
     length: int
     number: Callable[[int, int], int]  # (round, step) -> the index of that step's event
+    place: Callable[[int], tuple[int, int]]  # index -> (rounds done, how far the next one is), which name a checkpoint
+    resume: Callable[[int, int], int]  # a place -> the index of its next event
 
     def __call__(self, index: int) -> Event:
         return self.event(index)

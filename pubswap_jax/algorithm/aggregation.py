@@ -125,6 +125,19 @@ def moved(adapter: PyTree, change: PyTree) -> PyTree:
     return jax.tree.map(lambda x, d: (x + d).astype(x.dtype), adapter, change)
 
 
+def rebased(adapter: PyTree, uploads: PyTree, received: PyTree, staleness: Array, waiting: PyTree = ()) -> PyTree:
+    """What clients changed since their start, on the present adapter. A `types.Rebase`. [C, ...].
+
+    The upload itself where the staleness is 0, for x + (y − x) is not y to the bit; else adapter + (upload − received).
+    """
+
+    def rebase(x, upload, start):
+        stale = (at_least_f32(x)[None] + (at_least_f32(upload) - at_least_f32(start))).astype(upload.dtype)
+        return jnp.where(per_client(staleness == 0, upload), upload, stale)
+
+    return jax.tree.map(rebase, adapter, uploads, received)
+
+
 def squared_norms(trees: PyTree) -> Array:
     """The squared norm of each client's tree. [C, ...] -> f32[C]."""
     squares = [jnp.sum(jnp.square(at_least_f32(x)), axis=tuple(range(1, x.ndim))) for x in jax.tree.leaves(trees)]

@@ -10,7 +10,15 @@ from pubswap_jax.types import Event, Timeline
 
 
 def arrivals(
-    schedule, rounds: int, speeds: Sequence[float], order: Callable[[int], np.ndarray], *, jobs: int, buffer: int, free: int
+    schedule,
+    rounds: int,
+    speeds: Sequence[float],
+    order: Callable[[int], np.ndarray],
+    *,
+    jobs: int,
+    buffer: int,
+    free: int,
+    distils: bool = False,
 ) -> Timeline:
     """Asynchronous clients: FedAvg, FedBuff (arXiv 2106.06639) and FedRevive (arXiv 2511.00655) are settings of K, B and O.
 
@@ -30,12 +38,26 @@ def arrivals(
       speeds: steps of each client in a unit of time; 0: its jobs never end.
       order: number of earlier dispatches -> the clients, int[C], in the order in which they get free places.
       jobs, buffer, free: K, B and O.
+      distils: before a `close` with stale uploads comes a public event, in which the server works on them (FedRevive).
     """
     _check(speeds, jobs, buffer, free)
-    simulation = _Simulation(schedule, np.asarray(speeds, float), order, jobs, buffer, free)
+    if distils and any(schedule.public(round, step) for round in (0, 1) for step in range(schedule.length)):
+        raise ValueError("distils: a schedule without public steps expected, since the server takes the public questions")
+    simulation = _Simulation(schedule, np.asarray(speeds, float), order, (jobs, buffer, free), distils)
     simulation.run(rounds)
-    events, steps = tuple(simulation.events), simulation.steps
-    return Timeline(lambda index: events[index], len(events) - 1, lambda round, step: steps[round, step])
+    events, steps, first = tuple(simulation.events), simulation.steps, simulation.first
+
+    def place(index: int) -> tuple[int, int]:
+        round = max(int(np.searchsorted(first, index, side="right")) - 1, 0)
+        return round, max(index - first[round], 0)
+
+    return Timeline(
+        lambda index: events[index],
+        len(events) - 1,
+        lambda round, step: steps[round, step],
+        place,
+        lambda round, step: first[round] + step,
+    )
 
 
 def _check(speeds: Sequence[float], jobs: int, buffer: int, free: int) -> None:
@@ -49,6 +71,15 @@ def _check(speeds: Sequence[float], jobs: int, buffer: int, free: int) -> None:
         raise ValueError(f"free={free}: 1 to {jobs} expected, the number of jobs")
 
 
+def slowest_staleness(timeline: Timeline, speeds: Sequence[float]) -> float:
+    """The median staleness of the uploads of the slowest clients that return; at least 1."""
+    slowest = np.equal(speeds, min(speed for speed in speeds if speed))
+    events = map(timeline, range(timeline.length))
+    found = [event.staleness[event.who & slowest] for event in events if event.kind == "close"]
+    found = np.concatenate([np.zeros(0), *found])
+    return max(1.0, float(np.median(found))) if len(found) else 1.0
+
+
 @dataclasses.dataclass
 class _Job:
     version: int  # the server's at its start
@@ -60,12 +91,13 @@ class _Job:
 class _Simulation:
     """Clients and server on a simulated clock. `run` appends to `events`."""
 
-    def __init__(self, schedule, speeds: np.ndarray, order: Callable[[int], np.ndarray], jobs: int, buffer: int, free: int):
-        self.schedule, self.speeds, self.order = schedule, speeds, order
-        self.jobs, self.buffer, self.free = jobs, buffer, free
+    def __init__(self, schedule, speeds: np.ndarray, order: Callable, places: tuple[int, int, int], distils: bool):
+        self.schedule, self.speeds, self.order, self.distils = schedule, speeds, order, distils
+        self.jobs, self.buffer, self.free = places
         self.events: list[Event] = []
         self.kinds = collections.Counter()
         self.steps: dict[tuple[int, int], int] = {}  # (version, step) -> the index of the first event of that step
+        self.first = [1]  # version -> the index of the first event after its evaluation
         self.running: dict[int, _Job] = {}
         self.version, self.time, self.waiting, self.dispatches = 0, 0.0, 0, 0  # waiting: uploads in the buffer
         self.served = np.zeros(len(speeds), int)
@@ -80,10 +112,10 @@ class _Simulation:
             self.arrive(rounds)
         self.emit("open", range(len(self.speeds)), rounds)  # follows the last event, and does not take place
 
-    def emit(self, kind: str, clients, round: int, step: int = 0) -> None:
+    def emit(self, kind: str, clients, round: int, step: int = 0, staleness: np.ndarray | None = None) -> None:
         who = np.zeros(len(self.speeds), bool)
         who[list(clients)] = True
-        self.events.append(Event(kind, who, round, step, self.kinds[kind], self.served.copy(), self.time))
+        self.events.append(Event(kind, who, round, step, self.kinds[kind], self.served.copy(), self.time, staleness))
         self.kinds[kind] += 1
 
     def dispatch(self) -> None:
@@ -135,7 +167,11 @@ class _Simulation:
                 self.dispatch()
 
     def close(self, clients: list[int]) -> None:
-        self.emit("close", clients, self.version, self.schedule.length)
+        staleness = np.zeros(len(self.speeds), int)
+        staleness[clients] = [self.version - self.running[client].version for client in clients]
+        if self.distils and staleness.any():
+            self.emit("public", np.flatnonzero(staleness), self.version, self.waiting)
+        self.emit("close", clients, self.version, self.schedule.length, staleness)
         for client in clients:
             del self.running[client]
         self.ready |= set(clients)
@@ -143,3 +179,4 @@ class _Simulation:
         if self.waiting == self.buffer:
             self.emit("evaluate", self.ready, self.version, self.schedule.length)
             self.version, self.waiting, self.ready = self.version + 1, 0, set()
+            self.first.append(len(self.events))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from pubswap_jax.algorithm.aggregation import broadcast, check_enough, check_weights, choose, mean, sound
+from pubswap_jax.algorithm.aggregation import broadcast, check_enough, check_weights, choose, mean, rebased, sound
 from pubswap_jax.algorithm.client import arrived, check_shapes, make_client, receive
 from pubswap_jax.algorithm.corrections import proximal
 from pubswap_jax.algorithm.drift import drift
@@ -25,6 +25,7 @@ from pubswap_jax.algorithm.server import exchange, make_server
 from pubswap_jax.algorithm.swap import balanced, check_present, no_swap, swap_metrics
 from pubswap_jax.algorithm.truncation import keep_truncated
 from pubswap_jax.algorithm.update import Learning
+from pubswap_jax.policy.adapter import each_layer
 from pubswap_jax.records import Record
 from pubswap_jax.types import (
     Adapter,
@@ -44,6 +45,7 @@ from pubswap_jax.types import (
     Planner,
     Program,
     PyTree,
+    Rebase,
     Rollout,
     Server,
     ServerState,
@@ -60,6 +62,7 @@ class State:
 
     server: ServerState
     clients: ClientState  # stacked
+    waiting: PyTree = ()  # what the server has made of uploads before their close, which `rebase` takes; see fedrevive.py
 
     @property
     def round(self) -> Array:
@@ -92,6 +95,7 @@ def pubswap(
     eos_ids: Sequence[int] | None = None,
     pad_id: int | None = None,
     lockstep: bool = True,
+    rebase: Rebase = rebased,
     program: Program = compiled,
 ) -> Federation:
     """PubSwap (arXiv 2604.12160) as reconstructed from its public descriptions; docs/readings.md has the readings.
@@ -127,6 +131,7 @@ def pubswap(
       correction: what is added to a client's gradient, one of corrections.py.
       eos_ids, pad_id: by default the config's.
       lockstep: all clients start from the server's present adapter. False: each keeps the one that it received.
+      rebase: without lockstep, what the aggregation rule gets for uploads, which may be of clients that started earlier.
       program: compiles the functions; see `types.Program`.
     """
     if num_clients < 1:
@@ -139,7 +144,8 @@ def pubswap(
     client = make_client(model, tx, how, group=group, max_new_tokens=tokens, ends=ends, moments=moments, lockstep=lockstep)
     server = make_server(planner, aggregator, moments=moments)
     keeps, family = moments == "keep" or not aggregator.shares, model.config.adapter
-    return join(client, server, num_clients, family, clients_at_once=clients_at_once, part=part, keeps=keeps, program=program)
+    run = {"clients_at_once": clients_at_once, "part": part, "keeps": keeps or not lockstep, "program": program}
+    return join(client, server, num_clients, family, rebase=rebase, **run)
 
 
 # --- client and server together -----------------------------------------------------------------------------------------
@@ -154,6 +160,7 @@ def join(
     clients_at_once: int | None = None,
     part: int | None = None,
     keeps: bool = False,
+    rebase: Rebase = rebased,
     program: Program = compiled,
 ) -> Federation:
     """The federation of `num_clients` such clients and this server.
@@ -162,7 +169,8 @@ def join(
     """
     functions = client_programs(client, num_clients, family, clients_at_once)
     functions |= {"init": partial(first_state, client, server, num_clients), "swap": server.swap, "average": server.aggregate}
-    functions |= {"everyone": lambda state: server.send(state, num_clients)}
+    functions |= {"everyone": lambda state: server.send(state, num_clients), "rebase": rebase}
+    functions |= {"form": jax.vmap(lambda adapter: each_layer(family.upload, adapter))}
     functions |= {"gather": lambda uploads: uploads}  # on a mesh the run says that its result is on every device
     run = {name: program(name, function) for name, function in functions.items()}
     served = server._replace(swap=run["swap"], aggregate=run["average"])
@@ -287,10 +295,15 @@ class Together(NamedTuple):
             uploads |= {"extra": extra} if extra else {}
             uploads = channel.up(Record("adapters", "up", uploads, who=who)).arrays
             extra = uploads.get("extra", {})
+        if jax.tree.leaves(clients.received):
+            sent, figures = run["form"](clients.received), figures | {"staleness": staleness}
+            fresh = run["rebase"](state.server.adapter, uploads["adapter"], sent, staleness, state.waiting)
+            uploads = uploads | {"adapter": fresh}
         if self.server.gathers:  # the weights too: XLA would split a sort over the clients if they stayed split
             adapters, share, staleness = run["gather"]((uploads["adapter"], share, staleness))
-            uploads |= {"adapter": adapters}
-        return State(self.server.aggregate(state.server, uploads, share, staleness, extra), clients), figures
+            uploads = uploads | {"adapter": adapters}
+        server = self.server.aggregate(state.server, uploads, share, staleness, extra)
+        return state.replace(server=server, clients=clients), figures
 
     def shared(self, state: State) -> PyTree | None:
         coming = self.server.download(state.server)

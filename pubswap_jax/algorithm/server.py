@@ -34,11 +34,11 @@ def make_server(planner: Planner = balanced, aggregator: Aggregator = mean(), *,
         return apply_swap(plan, responses), plan
 
     def aggregate(server: ServerState, uploads: PyTree, weights: Array, staleness: Array, extra: PyTree) -> ServerState:
+        if not aggregator.shares:
+            return server.replace(round=server.round + 1)
+        weights = jnp.where(sound(uploads), weights, 0)
         due = jnp.asarray(aggregator.due(server.memory, weights), jnp.int32)
         following = server.replace(round=server.round + due)
-        if not aggregator.shares:
-            return following
-        weights = jnp.where(sound(uploads), weights, 0)
         somebody = weights.sum() > 0  # else the adapter stays what it was
         keep = partial(jax.tree.map, lambda new, old: jnp.where(somebody, new, old))
         adapter, memory = aggregator.apply(server.memory, server.adapter, uploads["adapter"], weights, staleness, extra)

@@ -98,13 +98,16 @@ def buffered(size: int, decay: float | Array = 0.5, of: Aggregator = mean()) -> 
         weights = weights_of(uploads, weights)
         factor = (1.0 + staleness) ** -decay
         change = jax.tree.map(lambda d: per_client(factor, d) * d, changes(adapter, uploads, weights))
-        arrived = (change, weights, staleness)
+        arrived, fresh = (change, weights, staleness), (weights > 0) & (staleness == 0)
         buffer = (memory["changes"], memory["weights"], memory["staleness"])
 
         def flush(buffer, arrived):
-            change, weights, staleness = jax.tree.map(lambda x, y: jnp.concatenate([x, y.astype(x.dtype)]), buffer, arrived)
-            uploads = jax.tree.map(lambda x, d: (x[None] + d).astype(x.dtype), adapter, change)
-            new, inner = of.apply(memory["of"], adapter, uploads, weights, staleness)
+            _, weights, staleness = jax.tree.map(lambda x, y: jnp.concatenate([x, y.astype(x.dtype)]), buffer, arrived)
+            held, came = (jax.tree.map(lambda x, d: (x[None] + d).astype(x.dtype), adapter, d) for d in (buffer[0], arrived[0]))
+            # x + (y - x) is not y to the bit: of an upload that is not stale the rule gets the upload itself.
+            came = jax.tree.map(lambda y, x: jnp.where(per_client(fresh, x), y.astype(x.dtype), x), uploads, came)
+            of_all = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), held, came)
+            new, inner = of.apply(memory["of"], adapter, of_all, weights, staleness)
             return new, inner, jax.tree.map(jnp.zeros_like, buffer)
 
         def keep(buffer, arrived):

@@ -40,5 +40,13 @@ def lockstep(schedule, rounds: int, present: Callable[[int], np.ndarray]) -> Tim
         kind = {0: "open", schedule.length + 1: "close", schedule.length + 2: "evaluate"}[at]
         return Event(kind, who, round, min(step, schedule.length), round + (kind == "evaluate"), served(round + (at > 0)))
 
+    def place(index: int) -> tuple[int, int]:
+        return max(event(index).round, 0), event(index).step
+
+    def resume(round: int, step: int) -> int:
+        """The `open` before a round's first step. A round that got shorter is closed next."""
+        return number(round, min(step, schedule.length)) if step else number(round, 0) - 1
+
     block = schedule.length + 3
-    return Timeline(event, 1 + rounds * block, lambda round, step: 2 + round * block + step)
+    number = lambda round, step: 2 + round * block + step  # noqa: E731
+    return Timeline(event, 1 + rounds * block, number, place, resume)

@@ -200,7 +200,7 @@ def make_weights(config, split: Split, place: Callable = jax.device_put) -> Call
     share, equal = np.ones_like(sizes) if uniform else sizes, uniform and not config.federation.participants
 
     def weights(event: Event) -> Array | None:
-        return None if equal else place(np.asarray(share * event.who, jnp.result_type(float)))
+        return None if equal and event.who.all() else place(np.asarray(share * event.who, jnp.result_type(float)))
 
     return weights
 

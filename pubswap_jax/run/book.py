@@ -14,7 +14,7 @@ from pubswap_jax.run import state
 from pubswap_jax.run.assembly import Run
 from pubswap_jax.run.recorder import Recorder, of_present, transcripts
 from pubswap_jax.run.state import Best, RunState
-from pubswap_jax.types import Batch, Channel, Event, Hparams, StepRecord
+from pubswap_jax.types import Batch, Channel, Event, Hparams, StepRecord, Timeline
 
 Offer = Callable[[Callable[[], None]], None]
 
@@ -81,7 +81,8 @@ class Book:
         """The figures of a round's end, as the journal has them. Raises if no client is sound any more."""
         figures = hosts.fetch(figures)
         here = figures.pop("sound", np.ones(len(event.who), bool))
-        healthy(here, event)
+        # Without lockstep few clients upload at a time: others go on when theirs are not finite.
+        healthy(here, event if event.time is None else event._replace(who=np.ones_like(event.who)))
         if not here.all():
             self.say(exclusion(event.round + 1, here))
         values = {f"round/{name}": value for name, value in of_present(figures, event.who).items()}
@@ -89,7 +90,7 @@ class Book:
 
     def ended(self, event: Event, at: RunState, values: dict[str, object]) -> RunState:
         """Writes a finished round's row, saves, and then announces the round."""
-        self.recorder.round(event.round + 1, values)
+        self.recorder.round(event.round + 1, values | uploads(self.run.timeline, event, at.number))
         self.keep(self.reached(at))
         if event.round < 0:
             self.say(f"base model saved: validation pass@1 {at.best.score:.3f}")
@@ -105,6 +106,23 @@ def _of_all(values: np.ndarray, who: np.ndarray) -> np.ndarray:
     whole = np.full(len(who), np.nan, np.float32)
     whole[who] = values if len(values) == who.sum() else values[who]
     return whole
+
+
+def uploads(timeline: Timeline, event: Event, number: int) -> dict[str, object]:
+    """The simulated time of an `evaluate` event, whose next event is `number`, and the uploads since the one before it.
+
+    Empty where the timeline has no clock.
+    """
+    if event.time is None or event.round < 0:
+        return {}
+    events = map(timeline, range(timeline.resume(event.round, 0), number))
+    found = [(c, one) for one in events if one.kind == "close" for c in np.flatnonzero(one.who).tolist()]
+    return {
+        "simulated/time": event.time,
+        "uploads/client": [client for client, _ in found],
+        "uploads/time": [one.time for _, one in found],
+        "uploads/staleness": [int(one.staleness[client]) for client, one in found],
+    }
 
 
 def healthy(here: np.ndarray, event: Event) -> None:

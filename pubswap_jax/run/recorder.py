@@ -54,6 +54,7 @@ class Recorder:
         of_clients = {"timeout": (hosts.fetch(record.verdicts.status) == TIMEOUT).mean((1, 2))}
         of_clients |= {} if replaced is None else {"resampled": replaced}
         row |= journal.row(round, step, phase, of_clients, present)
+        row |= {} if event.time is None else {"simulated/time": event.time}
         row |= {f"{phase}/tokens": tokens, "time/step": seconds, "time/tokens_per_second": tokens / seconds, **more}
         if batch.public:
             row["public/donors"] = hosts.fetch(donor_matrix(record.plan)).tolist()

@@ -35,15 +35,13 @@ def beginning(run: Run) -> RunState:
 
 
 def place_of(run: Run, number: int) -> tuple[int, int]:
-    """(rounds done, steps done of the next round) before event `number`."""
-    event = run.timeline(number)
-    return max(event.round, 0), event.step
+    """(rounds done, steps done of the next round) before event `number`; without lockstep, events instead of steps."""
+    return run.timeline.place(number)
 
 
 def number_at(run: Run, round: int, step: int) -> int:
-    """The number of the next event after `round` rounds and `step` steps; a round that got shorter is closed next."""
-    first = run.timeline.number(round, 0)
-    return first + min(step, run.steps) if step else first - 1
+    """The number of the next event after `round` rounds and `step` steps."""
+    return run.timeline.resume(round, step)
 
 
 def save(folder: pathlib.Path, run: Run, at: RunState, position: Mapping[str, int]) -> None:
