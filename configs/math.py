@@ -34,6 +34,40 @@ def hard(config):
     config.evaluation.samples = 1
 
 
+def fedbuff(config):
+    """Asynchronous clients, half of them four times as fast; a new version from every two uploads."""
+    tiny(config)
+    config.federation.method = "fedbuff"
+    config.federation.swap_period = 0
+    config.federation.speeds = "1,4"
+    config.federation.buffer = 2
+    config.federation.free = 1
+    config.federation.rounds = 12
+    config.federation.steps = 10
+    config.training.client_microbatch = 1  # one program for any number of clients at a time
+    config.evaluation.every = 4
+    config.evaluation.clients = False
+
+
+def fedrevive(config):
+    """The same clients; every upload makes a version, and the server distils stale ones on the public questions."""
+    fedbuff(config)
+    config.federation.method = "fedrevive"
+    config.federation.buffer = 1
+    config.federation.rounds = 24
+    config.federation.distil_lr = 1e-3
+    config.evaluation.every = 8
+
+
+def sapo(config):
+    """No weights are exchanged: every update learns from four own and four foreign responses to shared questions."""
+    tiny(config)
+    config.federation.average = False
+    config.federation.swap = "sapo"
+    config.federation.foreign = 4
+    config.federation.swap_period = 1
+
+
 # --- the paper ------------------------------------------------------------------------------------------------------------
 
 
@@ -107,6 +141,9 @@ PRESETS = {
     "hard": hard,
     "smollm2-135m": smollm2,
     "qwen2.5-0.5b": qwen25_coder,
+    "fedbuff": fedbuff,
+    "fedrevive": fedrevive,
+    "sapo": sapo,
     "qwen2.5-math-1.5b": qwen25_math,
     "qwen3-1.7b": qwen3_small,
     "qwen3-4b": qwen3,

@@ -73,9 +73,44 @@ def together(flat: Mapping[str, Any]) -> str:
     needed, there = 2 * flat["federation.trim"] + 1, flat["federation.participants"] or clients
     if flat["federation.aggregate"] == "trimmed_mean" and there < needed:
         return f"federation.trim={flat['federation.trim']}: trimmed_mean needs {needed} clients, and {there} take part"
-    if flat["federation.aggregate"] in PLAIN_DESCENT:
-        return _plain(flat) or targets(flat["model.lora_targets"])
-    return targets(flat["model.lora_targets"])
+    if flat["federation.aggregate"] in PLAIN_DESCENT and _plain(flat):
+        return _plain(flat)
+    return asynchronous(flat) or targets(flat["model.lora_targets"])
+
+
+def asynchronous(flat: Mapping[str, Any]) -> str:
+    """One line about a setting that asynchronous clients exclude; empty if there is none."""
+    method, clients = flat["federation.method"], flat["federation.num_clients"]
+    if flat["federation.swap"] == "sapo" and not flat["federation.foreign"] <= flat["training.group"]:
+        return f"federation.foreign={flat['federation.foreign']}: at most training.group={flat['training.group']} expected"
+    if method not in ("fedbuff", "fedrevive"):
+        return ""
+    for name, value, why in _LOCKSTEP:
+        if flat[name] != value:
+            return f"{name}={flat[name]}: {why} with federation.method={method}; set {name}={value}"
+    if method == "fedrevive" and flat["federation.swap_period"]:
+        return f"federation.swap_period={flat['federation.swap_period']}: fedrevive distils on the public questions; set 0"
+    if method == "fedrevive" and not flat["data.public"] and not flat["data.public_path"]:
+        return "data.public=0.0: fedrevive distils on public questions; raise data.public, or give data.public_path"
+    try:
+        given = speeds(flat["federation.speeds"])
+    except ValueError:
+        return f"federation.speeds={flat['federation.speeds']}: numbers joined by commas expected, e.g. 1,4"
+    if not all(0 <= speed < float("inf") for speed in given) or not any(given):
+        return f"federation.speeds={flat['federation.speeds']}: numbers from 0, and one above 0, expected"
+    jobs = flat["federation.jobs"] or clients
+    if jobs > clients:
+        return f"federation.jobs={jobs}: there are {clients} clients"
+    if flat["federation.free"] > jobs:
+        return f"federation.free={flat['federation.free']}: {jobs} clients train at a time; lower federation.free"
+    return ""
+
+
+# Settings that need all clients in lockstep: (field, value without lockstep, why).
+_LOCKSTEP = (
+    ("federation.average", True, "clients share one adapter"),
+    ("federation.participants", 0, "federation.jobs says how many clients train"),
+)
 
 
 def _plain(flat: Mapping[str, Any]) -> str:
@@ -90,7 +125,7 @@ def _plain(flat: Mapping[str, Any]) -> str:
 
 def without_effect(flat: Mapping[str, Any]) -> str:
     """One line with the first setting that has no effect, and the fix; empty if every setting has an effect."""
-    rules = (_idle_kl, _idle_alone, _idle_rule, _idle_loss, _idle_flat, _idle_swap, _idle_test)
+    rules = (_idle_kl, _idle_asynchronous, _idle_alone, _idle_rule, _idle_loss, _idle_flat, _idle_swap, _idle_test)
     return next(filter(None, (rule(flat) for rule in rules)), "")
 
 
@@ -101,6 +136,29 @@ def _idle_kl(flat: Mapping[str, Any]) -> str:
     if estimator != "none" and not weight:
         return f"training.kl={estimator}: no effect with training.kl_coef=0; set training.kl_coef, or training.kl=none"
     return ""
+
+
+def _idle_asynchronous(flat: Mapping[str, Any]) -> str:
+    for name, (usual, methods) in _OF_METHODS.items():
+        if flat[name] != usual and flat["federation.method"] not in methods:
+            return f"{name}={flat[name]}: no effect with federation.method={flat['federation.method']}; set {name}={usual}"
+    if flat["federation.foreign"] != 4 and flat["federation.swap"] != "sapo":
+        return f"federation.foreign={flat['federation.foreign']}: no effect without federation.swap=sapo; set it to 4"
+    return ""
+
+
+# Settings of asynchronous clients: field -> (default, the methods that read it).
+_OF_METHODS = {
+    "federation.speeds": ("1", ("fedbuff", "fedrevive")),
+    "federation.jobs": (0, ("fedbuff", "fedrevive")),
+    "federation.buffer": (0, ("fedbuff", "fedrevive")),
+    "federation.free": (0, ("fedbuff", "fedrevive")),
+    "federation.staleness_decay": (0.5, ("fedbuff",)),
+    "federation.s_max": (0.0, ("fedrevive",)),
+    "federation.distil_steps": (10, ("fedrevive",)),
+    "federation.distil_lr": (1e-4, ("fedrevive",)),
+    "federation.distil_responses": (32, ("fedrevive",)),
+}
 
 
 def _idle_alone(flat: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pubswap_jax.fields import FIELDS
 from pubswap_jax.files import bytes_text
 from pubswap_jax.report import charts
+from pubswap_jax.report.asynchronous import asynchronous
 from pubswap_jax.report.charts import Line
 from pubswap_jax.report.drift import drift
 from pubswap_jax.report.headline import change_from_base, headline
@@ -41,6 +42,7 @@ def sections(run: Mapping, rows: list[dict], evaluations: list[dict], rollouts: 
         alarms(rows),
         learning(steps, rounds, evaluations),
         swaps(steps),
+        asynchronous(steps, rounds),
         partition(run, evaluations),
         drift(run, rounds),
         traffic(run, rounds),

@@ -9,7 +9,7 @@ from pubswap_jax.report.series import banded, cell, drawable, over_steps, total
 
 def swaps(steps: Sequence[Mapping]) -> str:
     """The section, from the rows of all steps; empty without a step that could swap."""
-    public = [row for row in steps if "public/donors" in row]
+    public = [row for row in steps if "public/donors" in row and "public/rescued" in row]
     if not public:
         return ""
     names = [f"client {i}" for i in range(len(public[0]["public/donors"]))]

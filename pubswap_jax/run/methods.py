@@ -13,11 +13,13 @@ import numpy as np
 import optax
 
 from pubswap_jax import checks, settings
-from pubswap_jax.algorithm.aggregation import alone
-from pubswap_jax.algorithm.arrivals import arrivals
+from pubswap_jax.algorithm.aggregation import alone, rebased
+from pubswap_jax.algorithm.arrivals import arrivals, slowest_staleness
 from pubswap_jax.algorithm.corrections import proximal
 from pubswap_jax.algorithm.distortion import make_measure
+from pubswap_jax.algorithm.fedrevive import Distilling, fedrevive, revived
 from pubswap_jax.algorithm.pubswap import pubswap
+from pubswap_jax.algorithm.server_optimizers import buffered
 from pubswap_jax.algorithm.timeline import lockstep
 from pubswap_jax.algorithm.truncation import truncated_importance
 from pubswap_jax.field_table import CORRECTIONS, PLAIN_DESCENT
@@ -71,15 +73,35 @@ def make_federation(config, model, program: Program = compiled, given: Given = N
 
 def pubswap_of(config, model, program: Program = compiled, given: Given = NOTHING) -> Federation:
     """`federation.method=pubswap`: LoRA averaging with swaps, and its ablations."""
-    return _pubswap(config, model, program, given)
+    rule = given.aggregator or (make_aggregator(config) if config.federation.average else alone())
+    return _pubswap(config, model, program, rule, given.planner)
 
 
 def fedbuff_of(config, model, program: Program = compiled) -> Federation:
     """`federation.method=fedbuff`: PubSwap's clients, asynchronously."""
-    return _pubswap(config, model, program, lockstep=False)
+    rule = buffered(_places(config)["buffer"], config.federation.staleness_decay, of=make_aggregator(config))
+    return _pubswap(config, model, program, rule, lockstep=False)
 
 
-def _pubswap(config, model, program: Program, given: Given = NOTHING, lockstep: bool = True) -> Federation:
+def fedrevive_of(config, model, program: Program = compiled) -> Federation:
+    """`federation.method=fedrevive`: asynchronous clients, and the server distils stale uploads."""
+    federation = config.federation
+    rule = buffered(_places(config)["buffer"], 0.0, of=make_aggregator(config))
+    inner = _pubswap(config, model, program, rule, lockstep=False, rebase=revived)
+    s_max = federation.s_max or slowest_staleness(make_timeline(config, make_schedule(config)), _speeds(config))
+    return fedrevive(
+        model,
+        inner,
+        num_clients=federation.num_clients,
+        group=config.training.group,
+        s_max=s_max,
+        how=Distilling(federation.distil_steps, federation.distil_lr, federation.distil_responses),
+        part=config.training.client_microbatch or None,
+        program=program,
+    )
+
+
+def _pubswap(config, model, program: Program, rule: Aggregator, planner=None, lockstep=True, rebase=rebased) -> Federation:
     training, federation = config.training, config.federation
     one_cpu = jax.default_backend() == "cpu" and config.mesh.client * config.mesh.data * config.mesh.model == 1
     loss = settings.chosen(config, "training.loss")
@@ -88,9 +110,9 @@ def _pubswap(config, model, program: Program, given: Given = NOTHING, lockstep: 
         make_optimizer(config),
         num_clients=federation.num_clients,
         group=training.group,
-        planner=given.planner or settings.chosen(config, "federation.swap"),
+        planner=planner or settings.chosen(config, "federation.swap"),
         loss=partial(loss, dual_clip=True) if training.dual_clip else loss,
-        aggregator=given.aggregator or (make_aggregator(config) if federation.average else alone()),
+        aggregator=rule,
         moments=federation.moments,
         microbatch=training.microbatch or None,
         clients_at_once=1 if one_cpu else None,
@@ -105,6 +127,7 @@ def _pubswap(config, model, program: Program, given: Given = NOTHING, lockstep: 
         correction=make_correction(config),
         importance=truncated_importance(training.importance_cap) if training.importance_cap else None,
         lockstep=lockstep,
+        rebase=rebase,
         program=program,
     )
 
@@ -139,7 +162,7 @@ def make_optimizer(config) -> optax.GradientTransformation:
 
 def make_measurement(config, model, program: Program = compiled) -> Callable | None:
     """The measure of M·β, by the advantages and the normaliser of the run."""
-    if config.federation.swap == "no_swap" or config.log.distortion == "off":
+    if config.federation.swap == "no_swap" or not config.federation.swap_period or config.log.distortion == "off":
         return None
     weighing = (settings.chosen(config, f"training.{name}") for name in ("advantages", "normalise"))
     return program("measure", make_measure(partial(response_logps, model), *weighing))
@@ -160,22 +183,25 @@ def _lockstep(config, plan: Schedule) -> Timeline:
     return lockstep(plan, federation.rounds, present)
 
 
-def _arrivals(config, plan: Schedule) -> Timeline:
+def _arrivals(config, plan: Schedule, distils: bool = False) -> Timeline:
+    order = partial(schedule.permutation, config.federation.num_clients, config.seed, schedule.PARTICIPATION)
+    return arrivals(plan, config.federation.rounds, _speeds(config), order, **_places(config), distils=distils)
+
+
+def _speeds(config) -> list[float]:
+    """The speed of each client."""
+    given = checks.speeds(config.federation.speeds)
+    return [given[client % len(given)] for client in range(config.federation.num_clients)]
+
+
+def _places(config) -> dict[str, int]:
+    """K, B and O of `arrivals`."""
     federation = config.federation
-    number, speeds = federation.num_clients, checks.speeds(federation.speeds)
-    jobs = federation.jobs or number
-    return arrivals(
-        plan,
-        federation.rounds,
-        [speeds[client % len(speeds)] for client in range(number)],
-        partial(schedule.permutation, number, config.seed, schedule.PARTICIPATION),
-        jobs=jobs,
-        buffer=federation.buffer or jobs,
-        free=federation.free or jobs,
-    )
+    jobs = federation.jobs or federation.num_clients
+    return {"jobs": jobs, "buffer": federation.buffer or jobs, "free": federation.free or jobs}
 
 
-TIMELINES = {"pubswap": _lockstep, "fedbuff": _arrivals}
+TIMELINES = {"pubswap": _lockstep, "fedbuff": _arrivals, "fedrevive": partial(_arrivals, distils=True)}
 
 
 def make_hparams(config, steps: int, place: Callable = jax.device_put) -> Callable[[Event], Hparams]:

@@ -35,6 +35,8 @@ WITH = {  # what a choice needs beside it
     "training.kl": {"training.kl_coef": 0.1},
     "training.kl_in=reward": {"training.kl": "k1", "training.kl_coef": 0.1},
     "federation.aggregate=fedecado": {"training.clip_norm": 0.0},
+    "federation.method=fedrevive": {"federation.swap_period": 0, "federation.jobs": 2, "federation.s_max": 2.0},
+    "federation.swap=sapo": {"federation.foreign": 2},
     "training.truncation=penalise": {"training.truncation_buffer": 2},
 }
 NUMBERS = {"training.dual_clip": 3.0, "training.importance_cap": 2.0, "training.inner_epochs": 2, "training.clip_high": 0.3}
