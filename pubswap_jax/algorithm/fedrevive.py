@@ -83,9 +83,10 @@ def that_count(correct: Array, count: int) -> Array:
 def distil(
     model, how: Distilling, base: PyTree, adapter: PyTree, teacher: PyTree, material: tuple[Prompts, Rollout, Verdict], hparams
 ) -> tuple[PyTree, dict[str, Array]]:
-    """The student that starts at `adapter` and learns from the teacher's responses; and the mean KL before and after.
+    """The student that starts at `adapter` and learns from the teacher's responses; and its figures.
 
-    The loss is the mean over tokens of KL(teacher‖student), over whole distributions. No gradient reaches the teacher.
+    The figures are the loss of the last step, and the mean KL before and after. The loss is the mean over
+    tokens of KL(teacher‖student), over whole distributions. No gradient reaches the teacher.
     """
     prompts, rollout, verdict = material
     mask = rollout.mask & that_count(verdict.correct, how.responses)[..., None]
@@ -104,7 +105,7 @@ def distil(
         return (optax.apply_updates(student, step), moments), value
 
     (student, _), values = jax.lax.scan(one, (adapter, tx.init(adapter)), length=how.steps)
-    return student, {"kl_before": values[0], "kl_after": loss(student)}
+    return student, {"loss": values[-1], "kl_before": values[0], "kl_after": loss(student)}
 
 
 def fedrevive(
