@@ -55,7 +55,7 @@ class Killed(BaseException):
 )
 def test_killed_among_arrivals_and_resumed(run, tmp_path, monkeypatch, method, calls):
     changes = {name: value for name, value in method.items() if "distil" not in name or method is REVIVED}
-    this = federated_as(run, config_of(run, **changes))
+    this = federated_as(run, config_of(run, **changes))._replace(measure=None)  # no swap to measure, as the assembly says
     loop.train(this, tmp_path / "whole")
     real, count = judge.verify, iter(range(10_000))
 
