@@ -13,7 +13,7 @@ import numpy as np
 
 from pubswap_jax.types import PyTree
 
-KINDS = ("adapters", "questions", "responses", "verdicts", "counters", "transcripts")
+KINDS = ("adapters", "questions", "responses", "verdicts", "rewards", "counters", "transcripts")
 SLOTS = ("responses", "verdicts")  # kinds with an entry for every response [C, B, G]
 
 
@@ -26,6 +26,7 @@ class Record:
       questions    numbers int32[C, B]
       responses    tokens, mask [C, B, G, R]; going down also slots, correct, reward [C, B, G]
       verdicts     correct, reward [C, B, G]
+      rewards      reward [C, B, G], asked bool[C, B]; only rewards of questions that were asked are written
       counters     f32[C] by name
       transcripts  row uint8[C, L], JSON
     """
@@ -41,6 +42,8 @@ class Record:
         own = jax.tree.map(lambda x: np.asarray(x)[client], self.arrays)
         parts = own if self.kind == "counters" else {str(i): np.asarray(x) for i, x in enumerate(jax.tree.leaves(own))}
         parts = _slots(own) if self.kind in SLOTS else parts
+        if self.kind == "rewards":
+            parts = {"asked": np.packbits(own["asked"]), "reward": own["reward"][own["asked"]]}
         head = {"kind": self.kind, "direction": self.direction}
         head["ids"] = None if self.ids is None else np.asarray(self.ids)[client].tolist()
         head["parts"] = {name: [part.dtype.str, part.size] for name, part in parts.items()}
@@ -62,6 +65,8 @@ class Record:
         one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), like.arrays)
         if like.kind == "counters":
             arrays = {name: part.reshape(()) for name, part in parts.items()}
+        elif like.kind == "rewards":
+            arrays = _of_questions(parts, one)
         else:
             arrays = _of_slots(parts, one) if like.kind in SLOTS else _of_leaves(list(parts.values()), one)
         ids = None if head["ids"] is None else np.array([head["ids"]], np.int32)
@@ -122,6 +127,13 @@ def _of_slots(parts: dict[str, np.ndarray], like: dict) -> dict[str, np.ndarray]
             reward[slots] = parts["reward"]
         found |= {"correct": correct, "reward": reward}
     return found
+
+
+def _of_questions(parts: dict[str, np.ndarray], like: dict) -> dict[str, np.ndarray]:
+    asked = np.unpackbits(parts["asked"], count=like["asked"].size).astype(bool)
+    reward = np.zeros(like["reward"].shape, like["reward"].dtype)
+    reward[asked] = parts["reward"].reshape(-1, reward.shape[-1])
+    return {"reward": reward, "asked": asked}
 
 
 def _of_leaves(parts: list[np.ndarray], like: PyTree) -> PyTree:

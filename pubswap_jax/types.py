@@ -77,6 +77,18 @@ class Batch:
     again: Any = flax.struct.field(pytree_node=False, default=None)
     # ^ (verdicts, draws so far) -> a Batch of other questions for groups without variance, or None for no more; decides on the
     # host, as the judge does. None: no question is replaced
+    labelled: bool = flax.struct.field(pytree_node=False, default=False)  # public, and the server has the answers
+    held: Any = None  # bool[C, B], the clients that have the answer of a public question; None: nobody has
+
+
+@flax.struct.dataclass
+class Reference:
+    """What experts compare candidates with: the `answers` of a batch that experts judge, for C clients and B questions."""
+
+    answers: Any  # as a batch's; read only where a client holds the question
+    held: Array  # bool[C, B], the client holds the question, and so its answer
+    asked: Array  # bool[C, B], the client is an expert of the question; verdicts elsewhere mean nothing
+    said: Rollout  # [C, B, 1, R], the client's own response to the question
 
 
 @flax.struct.dataclass
@@ -308,12 +320,13 @@ class Federation(NamedTuple):
     shared: Callable[[PyTree], PyTree | None]  # the adapter to evaluate and export; None: there is none
     own: Callable[[PyTree], PyTree | None]  # each client's adapter [C, ...], before the next open; None: there is none
     saved: Callable[[PyTree], PyTree]  # the part of a state that a checkpoint between two rounds needs
+    reports: bool = True  # figures and transcripts of a step cross the channel; False: a run writes them, and nobody sends them
 
 
 class Event(NamedTuple):
     """One event of a run, in host values."""
 
-    kind: str  # evaluate | open | private | public | close
+    kind: str  # evaluate | open | private | public | auxiliary | close; auxiliary: public questions whose answers are known
     who: Any  # bool[C], the clients it concerns
     round: int  # from 0; -1 for the evaluation of the base model
     step: int

@@ -10,7 +10,7 @@ import numpy as np
 
 from pubswap_jax.policy.adapter import init_adapter, init_basis, lora
 from pubswap_jax.policy.model import Transformer
-from pubswap_jax.types import Array, Batch, ModelConfig, Prompts, PyTree, Rollout, Verdict
+from pubswap_jax.types import Array, Batch, ModelConfig, Prompts, PyTree, Reference, Rollout, Verdict
 
 PLUS, EQUALS, PAD, EOS = 10, 11, 15, 16  # 0 … 9 are the digits, 12 … 14 are unused
 PROMPT_LENGTH = 4
@@ -57,10 +57,20 @@ def toy_batches(key: Array, num_clients: int, num_prompts: int = 4) -> list[Batc
 
 
 def parity_judge(rollouts: Rollout, batch: Batch) -> Verdict:
-    """Right if the sum of the response's tokens has the parity `batch.answers`. [C, B, G] from tokens [C, B, G, R]."""
+    """Right if the sum of the response's tokens has the parity `batch.answers`. [C, B, G] from tokens [C, B, G, R].
+
+    With a `Reference`, a client that does not hold the question compares with the parity of its own response.
+    """
+    parity, answers = _parity(rollouts), batch.answers
+    if isinstance(answers, Reference):
+        answers = jnp.where(answers.held, answers.answers, _parity(answers.said)[..., 0])
+    return Verdict.from_correct((parity >= 0) & (parity == answers[..., None]))
+
+
+def _parity(rollouts: Rollout) -> Array:
+    """The parity of the sum of a response's tokens; -1 for a response without a token. int32[..., G]"""
     said = rollouts.mask & (rollouts.tokens != EOS)
-    total = jnp.sum(rollouts.tokens, axis=-1, where=said)
-    return Verdict.from_correct(said.any(-1) & (total % 2 == batch.answers[..., None]))
+    return jnp.where(said.any(-1), jnp.sum(rollouts.tokens, axis=-1, where=said) % 2, -1)
 
 
 def _question(a: Array, b: Array) -> tuple[Prompts, Array]:

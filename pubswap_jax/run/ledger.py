@@ -25,6 +25,7 @@ ARRAYS = {
     "slots": (np.bool_, 3),
     "correct": (np.bool_, 3),
     "reward": (np.floating, 3),
+    "asked": (np.bool_, 2),
 }
 
 
@@ -80,6 +81,10 @@ class Gate:
         arrays = record.arrays
         if record.kind in SLOTS:
             return _slot_sizes(record.kind, arrays)
+        if record.kind == "rewards":
+            asked, reward = fetch(arrays["asked"]), arrays["reward"]
+            each = reward.shape[2] * reward.dtype.itemsize
+            return {"rewards": asked.sum(1) * each + -(-asked.shape[1] // 8)}
         if record.kind == "adapters" and self.first and record.direction == "down":
             arrays = {name: tree for name, tree in arrays.items() if name != "moments"}
         leaves = jax.tree.leaves(arrays)
@@ -152,6 +157,7 @@ _CHECKS = {
     "questions": _check_questions,
     "responses": _check_questions,
     "verdicts": _check_questions,
+    "rewards": _check_questions,
     "counters": _check_counters,
     "transcripts": _check_transcript,
 }

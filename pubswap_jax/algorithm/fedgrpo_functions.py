@@ -1,0 +1,115 @@
+"""The functions that FedGRPO compiles: those of the server's policy, and those of the clients as experts."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from pubswap_jax.algorithm.aggregation import sound
+from pubswap_jax.algorithm.drift import drift
+from pubswap_jax.algorithm.experts import (
+    Judging,
+    Use,
+    asked_of,
+    competence,
+    expert_advantages,
+    figures,
+    mean_rewards,
+    nearest,
+    no_use,
+    rewards_of_experts,
+    used,
+)
+from pubswap_jax.algorithm.federation import over_clients
+from pubswap_jax.algorithm.swap import no_swap, swap_metrics
+from pubswap_jax.policy.embedding import Encoder
+from pubswap_jax.policy.sampling import sample
+from pubswap_jax.types import Array, ClientState, Hparams, PyTree, Rollout, SwapPlan, Verdict
+
+
+def student_functions(student) -> dict[str, Any]:
+    """The functions of the server's policy, by name."""
+    stacked = over_clients(student)
+
+    def update(base, policy: ClientState, prompts, rollouts: Rollout, advantages: Verdict, verdicts: Verdict, hparams):
+        """The policy after the step, its metrics, and the plan of a step in which nothing is swapped."""
+        plan = _no_swap(verdicts)
+        policy, metrics = stacked.learn(base, policy.received, policy, prompts, rollouts, advantages, plan.swapped, hparams)
+        metrics |= swap_metrics(plan, verdicts, verdicts, rollouts.mask)
+        figures = {"reward": verdicts.reward.mean((1, 2)), "correct": verdicts.correct.mean((1, 2), dtype=float)}
+        return policy, metrics | figures, plan
+
+    def moved(policy: ClientState) -> dict[str, Array]:
+        anchor = jax.tree.map(lambda x: x[0], policy.received)
+        return drift(policy.adapter, anchor, None) | {"sound": sound((policy.adapter, policy.opt_state))}
+
+    return {"rollout": stacked.respond, "update": update, "moved": moved, "next": lambda round: round + 1}
+
+
+def expert_functions(model, encoder: Encoder, num_clients: int, judging: Judging) -> dict[str, Any]:
+    """The functions of the clients as experts, and of the server that chooses them, by name."""
+
+    def repeated(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, (num_clients, *x.shape[1:])), tree)
+
+    def answer(base, adapters, prompts, keys, hparams: Hparams) -> Rollout:
+        tokens = model.config.max_new_tokens
+        how = {"group": 1, "max_new_tokens": tokens, "temperature": hparams.temperature}
+        return sample(model, base, adapters, repeated(prompts), keys, **how)
+
+    def bits(correct: Array, adapters: PyTree) -> dict[str, Array]:
+        right = correct & sound(adapters)[:, None, None]
+        return {"correct": right, "reward": right.astype(float)}
+
+    def choose(base, prompts, embedded: Array, known: Array, adapters: PyTree, key: Array) -> tuple[Array, Array, Array]:
+        """The experts int[B, M], whom to ask bool[C, B], and the experts' mean competence f32[1]."""
+        one = jax.tree.map(lambda x: x[0], prompts)
+        able = competence(known, nearest(encoder.embed(base, one), embedded, judging.neighbours))
+        experts = judging.choose(able, sound(adapters), key, judging.experts)
+        asked = asked_of(experts, num_clients)
+        return experts, asked, (able * asked).sum(keepdims=True)[0] / (asked.shape[1] * judging.experts)
+
+    def report(reward: Array, asked: Array, adapters: PyTree) -> dict[str, Array]:
+        """A client whose adapter is not finite has nothing to say, which is a reward of NaN."""
+        reward = jnp.where(sound(adapters)[:, None, None], reward, jnp.nan)
+        return {"reward": jnp.where(asked[..., None], reward, 0.0), "asked": asked}
+
+    def advise(rewards: Array, experts: Array, asked: Array, use: Use) -> tuple[Verdict, Verdict, Use]:
+        """The advantages as a verdict's rewards, the experts' mean rewards as a verdict, and the experts' work."""
+        each = rewards_of_experts(rewards, experts)
+        advantages = expert_advantages(each, judging.over, scale=judging.scale)[None]
+        reward = mean_rewards(each)[None]
+        right = reward > 0.5
+        verdict = Verdict(reward, right, right.astype(jnp.int8))
+        return verdict.replace(reward=advantages), verdict, used(use, rewards, asked)
+
+    def surveyed(base, prompts, said: Rollout, correct: Array) -> tuple:
+        """The embeddings, the bits, and the responses as groups [1, A, C] of one answer by each client."""
+        embedded = encoder.embed(base, jax.tree.map(lambda x: x[0], prompts))
+        together = lambda x: jnp.moveaxis(x, 0, 2)[:, 0][None]  # noqa: E731  # [C, A, 1, ...] -> [1, A, C, ...]
+        verdicts = Verdict.from_correct(together(correct))
+        metrics = {"reward": verdicts.reward.mean((1, 2)), "correct": verdicts.reward.mean((1, 2))}
+        grouped = jax.tree.map(lambda x: jnp.moveaxis(x[:, :, 0], 0, 1)[None], said)
+        return embedded, correct[..., 0], grouped, verdicts, _no_swap(verdicts), metrics
+
+    return {
+        "two_keys": lambda key: tuple(jax.random.split(key)),
+        "keys": jax.vmap(jax.random.fold_in, in_axes=(None, 0)),
+        "repeated": repeated,
+        "answer": answer,
+        "bits": bits,
+        "choose": choose,
+        "report": report,
+        "advise": advise,
+        "surveyed": surveyed,
+        "nobody": jnp.zeros_like,
+        "slots": lambda asked, mask: jnp.broadcast_to(asked[..., None], (*asked.shape, mask.shape[2])),
+        "rest": lambda use: no_use(use.asked.shape[0]),
+        "figures": figures,
+    }
+
+
+def _no_swap(verdicts: Verdict) -> SwapPlan:
+    """The plan of a step without a swap. It reads `correct`, so that it lies on the same devices."""
+    plan = no_swap(None, verdicts.correct)
+    return plan.replace(swapped=plan.swapped & verdicts.correct)

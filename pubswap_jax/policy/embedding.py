@@ -1,0 +1,35 @@
+"""Embeddings of questions by the base model: what a server without labels can compare questions by."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from pubswap_jax.policy import attention
+from pubswap_jax.policy.logps import check_base
+from pubswap_jax.types import Array, Prompts, PyTree, at_least_f32
+
+
+class Encoder(NamedTuple):
+    """A frozen encoder of questions."""
+
+    size: int  # D
+    embed: Callable[[PyTree, Prompts], Array]  # (base, prompts [B, P]) -> f32[B, D], rows of norm 1
+
+
+def mean_hidden(model) -> Encoder:
+    """The base's last hidden states, averaged over a prompt's tokens and divided by their norm."""
+
+    def embed(base: PyTree, prompts: Prompts) -> Array:
+        check_base(base)
+        places, attend = attention.positions(prompts.mask), attention.causal(prompts.mask)
+        states = at_least_f32(model.apply(base, prompts.tokens, places, attend, method="hidden"))
+        return normalised(jnp.sum(states, axis=1, where=prompts.mask[..., None]))
+
+    return Encoder(model.config.hidden_size, embed)
+
+
+def normalised(x: Array) -> Array:
+    """x / ‖x‖ over the last axis; zeros stay zeros."""
+    squares = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+    return x / jnp.sqrt(jnp.where(squares > 0, squares, 1.0))
