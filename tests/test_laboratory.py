@@ -7,6 +7,7 @@ import pytest
 from small_world import LABORATORY
 
 from experiments import cells
+from experiments.aggregation import study as rules
 from experiments.figures import interval, paired
 from experiments.laboratory import KEPT, config_of, train
 from experiments.methods import picture, study
@@ -102,3 +103,22 @@ def test_the_table_pairs_seeds(tmp_path):
     assert (mean, half) == (2.0, pytest.approx(2.484, abs=1e-3))
     picture.draw(results, tmp_path / "picture.png", "two methods")
     assert (tmp_path / "picture.svg").read_text().startswith("<?xml")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["scaffold", "fedecado"])
+def test_a_rule_with_a_half_in_the_clients_runs_through_the_gate(name):
+    plain = {"training.clip_norm": 0.0, "training.lr": 1.0} if name == "fedecado" else {}
+    changes = LABORATORY | {"federation.rounds": 2, "federation.aggregate": name} | plain
+    (rows,) = train([config_of("configs/math.py:hard", 2, changes)], say=lambda line: None)
+    assert len(rows) == 3 and np.isfinite([list(row.values()) for row in rows[1:]]).all() and rows[2]["drift"] > 0
+
+
+def test_every_cell_of_the_study_of_rules_is_a_config_of_as_many_responses():
+    cells_of_rules, alterations = rules.cells_of([*rules.GROUPS, "hostile"])
+    assert set(alterations) < set(cells_of_rules)
+    for name, changes in cells_of_rules.items():
+        usual = {field: value for field, value in changes.items() if field not in ("model.adapter", "model.heads")}
+        built = config_of("configs/math.py:hard", 3, usual)
+        assert built.training.prompts * built.training.group * built.federation.num_clients == 256, name
+        assert built.federation.steps * built.federation.rounds == rules.STEPS

@@ -1,0 +1,71 @@
+"""The tables and the picture of the study's results.
+
+    python -m experiments.aggregation.picture [experiments/aggregation/results.json]
+
+Means over seeds with 95 % t-intervals. Differences are paired by seed: to the mean of A and B apart, or, with hostile clients,
+to the mean over the honest clients alone.
+"""
+
+import argparse
+import json
+import pathlib
+
+from experiments.aggregation.study import GROUPS, HERE, METHODS, SIDES, hostile_cells
+from experiments.figures import curve, dots, markdown, mean_and_half, paired, panels, save
+
+GREY, BLUE = "#4c4c4c", "#0072b2"
+
+
+def control_of(name: str) -> str:
+    """The cell that a cell's difference is to; empty: there is none."""
+    for side in SIDES:
+        if name.endswith(side):
+            return f"honest alone, {side}"
+    ends = [f"{method}, τ = {tau}" for method in METHODS for tau in (40, 10)]
+    return next((f"mean, {end}" for end in ends if name.endswith(end)), "")
+
+
+def groups(results: dict) -> dict[str, list[str]]:
+    """The cells of every group that the results hold, in the study's order."""
+    cells = {group: list(make()) for group, make in GROUPS.items()} | {"hostile": list(hostile_cells()[0])}
+    found = {group: [name for name in names if name in results] for group, names in cells.items()}
+    return {group: names for group, names in found.items() if names}
+
+
+def table(results: dict, names: list[str]) -> str:
+    rows = []
+    for name in names:
+        seeds, control = results[name], control_of(name)
+        against = paired(seeds, results[control]) if control in results and control != name else "–"
+        residual, sent, spent = (curve(seeds, figure)[:, 1:].mean() for figure in ("residual", "bytes", "cpu_seconds"))
+        end = mean_and_half(curve(seeds, "global")[:, -1])
+        rows.append([name, str(len(seeds)), end, against, f"{residual:.3f}", f"{sent / 1e6:.2f}", f"{spent:.1f}"])
+    heads = ["cell", "seeds", "accuracy at the end", "to its control (p)", "averaging residual", "MB a round", "CPU s a round"]
+    return markdown(heads, rows)
+
+
+def draw(results: dict, found: dict[str, list[str]], path: pathlib.Path) -> None:
+    tallest = max(map(len, found.values()))
+    figure, axes = panels(len(found), width=6.5, height=1.2 + 0.22 * tallest)
+    for axis, (group, names) in zip(axes, found.items(), strict=True):
+        colours = [GREY if control_of(name) in ("", name) else BLUE for name in names]
+        dots(axis, names, [curve(results[name], "global")[:, -1] for name in names], colours)
+        axis.set(title=group, xlabel="accuracy on held-out questions", xlim=(0, 1))
+        axis.tick_params(axis="y", labelsize=7)
+    figure.suptitle("after 240 steps: means with 95 % intervals, ticks: seeds; grey: controls", fontsize=11)
+    save(figure, path)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=pathlib.Path, nargs="?", default=HERE / "results.json")
+    a = parser.parse_args()
+    results = json.loads(a.results.read_text())
+    found = groups(results)
+    for group, names in found.items():
+        print(f"{group}\n\n{table(results, names)}\n")
+    draw(results, found, a.results.with_name("aggregation.png"))
+
+
+if __name__ == "__main__":
+    main()
