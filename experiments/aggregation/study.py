@@ -30,7 +30,7 @@ MAIN = {
     "ffa_lora": {"model.adapter": "ffa_lora", "model.lora_rank": 6, "model.lora_alpha": 12.0},
     "ravan": RAVAN,
 }
-# Rates by the group `steps`, seed 11; see README.md.
+# First guesses: the group `steps` has not run yet. Put its best rates here.
 RATES = {
     "fedavgm": {"federation.server_lr": 0.3},
     "fedadam": {"federation.server_lr": 0.003},
