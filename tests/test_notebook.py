@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import signal
+import time
 import subprocess
 import sys
 
@@ -71,6 +72,15 @@ def test_export_and_report(trained, tmp_path):
     assert shown.path.exists() and shown._repr_html_().startswith("<iframe srcdoc=") and "&lt;" in shown._repr_html_()
 
 
+@pytest.fixture
+def _keyboard():
+    """Python's own handler of SIGINT: a process that a shell began in the background ignores the signal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_keyboard")
 def test_an_interrupt_stops_at_the_next_check_and_a_second_one_at_once(capsys):
     before = signal.getsignal(signal.SIGINT)
     with notebook._interruptible(lambda: None) as check:
@@ -80,7 +90,7 @@ def test_an_interrupt_stops_at_the_next_check_and_a_second_one_at_once(capsys):
             check()
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-            signal.pause()
+            time.sleep(10)
     assert signal.getsignal(signal.SIGINT) is before and "saving" in capsys.readouterr().out
 
 
