@@ -4,9 +4,9 @@ import json
 import os
 import pathlib
 import signal
-import time
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
