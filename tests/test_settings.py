@@ -13,7 +13,19 @@ from pubswap_jax.fields import default_config
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 PRESETS = {
-    "math": ["tiny", "hard", "smollm2-135m", "qwen2.5-0.5b", "qwen2.5-math-1.5b", "qwen3-1.7b", "qwen3-4b", "smoke"],
+    "math": [
+        "tiny",
+        "hard",
+        "smollm2-135m",
+        "qwen2.5-0.5b",
+        "fedbuff",
+        "fedrevive",
+        "sapo",
+        "qwen2.5-math-1.5b",
+        "qwen3-1.7b",
+        "qwen3-4b",
+        "smoke",
+    ],
     "medical": ["tiny", "smollm2-135m", "llama-3.2-3b", "smoke"],
 }
 
