@@ -73,6 +73,7 @@ def test_killed_among_arrivals_and_resumed(run, tmp_path, monkeypatch, method, c
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_equal_speeds_and_k_b_and_o_of_all_clients_are_the_synchronous_run(run, tmp_path):
     last = loop.train(asynchronous(run), tmp_path)
     ours, theirs = outcome(tmp_path), outcome(finished()[1])

@@ -140,7 +140,7 @@ def test_a_mistake_is_one_line(mistake, tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("default")
-@pytest.mark.notebook
+@pytest.mark.slow
 def test_the_notebook_with_a_reward_of_ones_own_runs_and_goes_on(tmp_path):
     """As a script in a folder of its own; run again, it finds the finished run and prints the same figures."""
     book = pathlib.Path(__file__).parent.parent / "docs" / "notebooks" / "own_reward.ipynb"

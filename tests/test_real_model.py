@@ -18,6 +18,7 @@ HERE = pathlib.Path(study.__file__).parent
 WORDS = pathlib.Path("words")
 
 
+@pytest.mark.slow
 def test_the_committed_questions_are_svamps_and_no_set_holds_copies_of_another():
     sets = {name: prepare.read(HERE / "data" / f"svamp_{name}.jsonl") for name in ("warmup", "train", "test")}
     assert {name: len(rows) for name, rows in sets.items()} == {"warmup": 80, "train": 467, "test": 200}

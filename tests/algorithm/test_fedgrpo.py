@@ -48,6 +48,7 @@ def leaves(tree):
     return [np.asarray(x) for x in jax.tree.leaves(tree)]
 
 
+@pytest.mark.slow
 def test_with_one_expert_that_knows_everything_it_is_central_grpo():
     ours = federation(1, SMALL._replace(experts=1))
     central = ps.pubswap(world()[0], TX, num_clients=1, group=GROUP)
@@ -65,6 +66,7 @@ def test_with_one_expert_that_knows_everything_it_is_central_grpo():
     assert any((x != y).any() for x, y in zip(leaves(ours.shared(state)), leaves(world()[2]), strict=True))
 
 
+@pytest.mark.slow
 def test_experts_are_scored_by_the_answer_where_they_hold_it_and_else_by_their_own_responses():
     asked = []
 
@@ -98,6 +100,7 @@ def heard():
     return ps.Channel(by, by), found
 
 
+@pytest.mark.slow
 def test_the_records_are_those_of_the_protocol_and_no_other():
     channel, found = heard()
     ours, (private, auxiliary, public) = federation(), batches()

@@ -201,6 +201,7 @@ def test_hypergradients_agree_with_finite_differences():
         assert by_hparams.lr != 0 and by_hparams.swap_weight != 0 and (by_weights != 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kl, kl_in_reward", [(losses.kl_k2, False), (losses.kl_k1, True)])
 def test_hypergradients_pass_the_kl_in_the_loss_and_in_the_reward(kl, kl_in_reward):
     """A `stop_gradient` on the reward's KL would cut the path by which later steps depend on the earlier ones."""

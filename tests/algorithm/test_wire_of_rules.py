@@ -85,6 +85,7 @@ def test_what_crosses(name):
     assert_close(found, expected, 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mean", "median"])
 def test_a_run_on_a_mesh_gathers_the_uploads_of_such_a_rule_and_of_no_other(name):
     place, crossing = placement(make_mesh(client=CLIENTS), CLIENTS, 1), {}

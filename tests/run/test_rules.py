@@ -68,6 +68,7 @@ def worked_example():
     return re.search(r"```python\n(.*?)```", page.read_text(), re.DOTALL)[1]
 
 
+@pytest.mark.slow
 def test_the_page_s_own_rule_in_ten_lines_runs_by_config_and_in_python(tmp_path):
     code, found = worked_example(), {}
     assert len([line for line in code.splitlines() if line.strip()]) <= 10
@@ -90,6 +91,7 @@ def test_a_function_that_returns_no_rule_is_named(tmp_path):
         make_federation(config, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "changes"), [("scaffold", {}), ("fedecado", {"training.clip_norm": 0.0})])
 def test_a_rule_with_a_half_in_the_clients_brings_both_halves(monkeypatch, name, changes):
     asked = []
