@@ -56,6 +56,11 @@ RECORDS = {  # and each client's bytes by hand
         Record("verdicts", "up", {"correct": CORRECT, "reward": FINER}, IDS),
         {"up/verdicts": [1, 1], "up/rewards": [0, 16]},
     ),
+    # Two floats for every question that the client was asked about, and a byte that says which.
+    "rewards": (
+        Record("rewards", "up", {"reward": BITS, "asked": np.array([[True, False], [True, True]])}, IDS),
+        {"up/rewards": [8 + 1, 16 + 1]},
+    ),
     "counters": (Record("counters", "up", {"loss": jnp.zeros(2), "reward": jnp.ones(2)}), {"up/counters": [8, 8]}),
     "transcripts": (Record("transcripts", "up", {"row": ROW}, who=np.array([False, True])), {"up/transcripts": [0, 20]}),
 }
