@@ -73,9 +73,7 @@ def together(flat: Mapping[str, Any]) -> str:
     needed, there = 2 * flat["federation.trim"] + 1, flat["federation.participants"] or clients
     if flat["federation.aggregate"] == "trimmed_mean" and there < needed:
         return f"federation.trim={flat['federation.trim']}: trimmed_mean needs {needed} clients, and {there} take part"
-    if flat["federation.aggregate"] in PLAIN_DESCENT and _plain(flat):
-        return _plain(flat)
-    return asynchronous(flat) or targets(flat["model.lora_targets"])
+    return _plain(flat) or asynchronous(flat) or targets(flat["model.lora_targets"])
 
 
 def asynchronous(flat: Mapping[str, Any]) -> str:
@@ -115,6 +113,8 @@ _LOCKSTEP = (
 
 def _plain(flat: Mapping[str, Any]) -> str:
     rule = flat["federation.aggregate"]
+    if rule not in PLAIN_DESCENT:
+        return ""
     for name in ("training.clip_norm", "training.weight_decay"):
         if flat[name]:
             return f"{name}={flat[name]}: {rule} reads its clients' steps as times, which this would change; set {name}=0"

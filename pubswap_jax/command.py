@@ -44,7 +44,7 @@ EXAMPLES = {
     "CONFIG": "CONFIG: the name of a config of the package, such as math or math:qwen3-1.7b, or the path of a config file",
     "RUN": "RUN: the folder of a run, such as runs/mine",
 }
-APART = ("--config", "--workdir", "--adapter", "--questions")  # flags whose value may follow as a word of its own
+APART = ("--config", "--workdir", "--adapter", "--questions", "--merge")  # flags whose value may follow as a word of its own
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,7 +4,7 @@
                             set any field with a flag like --config.federation.swap_period=4
 --mode=train                train|eval|export|plan|probe|data|report|doctor|flexmerge|route
 --workdir=FOLDER            by default a dated folder under runs/; the same command resumes an interrupted run, even days later;
-                            all modes but train and plan read the run's folder with --workdir, and need no --config
+                            with --workdir of a run, eval, export, flexmerge, route, report and doctor need no --config
 --adapter=FOLDER            eval: a PEFT adapter to evaluate; by default the adapter of the run's best round
 --questions=FILE            eval: ask these questions, one row each with question and answer, and not the run's test questions
 --merge=DTYPE               export: the best round's averaged adapter merged into its base too; float32 or bfloat16

@@ -62,7 +62,15 @@ def train(
       fork, check, offer: as `train_and_evaluate` takes them.
     """
     if isinstance(config, Run):
-        return loop.train(config, pathlib.Path(workdir), fork=fork, check=check, offer=offer)
+        if (
+            workdir is None
+            or model
+            or rounds
+            or fields
+            or any(one is not None for one in (questions, reward, planner, aggregator))
+        ):
+            raise ValueError("an assembled Run has its model, questions and functions already: give workdir= and none of these")
+        return loop.train(config, pathlib.Path(workdir), fork=fork, check=check, offer=offer, on_round=on_round)
     changes = {"model.path": str(model), "federation.rounds": rounds} | _named(planner, aggregator) | _asked(questions)
     changes = {name: value for name, value in changes.items() if value} | dict(fields)
     listed = None if questions is None or isinstance(questions, (str, pathlib.Path)) else memory.rows(questions)

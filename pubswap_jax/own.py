@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import inspect
 import pathlib
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,18 @@ def load(field: str, value: str) -> Callable[[], Any]:
     file, name, said = file_of(value), value.rpartition(":")[2], f"config.{field}={value}"
     if not file.is_file():
         raise ValueError(f"{said}: no such file {file}")
+    module = executed(file, said)
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise ValueError(f"{said}: {file} has no function {name!r}; it has {', '.join(functions_of(module)) or 'none'}")
+    parameters = inspect.signature(function).parameters.values()
+    if any(one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD) for one in parameters):
+        raise ValueError(f"{said}: a function without arguments expected, which returns what {field} needs")
+    return function
+
+
+def executed(file: pathlib.Path, said: str) -> types.ModuleType:
+    """The module of a file. An exception in it is a ValueError of one line that begins with `said`."""
     spec = importlib.util.spec_from_file_location(f"_own_{file.stem}", file)
     module = importlib.util.module_from_spec(spec)
     try:
@@ -34,11 +47,9 @@ def load(field: str, value: str) -> Callable[[], Any]:
     except Exception as error:  # the file is a program, so any exception is a mistake in it
         place = f":{error.lineno}" if isinstance(error, SyntaxError) else ""
         raise ValueError(f"{said}: {file}{place}: {type(error).__name__}: {getattr(error, 'msg', None) or error}") from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        there = [one for one, found in vars(module).items() if inspect.isfunction(found) and found.__module__ == spec.name]
-        raise ValueError(f"{said}: {file} has no function {name!r}; it has {', '.join(there) or 'none'}")
-    parameters = inspect.signature(function).parameters.values()
-    if any(one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD) for one in parameters):
-        raise ValueError(f"{said}: a function without arguments expected, which returns what {field} needs")
-    return function
+    return module
+
+
+def functions_of(module: types.ModuleType) -> list[str]:
+    """The names of the functions that a module defines itself."""
+    return [name for name, found in vars(module).items() if inspect.isfunction(found) and found.__module__ == module.__name__]

@@ -130,6 +130,13 @@ MISTAKES = {
 }
 
 
+@pytest.mark.parametrize("beside", [{}, {"workdir": "w", "rounds": 2}, {"workdir": "w", "planner": "rescue"}])
+def test_an_assembled_run_takes_a_folder_and_nothing_that_it_has_already(beside, monkeypatch):
+    monkeypatch.setattr(notebook.loop, "train", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(ValueError, match="an assembled Run has its model"):
+        ps.train(finished()[0], **beside)
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_line(mistake, tmp_path, monkeypatch):
     monkeypatch.setattr(notebook, "assemble", lambda config, given: pytest.fail("assembled"))

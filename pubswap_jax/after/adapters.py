@@ -102,7 +102,7 @@ def with_rank(run: Run, config, rank: int) -> Run:
     """The run with a model and an evaluation for the adapters of `lora_of`."""
     model = Transformer(run.policy.config.replace(adapter=lora(rank, float(rank))))
     policy = run.policy._replace(model=model, base=run.policy.base | {"basis": {}})
-    return run._replace(policy=policy, examiner=make_examiner(config, policy, run.place, run.programs))
+    return run._replace(policy=policy, examiner=make_examiner(config, policy, run.place, run.programs, run.own))
 
 
 def mixture(run: Run, client: int) -> dict[str, float]:

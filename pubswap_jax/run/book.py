@@ -20,7 +20,7 @@ Offer = Callable[[Callable[[], None]], None]
 
 
 class Round(NamedTuple):
-    """What `on_round` is told about a finished round."""
+    """The argument of `on_round`: a finished round."""
 
     round: int  # rounds that are finished; the base model's evaluation is no round
     rounds: int  # of the run

@@ -34,7 +34,7 @@ def needed(config, model_config: ModelConfig) -> dict[str, int]:
     base = {"params": param_shapes(model_config, config.model.dtype), "basis": {}}
 
     def analyse(name: str, function: Callable) -> Callable:
-        """A program that gives shapes; rollout and update are compiled for their memory analysis."""
+        """A program that gives shapes; rollout, update and examine are compiled for their memory analysis."""
         jitted = jax.jit(function)
 
         def call(*arguments):
@@ -53,18 +53,12 @@ def needed(config, model_config: ModelConfig) -> dict[str, int]:
     key, hparams = jax.eval_shape(lambda: jax.random.key(0)), jax.eval_shape(Hparams.create)
     batch = Batch(prompts, [[]] * clients)
     federation.step(base, state, batch, judge_of_shapes, direct, key, hparams)
-    rollout, update, examine = (
-        analysed["rollout"],
-        analysed["update"],
-        _examination(config, model, base, state, analyse, analysed),
-    )
+    rollout, update = analysed["rollout"], analysed["update"]
+    examine = _examination(config, model, base, state, analyse, analysed)
     server, clients = state.server, state.clients
     some = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), clients)
-    weights, adapters, moments = (
-        bytes_of(base),
-        bytes_of(clients.adapter) + bytes_of(server.adapter),
-        bytes_of(clients.opt_state),
-    )
+    weights, moments = bytes_of(base), bytes_of(clients.opt_state)
+    adapters = bytes_of(clients.adapter) + bytes_of(server.adapter)
     elsewhere = weights - weights // config.mesh.model  # bytes of the base on the model axis's other devices
     weights -= elsewhere
     # The memory analysis sees only the clients of one part, but the adapters and moments of all clients stay in memory.

@@ -148,7 +148,7 @@ def _package(module: str, field: str, extra: str):
         raise ValueError(f"config.{field} needs {module}: pip install 'pubswap_jax[{extra}]', or switch it off") from None
 
 
-# --- timing ------------------------------------------------------------------------------------------------
+# --- timing -------------------------------------------------------------------------------------------------------------
 
 
 class Clock:

@@ -91,7 +91,7 @@ def advice(found: Answers, settings: dict) -> list[str]:
     if wrong > 0.7:
         lines.append(
             f"{wrong:.0%} of the groups are all wrong and teach nothing: begin from a warm-up (model.warmup), show examples "
-            f"(model.examples), word model.instruction anew, raise training.group, or take a larger base"
+            f"(model.examples), change model.instruction, raise training.group, or take a larger base"
         )
     elif right > 0.9:
         lines.append("almost every answer is right: little is left to learn; take harder questions")

@@ -81,11 +81,10 @@ class Programs:
         del self._coming[jitted]
 
     def doing(self) -> str:
-        """What the run is busy with, in words: a phase of the clock, and which programs are compiled meanwhile."""
-        waiting = [
-            f"compiling {jitted.__name__}" for jitted, coming in list(self._coming.items()) if not all(map(_done, coming))
-        ]
-        return ", ".join(filter(None, (self.clock.phase, *waiting[:1]))) or "working"
+        """What the run is busy with, in words: the clock's phase, and the first program that is being compiled."""
+        unfinished = (jitted for jitted, coming in list(self._coming.items()) if not all(one.done() for one in coming))
+        compiling = [f"compiling {jitted.__name__}" for jitted in unfinished][:1]
+        return ", ".join(filter(None, (self.clock.phase, *compiling))) or "working"
 
     def close(self) -> None:
         """Cancels all compilations that have not begun."""
@@ -93,10 +92,6 @@ class Programs:
             self._thread.shutdown(wait=False, cancel_futures=True)
             self._thread = None
         self._coming.clear()
-
-
-def _done(coming: Future) -> bool:
-    return coming.done()
 
 
 def shapes(tree):

@@ -6,7 +6,6 @@ of them if it has **kwargs. It returns one number for each response, or None for
 """
 
 import hashlib
-import importlib.util
 import inspect
 import math
 import os
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pubswap_jax import own
 from pubswap_jax.questions import generators
 from pubswap_jax.questions.sources import last_box
 from pubswap_jax.run import fingerprint
@@ -128,27 +128,13 @@ def named(word: str) -> Reward:
     if not file.is_file():
         siblings = [str(other) for other in file.parent.glob("*.py")]
         raise ValueError(f"reward.functions={word}: no such file {path}{nearest(path, siblings) if siblings else ''}")
-    module = _executed(file, word)
+    module = own.executed(file, f"reward.functions={word}")
     function = getattr(module, name, None)
     if not callable(function):
-        known = [
-            one for one, value in vars(module).items() if inspect.isfunction(value) and value.__module__ == module.__name__
-        ]
+        known = own.functions_of(module)
         what = "no such function" if function is None else "not a function"
         raise ValueError(f"reward.functions={word}: {what}{nearest(name, known) if known else f'; {path} has none'}")
     return Reward(word, function, hashlib.sha256(file.read_bytes()).hexdigest())
-
-
-def _executed(file: pathlib.Path, word: str):
-    spec = importlib.util.spec_from_file_location(f"_reward_{file.stem}", file)
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # the file is a program, so any exception is a mistake in it
-        place = f":{error.lineno}" if isinstance(error, SyntaxError) else ""
-        said = getattr(error, "msg", None) or error
-        raise ValueError(f"reward.functions={word}: {file}{place}: {type(error).__name__}: {said}") from error
-    return module
 
 
 # --- calling ------------------------------------------------------------------------------------------------------------
@@ -208,11 +194,13 @@ def agree(before: Sequence[Mapping], now: Sequence[Mapping], workdir: str | os.P
 
 
 def _offered(responses: Responses, conversational: bool) -> dict[str, list]:
-    own = {name: list(getattr(responses, name)) for name in OFFERED}
+    """What a function may ask for by name, in fresh lists: a function may change them."""
+    offered = {name: list(values) for name, values in responses.columns.items()}
+    offered |= {name: list(getattr(responses, name)) for name in OFFERED}
     if conversational:
-        own["prompts"] = [[{"role": "user", "content": text}] for text in own["prompts"]]
-        own["completions"] = [[{"role": "assistant", "content": text}] for text in own["completions"]]
-    return {name: list(values) for name, values in responses.columns.items()} | own  # fresh lists: a function may change them
+        offered["prompts"] = [[{"role": "user", "content": text}] for text in offered["prompts"]]
+        offered["completions"] = [[{"role": "assistant", "content": text}] for text in offered["completions"]]
+    return offered
 
 
 def _wanted(reward: Reward, offered: Mapping[str, list]) -> dict[str, list]:
