@@ -17,10 +17,13 @@ HEADS = {
     "model": "Base model and adapters",
     "data": "Questions",
     "federation": "Clients and averaging",
+    "reward": "Rewards of your own",
     "training": "Steps",
     "evaluation": "Evaluation",
     "checkpoint": "Checkpoints",
     "log": "Logs",
+    "merge": "Merging adapters",
+    "route": "Routing between adapters",
     "verifier": "Verifier",
     "mesh": "Devices",
 }

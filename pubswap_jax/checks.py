@@ -21,6 +21,8 @@ ALIASES = {
     "data.max_prompt_tokens": "max_prompt_length prompt_length max_seq_length max_length",
     "data.alpha": "dirichlet dirichlet_alpha",
     "federation.num_clients": "clients n_clients num_workers",
+    "reward.functions": "reward_funcs reward_functions",
+    "reward.weights": "reward_weights",
     "federation.participants": "clients_per_round fraction_fit participation",
     "federation.rounds": "num_epochs epochs num_train_epochs num_rounds n_rounds max_steps total_steps",
     "federation.steps": "tau local_steps local_epochs steps_per_round inner_steps",

@@ -54,7 +54,7 @@ def train(
       workdir: the run's folder; by default a dated one under runs/. Calls with equal arguments have the same folder.
       model: a Hugging Face folder or a name on the hub.
       questions: a list of rows, a datasets.Dataset or a DataFrame; or the text of data.path or data.name.
-      reward: a reward function, the text of one (`reward.functions`), or a list of both; configs/README.md says what they get.
+      reward: a reward function, the text of one (`reward.functions`), or a list of both; docs/own.md says what they get.
       planner, aggregator: functions of the swap and of the averaging, or names of federation.swap and federation.aggregate.
       rounds: of the whole run; 0: the config's.
       fields: any other fields of the config by their dotted names.

@@ -57,6 +57,8 @@ def test_killed_among_arrivals_and_resumed(run, tmp_path, monkeypatch, method, c
     changes = {name: value for name, value in method.items() if "distil" not in name or method is REVIVED}
     this = federated_as(run, config_of(run, **changes))._replace(measure=None)  # no swap to measure, as the assembly says
     loop.train(this, tmp_path / "whole")
+    distilled = any("public/kl_after" in row for row in journal.read(tmp_path / "whole", "metrics"))
+    assert distilled == (method is REVIVED)
     real, count = judge.verify, iter(range(10_000))
 
     def killed(*arguments, **named):

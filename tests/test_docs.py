@@ -1,4 +1,4 @@
-"""The pages in docs/: their snippets run and print what they say, and every field that they name exists."""
+"""The pages in docs/: snippets of the swap, the verifier and a judge run, and every field that a page names exists."""
 
 import pathlib
 import re
@@ -6,7 +6,7 @@ import re
 import pytest
 from small_world import config_of, finished
 
-from pubswap_jax import checks, loop, settings
+from pubswap_jax import checks, settings
 from pubswap_jax.field_table import FIELDS
 from pubswap_jax.run import journal
 from pubswap_jax.types import Federation
@@ -60,11 +60,19 @@ def test_a_name_of_another_tool_is_told_its_name_here():
     assert wrong == [] and len(known) > 10
 
 
+def test_the_verifier_prints_what_it_says(capsys):
+    (code,) = snippets("verifier.md")
+    exec(compile(code, "verifier.md", "exec"), {})
+    assert capsys.readouterr().out.strip() == re.search(r"# (\[.*\])", code)[1]
+
+
 @pytest.mark.slow
 def test_a_judge_of_your_own(tmp_path, monkeypatch):
-    (code,) = snippets("own.md")
+    reward, code = snippets("own.md")
+    found = {}
+    exec(compile(reward, "own.md", "exec"), found)
+    assert found["close"](completions=["so 4", "5"], answer=["4", "4"]) == [1.0, 0.0]
     monkeypatch.setattr("pubswap_jax.run.assembly.assemble", lambda config: finished()[0])
-    monkeypatch.setattr("pubswap_jax.train", loop.train, raising=False)
     config = config_of(finished()[0])
     settings.check(config)
     exec(compile(code, "own.md", "exec"), {"config": config, "workdir": tmp_path})

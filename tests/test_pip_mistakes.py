@@ -88,10 +88,6 @@ def elsewhere(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_there_are_twenty():
-    assert len(MISTAKES) >= 20
-
-
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_ends_in_two_lines_that_name_the_fix(mistake, elsewhere, capsys):
     if mistake in WITHOUT and importlib.util.find_spec(WITHOUT[mistake]):

@@ -30,6 +30,13 @@ PRESETS = {
 }
 
 
+def test_the_page_names_every_preset():
+    page = (CONFIGS / "README.md").read_text()
+    for name, presets in PRESETS.items():
+        (line,) = [line for line in page.splitlines() if line.startswith(f"| `{name}.py`")]
+        assert [preset for preset in presets if f"`{preset}`" not in line] == []
+
+
 @pytest.mark.parametrize("name, preset", [(name, preset) for name in PRESETS for preset in [*PRESETS[name], ""]])
 def test_every_preset_loads_and_passes_the_check(name, preset):
     config = settings.load(f"{CONFIGS / name}.py" + (f":{preset}" if preset else ""))

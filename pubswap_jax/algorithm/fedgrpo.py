@@ -2,7 +2,7 @@
 
 The clients are experts. First they may train adapters of their own, at home. Then they answer the server's auxiliary questions,
 whose bits say how competent each client is. From then on the server samples candidates for its own questions, and the experts
-of a question reward them. experts.py has the mathematics, docs/fedgrpo.md the readings.
+of a question reward them. experts.py has the mathematics. "Reading:" marks what the paper leaves open.
 """
 
 from typing import Any, NamedTuple
@@ -77,7 +77,7 @@ def fedgrpo(
     part: int | None = None,
     program: Program = compiled,
 ) -> Federation:
-    """FedGRPO as reconstructed from the paper and its repository; docs/fedgrpo.md has the readings.
+    """FedGRPO as reconstructed from the paper and its repository.
 
     A batch that is not `public` is a step of the clients' own training, [C, B]. A `labelled` one measures their competence, and
     any other public one is a step of the server's policy; both are [1, B]. Absence is a reward that is not finite: `who` and

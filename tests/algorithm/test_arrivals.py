@@ -6,7 +6,7 @@ import heapq
 import numpy as np
 import pytest
 
-from pubswap_jax.algorithm.arrivals import arrivals
+from pubswap_jax.algorithm.arrivals import arrivals, slowest_staleness
 from pubswap_jax.algorithm.timeline import lockstep
 from pubswap_jax.questions.schedule import PARTICIPATION, Schedule, participants, permutation
 
@@ -177,3 +177,12 @@ def test_impossible_places_are_refused(places, message):
         line([1.0] * 3, **places)
     with pytest.raises(ValueError, match="finite and not negative"):
         line([1.0, -1.0], jobs=1, buffer=1, free=1)
+
+
+def test_a_public_event_comes_before_a_close_with_stale_uploads_alone():
+    found = events(line([1.0, 2.0], 3, jobs=2, buffer=1, free=1, distils=True))
+    kinds = [(event.kind, np.flatnonzero(event.who).tolist()) for event in found if event.kind in ("public", "close")]
+    assert kinds == [("close", [1]), ("public", [0]), ("close", [0]), ("public", [1]), ("close", [1])]
+    with pytest.raises(ValueError, match="without public steps expected"):
+        line([1.0, 2.0], 3, Schedule(2, 2), jobs=2, buffer=1, free=1, distils=True)
+    assert slowest_staleness(line([1.0, 4.0], 5, jobs=2, buffer=1, free=1), [1.0, 4.0]) == 3.0

@@ -25,4 +25,4 @@ def test_an_evaluation_of_many_samples_makes_the_peak(needs):
 
 
 def test_a_host_holds_the_program_itself(needs):
-    assert 0 < needs[0]["this program and its compiler"] <= system.peak_bytes()
+    assert 50e6 < needs[0]["this program and its compiler"] <= system.peak_bytes()

@@ -130,3 +130,19 @@ def test_groups_without_variance_count_as_the_config_says(monkeypatch):
         settings.override(config, "training.zero_variance", choice)
         methods.make_federation(config, None)
     assert seen == [None, not_flat, None], "resample replaces questions; what is left counts"
+
+
+def test_asynchronous_clients_have_the_buffer_the_decay_and_the_distillation_of_the_config(monkeypatch):
+    monkeypatch.setattr(methods, "pubswap", lambda model, tx, **how: how)
+    monkeypatch.setattr(methods, "fedrevive", lambda model, inner, **how: inner | how)
+    monkeypatch.setattr(methods, "buffered", lambda size, decay, of: (size, decay))
+    config = default_config()
+    fields = {"method": "fedbuff", "num_clients": 2, "steps": 2, "rounds": 5, "swap_period": 0, "speeds": "1,4", "free": 1}
+    for name, value in {**fields, "buffer": 1, "staleness_decay": 1.5}.items():
+        settings.override(config, f"federation.{name}", str(value))
+    assert methods.make_federation(config, None)["aggregator"] == (1, 1.5)
+    config.federation.method, config.federation.distil_steps = "fedrevive", 3
+    made = methods.make_federation(config, None)
+    assert (made["aggregator"], made["rebase"], made["s_max"], made["how"].steps) == ((1, 0.0), methods.revived, 3.0, 3)
+    timeline = methods.make_timeline(config, methods.make_schedule(config))
+    assert [timeline(index).kind for index in range(timeline.length)].count("public") == 2, "two uploads are stale"
