@@ -2,11 +2,19 @@
 
 import re
 
-# A plain number: 51, -3, 1,234.5, $0.50, 12 %
-_NUMBER = re.compile(r"[-+]?\\?\$?\s*(?:\d[\d,]*)?(?:\.\d+)?\s*(?:\\?%)?")
-# An operation between two operands: 76-25, 3 * (4), 14/7, 3\times 4, 3(4), 5^2. The last text after `=` is looked at alone.
-_OPERATION = re.compile(
-    r"[\d)}]\s*(?:[-+*/^×÷·−–:]|\\(?:times|cdot|div)\b)\s*[-+(\\\d$.]|\d\s*\(|\)\s*[\d(]|\\(?:sqrt|d?frac|tfrac)\b"
+from pubswap_jax.verifier.pattern import Pattern
+
+_NUMBER = Pattern(
+    r"[-+]?\\?\$?\s*(?:\d[\d,]*)?(?:\.\d+)?\s*(?:\\?%)?",
+    matches=["51", "-3", "1,234.5", "$0.50", "12 %", r"12\%"],
+    not_=["x", "76-25", "1/2", "51 apples"],
+    by=re.Pattern.fullmatch,
+)
+# An operation between two operands. The text after the last `=` is looked at alone.
+_OPERATION = Pattern(
+    r"[\d)}]\s*(?:[-+*/^×÷·−–:]|\\(?:times|cdot|div)\b)\s*[-+(\\\d$.]|\d\s*\(|\)\s*[\d(]|\\(?:sqrt|d?frac|tfrac)\b",
+    matches=["76-25", "3 * (4)", "14/7", r"3\times 4", "3(4)", "5^2", r"\frac{1}{2}", r"\sqrt{4}"],
+    not_=["51", "-51", "5-year plan", "the 51st", "1,251"],
 )
 _FRACTION = re.compile(r"[-+]?\d+\s*/\s*[1-9]\d*")
 
