@@ -239,9 +239,10 @@ class Trained:
         return Comparison(question, *(self._responses(adapter, question, samples, seed) for adapter in adapters))
 
     def _adapter(self) -> PyTree:
-        """The shared adapter of the best round; where there is none, the first client's."""
-        best = self.best
-        return best.adapter if best.shared else jax.tree.map(lambda x: x[0], best.adapter)
+        """The shared adapter of the best round, for the run's own base; where there is none, the first client's."""
+        state, federation = export.best_state(self.run, self.workdir).federation, self.run.federation
+        shared = federation.shared(state)
+        return jax.tree.map(lambda x: x[0], federation.own(state)) if shared is None else shared
 
     def _responses(self, adapter: PyTree, question: str, samples: int, seed: int) -> list[str]:
         known, policy = self.run.settings, self.run.policy

@@ -28,6 +28,7 @@ from pubswap_jax.run import evaluation
 from pubswap_jax.run.assembly import Run, assemble
 from pubswap_jax.run.export import base_name
 from pubswap_jax.run.methods import make_merging
+from pubswap_jax.run.policy import beside_warmup
 from pubswap_jax.weights.pretrained import export_adapter
 
 FOLDER, MOST_SIZES = "flexmerge", 8
@@ -127,8 +128,9 @@ def exported(run: Run, how: str, workdir: pathlib.Path, found: Own, row: Row, sh
     for i, client in enumerate(found.clients):
         model = model_of(row.groups, i)
         blocks = [shared[pair].block for pair in enumerate(model)]
-        rank = rank_of(blocks)
-        adapted, adapter = lora_of(run.policy.config, blocks, rank)
+        adapted, adapter = lora_of(run.policy.config, blocks, rank_of(blocks))
+        adapted, adapter, _ = beside_warmup(run.settings["model.warmup"], adapted, adapter, {})
+        rank = dict(adapted.adapter.settings)["rank"]
         folder = workdir / FOLDER / f"client_{client}"
         for file in folder.glob("*"):
             file.unlink()

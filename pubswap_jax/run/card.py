@@ -8,6 +8,7 @@ from pubswap_jax.fields import default_config
 from pubswap_jax.run import journal
 from pubswap_jax.run.assembly import Run
 from pubswap_jax.run.state import RunState, place_of
+from pubswap_jax.types import Adapter
 
 CARD = """---
 base_model: {base}
@@ -17,7 +18,7 @@ tags: [lora, grpo, federated]
 
 # {name}
 
-A LoRA adapter (rank {rank}, alpha {alpha:g}) trained by pubswap_jax, federated reinforcement learning with verifiable rewards:
+A LoRA adapter ({adapter}) trained by pubswap_jax, federated reinforcement learning with verifiable rewards:
 {clients} clients, {steps} steps between two averagings, swap `{swap}`. This is {whose} after round {round} of {rounds},
 the best one by the validation questions.
 
@@ -54,8 +55,8 @@ def _flags(known: dict) -> list[str]:
     return [f"--config.{name}={value}" for name, value in known.items() if name in usual and value != usual[name]]
 
 
-def card_of(run: Run, at: RunState, workdir: pathlib.Path, name: str) -> str:
-    """The model card of the adapter `name`, in Markdown."""
+def card_of(run: Run, at: RunState, workdir: pathlib.Path, name: str, family: Adapter) -> str:
+    """The model card of the adapter `name`, which is exported in this family, in Markdown."""
     known, shared = run.settings, run.federation.shared(at.federation) is not None
     model, round = "global" if shared else name.replace("_", " "), place_of(run, at.number)[0]
     tested = [row for row in journal.read(workdir, "evaluations") if row["split"] == "test"]
@@ -65,7 +66,7 @@ def card_of(run: Run, at: RunState, workdir: pathlib.Path, name: str) -> str:
     return CARD.format(
         base=base_name(run),
         name=f"{workdir.name}, {name}",
-        **dict(run.policy.config.adapter.settings),
+        adapter=", ".join(f"{key} {value:g}" for key, value in family.settings),
         clients=known["federation.num_clients"],
         steps=known["federation.steps"],
         swap=known["federation.swap"],

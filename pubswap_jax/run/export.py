@@ -1,8 +1,6 @@
 """The best round's adapters, as arrays or as PEFT folders with a model card; and the evaluation of a PEFT folder."""
 
 import pathlib
-from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -62,7 +60,7 @@ def best(workdir: str | pathlib.Path) -> BestRound:
     if shared is None:
         return BestRound(round, score, federation.own(found), model.config, base, settings.flatten(config), False)
     basis = init_basis(jax.random.fold_in(jax.random.key(config.seed), BASIS_STREAM), model, shapes)
-    joined, adapter, _ = beside_warmup(config, model.config, shared, basis)
+    joined, adapter, _ = beside_warmup(config.model.warmup, model.config, shared, basis)
     return BestRound(round, score, adapter, joined, base, settings.flatten(config))
 
 
@@ -70,8 +68,11 @@ def best_of_run(run: Run, workdir: pathlib.Path) -> BestRound:
     """`best` for an assembled run."""
     at = best_state(run, workdir)
     shared = run.federation.shared(at.federation)
-    adapter = run.federation.own(at.federation) if shared is None else shared
-    return BestRound(*at.best, adapter, run.policy.config, run.policy.folder, run.settings, shared is not None)
+    if shared is None:
+        own = run.federation.own(at.federation)
+        return BestRound(*at.best, own, run.policy.config, run.policy.folder, run.settings, False)
+    config, adapter, _ = _leaving(run, shared)
+    return BestRound(*at.best, adapter, config, run.policy.folder, run.settings)
 
 
 def export(config, workdir: pathlib.Path, merge: str = "") -> list[pathlib.Path]:
@@ -80,21 +81,11 @@ def export(config, workdir: pathlib.Path, merge: str = "") -> list[pathlib.Path]
     The adapters are relative to the model of `model.path`: the ranks of a warm-up adapter are part of them. `merge`: dtype of
     a model folder `merged`, that model with the average merged into its weights; empty: none is written.
     """
-    run = assemble(config)
-    return export_run(run, workdir, partial(beside_warmup, config), merge=merge)
+    return export_run(assemble(config), workdir, merge=merge)
 
 
-def export_run(
-    run: Run,
-    workdir: pathlib.Path,
-    beside: Callable = lambda *adapter: adapter,
-    folder: pathlib.Path | None = None,
-    merge: str = "",
-) -> list[pathlib.Path]:
-    """`export` for an assembled run, to `folder` if it is given.
-
-    `beside` joins an adapter with the run's warm-up: (config, adapter, basis) -> the same.
-    """
+def export_run(run: Run, workdir: pathlib.Path, folder: pathlib.Path | None = None, merge: str = "") -> list[pathlib.Path]:
+    """`export` for an assembled run, to `folder` if it is given."""
     at = best_state(run, workdir)
     shared, own = run.federation.shared(at.federation), run.federation.own(at.federation)
     adapters = {f"client_{i}": jax.tree.map(lambda x, i=i: x[i], own) for i in with_own(run, at)}
@@ -105,25 +96,30 @@ def export_run(
         written = (folder or workdir / "export") / name
         for file in written.glob("README.md" if folder else "*"):  # a caller's folder may hold files that are not ours
             file.unlink()
-        exported, adapter, basis = beside(run.policy.config, adapter, run.policy.base["basis"])
+        exported, adapter, basis = _leaving(run, adapter)
         export_adapter(written, adapter, exported, base_name(run), basis=basis)
-        (written / "README.md").write_text(card_of(run, at, workdir, name))
+        (written / "README.md").write_text(card_of(run, at, workdir, name, exported.adapter))
         folders.append(written)
-    return folders + ([_merged(run, at, workdir, folder or workdir / "export", merge, beside)] if merge else [])
+    return folders + ([_merged(run, at, workdir, folder or workdir / "export", merge)] if merge else [])
 
 
-def _merged(run: Run, at: RunState, workdir: pathlib.Path, folder: pathlib.Path, dtype: str, beside: Callable) -> pathlib.Path:
+def _merged(run: Run, at: RunState, workdir: pathlib.Path, folder: pathlib.Path, dtype: str) -> pathlib.Path:
     """Writes the model folder `merged`, in place of an earlier one."""
     shared, written = run.federation.shared(at.federation), folder / "merged"
     if shared is None:
         raise ValueError(f"--merge={dtype}: {workdir} has no averaged adapter; merge a client's with pubswap_jax.merge_adapter")
     for file in written.glob("*"):
         file.unlink()
-    exported, adapter, basis = beside(run.policy.config, shared, run.policy.base["basis"])
+    exported, adapter, basis = _leaving(run, shared)
     merge_adapter(written, run.policy.folder, adapter, exported, basis=basis, dtype=dtype)
-    card = card_of(run, at, workdir, "global").replace("library_name: peft", "library_name: transformers")
+    card = card_of(run, at, workdir, "global", exported.adapter).replace("library_name: peft", "library_name: transformers")
     (written / "README.md").write_text(card.replace("A LoRA adapter (", "The base model, merged with a LoRA adapter ("))
     return written
+
+
+def _leaving(run: Run, adapter: PyTree) -> tuple[ModelConfig, PyTree, PyTree]:
+    """An adapter as it leaves the run: with its config and its basis, relative to the model of `model.path`."""
+    return beside_warmup(run.settings["model.warmup"], run.policy.config, adapter, run.policy.base["basis"])
 
 
 def with_own(run: Run, at: RunState) -> list[int]:

@@ -71,19 +71,20 @@ def digest_of(config, folder: pathlib.Path) -> str:
     return hashlib.sha256(f"{found} {adapter_digest(config.model.warmup)}".encode()).hexdigest()
 
 
-def beside_warmup(config, model_config: ModelConfig, adapter: PyTree, basis: PyTree) -> tuple[ModelConfig, PyTree, PyTree]:
-    """A run's adapter relative to the model of `model.path`, its config and its basis."""
-    if not config.model.warmup:
+def beside_warmup(warmup: str, model_config: ModelConfig, adapter: PyTree, basis: PyTree) -> tuple[ModelConfig, PyTree, PyTree]:
+    """A run's adapter relative to the model of `model.path`, its config and its basis. `warmup`: the run's model.warmup."""
+    if not warmup:
         return model_config, adapter, basis
-    warm = load_adapter(config.model.warmup, model_config)
+    warm = load_adapter(warmup, model_config)
     return *joined(warm, (model_config, adapter), basis), {}
 
 
 def base_folder(config) -> pathlib.Path:
     """The base model's folder; an embedded model if the config names none."""
     path, revision = config.model.path, config.model.revision
-    if revision and (not path or pathlib.Path(path).expanduser().is_dir()):
-        what = f"the folder {path}" if path else "the embedded model"
+    if revision and (not path or pathlib.Path(path).expanduser().exists()):
+        kind = "folder" if pathlib.Path(path).expanduser().is_dir() else "file"
+        what = f"the {kind} {path}" if path else "the embedded model"
         raise ValueError(f"config.model.revision={revision}: no effect on {what}; it belongs to a name on the hub")
     if not path:
         preset, _ = HOMEWORK.get(config.data.name, ("easy", "math"))

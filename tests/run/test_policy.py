@@ -79,7 +79,7 @@ def test_a_warm_up_adapter_is_part_of_the_base_and_of_what_is_exported(tmp_path)
     np.testing.assert_allclose(Transformer(found.config).apply(found.base, tokens), logits, rtol=1e-4, atol=1e-4)
 
     own = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32), found.adapter)
-    joined, adapter, basis = policy.beside_warmup(config, found.config, own, {})
+    joined, adapter, basis = policy.beside_warmup(config.model.warmup, found.config, own, {})
     export_adapter(tmp_path / "exported", adapter, joined, "base", basis=basis)
     original, base = load_pretrained(plain.folder)
     loaded_config, loaded = load_adapter(tmp_path / "exported", original)
