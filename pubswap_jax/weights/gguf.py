@@ -74,7 +74,7 @@ def convert(file: pathlib.Path, folder: pathlib.Path) -> None:
     """Writes the Hugging Face folder of a GGUF file. The folder appears when it is complete."""
     fields, tensors = read_header(file)
     family = fields.get("general.architecture")
-    if family not in ARCHITECTURES:
+    if not isinstance(family, str) or family not in ARCHITECTURES:
         raise ValueError(f"{file}: the architecture {family!r:.80} is not read; {' and '.join(ARCHITECTURES)} are")
     config = config_fields(file, family, fields, tensors)
     names = {name: hf_name(file, name) for name in sorted(tensors)}

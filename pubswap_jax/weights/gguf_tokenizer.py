@@ -1,9 +1,10 @@
 """Builds a Hugging Face tokenizer from the metadata of a GGUF file. Only byte-level BPE is read, as Llama 3 and Qwen use it."""
 
-import json
 import os
 import pathlib
 from collections.abc import Mapping
+
+import numpy as np
 
 from pubswap_jax.weights import tensorfile
 
@@ -58,7 +59,7 @@ def write_tokenizer(folder: pathlib.Path, file: pathlib.Path, fields: Mapping[st
 def _vocabulary(file: pathlib.Path, fields: Mapping[str, object]) -> tuple[list[str], list[int]]:
     """The tokens and their kinds."""
     model, pre = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
-    if model != "gpt2" or pre not in SPLITS:
+    if model != "gpt2" or not isinstance(pre, str) or pre not in SPLITS:
         raise ValueError(
             f"{file}: the tokenizer {model!r:.40} with splits {pre!r:.40} is not read; 'gpt2' with {', '.join(SPLITS)} is"
         )
@@ -66,7 +67,7 @@ def _vocabulary(file: pathlib.Path, fields: Mapping[str, object]) -> tuple[list[
     merges = fields.get("tokenizer.ggml.merges")
     if not all(isinstance(texts, list) and texts and isinstance(texts[0], str) for texts in (tokens, merges)):
         raise ValueError(f"{file}: tokenizer.ggml.tokens or tokenizer.ggml.merges is missing; take another file of the model")
-    kinds = [1] * len(tokens) if kinds is None else [int(kind) for kind in kinds]
+    kinds = [1] * len(tokens) if kinds is None else [int(kind) for kind in np.atleast_1d(kinds)]
     if len(kinds) != len(tokens) or len(set(tokens)) != len(tokens):
         raise ValueError(f"{file}: a token occurs twice, or token_type has another length than tokens; download the file again")
     wrong = next((merge for merge in merges if merge.count(" ") != 1), None)
@@ -106,7 +107,7 @@ def _backend(file: pathlib.Path, fields: Mapping[str, object], tokens: list[str]
     if fields.get("tokenizer.ggml.add_bos_token") is True and _given(fields, "bos"):
         number = _id(file, fields, "bos", len(tokens))
         backend.post_processor = processors.TemplateProcessing(
-            single=f"{json.dumps(tokens[number])[1:-1]} $A", special_tokens=[(tokens[number], number)]
+            single=[tokens[number], "$A"], special_tokens=[(tokens[number], number)]
         )
     special = [tokenizers.AddedToken(token, normalized=False, special=True) for token in _of(tokens, kinds, _CONTROL)]
     plain = [tokenizers.AddedToken(token, normalized=False, special=False) for token in _of(tokens, kinds, _USER_DEFINED)]
