@@ -31,15 +31,17 @@ def described(found: Evaluation) -> dict:
 
 def models(workdir: pathlib.Path, config) -> list:
     """(policy, adapter) of each model of a run: one, or each client's own; without a run the warm-up's."""
-    policy = load_policy(config)
     if not (workdir / earlier.RUN).is_file():
+        policy = load_policy(config)
         return [(policy, policy.adapter)]
     best = export.best(workdir)
-    if best.alone:
-        policy, count = policy._replace(model=Transformer(best.config)), jax.tree.leaves(best.adapter)[0].shape[0]
-        return [(policy, jax.tree.map(lambda x, i=i: x[i], best.adapter)) for i in range(count)]
-    config.model.warmup = ""  # the best adapter is relative to the model itself
-    return [(load_policy(config)._replace(model=Transformer(best.config)), best.adapter)]
+    if best.shared:
+        config.model.warmup = ""  # the best adapter is relative to the model itself
+    policy = load_policy(config)._replace(model=Transformer(best.config))
+    if best.shared:
+        return [(policy, best.adapter)]
+    count = jax.tree.leaves(best.adapter)[0].shape[0]
+    return [(policy, jax.tree.map(lambda x, i=i: x[i], best.adapter)) for i in range(count)]
 
 
 def main():

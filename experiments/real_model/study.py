@@ -135,8 +135,13 @@ def run(missing: list[tuple[str, list[list[str]]]], out: pathlib.Path, processes
                 return
             with open(out / f"{name}.log", "a") as log:
                 for words in commands:
+                    if stopped.is_set():
+                        return
                     print(f"core {core}: {name}: {words[2].rsplit('.', 1)[-1]}", flush=True)
-                    process = subprocess.Popen(["taskset", "-c", str(core), *words], stdout=log, stderr=log)
+                    # In a session of its own: Ctrl-C would reach it too, and the SIGTERM below would be a second signal.
+                    process = subprocess.Popen(
+                        ["taskset", "-c", str(core), *words], stdout=log, stderr=log, start_new_session=True
+                    )
                     running[core] = process
                     if process.wait():
                         failed.append(name)

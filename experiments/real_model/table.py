@@ -66,7 +66,7 @@ def against(out: pathlib.Path, end: str, mine: str = "pubswap") -> str:
 
 def training(out: pathlib.Path, end: str) -> str:
     """Means over seeds of what the runs did: flat groups by round, rescued groups, entropy, drift, residual, bytes, seconds."""
-    heads = ["method", "flat groups by round", "rescued", "entropy first, last", "drift", "residual", "MB", "s a step"]
+    heads = ["method", "flat groups by round", "rescued", "entropy first, last", "drift", "residual", "MB a client", "s a step"]
     rows = []
     for method in METHODS:
         seen = [_of(run) for run in runs(out, method, end).values()]
@@ -83,10 +83,16 @@ def _of(workdir: pathlib.Path) -> dict:
     rows = journal.read(workdir, "metrics")
     steps = [row for row in rows if "step" in row]
     ended = [journal.scalars(row) | {"round": row["round"]} for row in rows if "step" not in row and row["round"]]
-    values = [{name.split("/")[1]: x for name, x in journal.scalars(row).items() if name.startswith(("p",))} for row in steps]
+    values = [
+        {name.split("/")[1]: x for name, x in journal.scalars(row).items() if name.startswith(("private/", "public/"))}
+        for row in steps
+    ]
     rounds = sorted({row["round"] for row in steps})
     flat = [[v["zero_variance_before"] for v, row in zip(values, steps, strict=True) if row["round"] == r] for r in rounds]
-    sizes = [sum(x for n, x in row.items() if n.startswith("ledger/") and "transcripts" not in n) for row in ended]
+    sizes = [
+        sum(x for n, x in row.items() if n.startswith("ledger/") and not n.endswith(("/counters", "/transcripts")))
+        for row in ended
+    ]
     return {
         "flat": [float(np.mean(part)) for part in flat],
         "rescued": float(np.mean([v["rescued"] for v in values])),
