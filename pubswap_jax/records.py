@@ -42,8 +42,7 @@ class Record:
         own = jax.tree.map(lambda x: np.asarray(x)[client], self.arrays)
         parts = own if self.kind == "counters" else {str(i): np.asarray(x) for i, x in enumerate(jax.tree.leaves(own))}
         parts = _slots(own) if self.kind in SLOTS else parts
-        if self.kind == "rewards":
-            parts = {"asked": np.packbits(own["asked"]), "reward": own["reward"][own["asked"]]}
+        parts = _rewards(own) if self.kind == "rewards" else parts
         head = {"kind": self.kind, "direction": self.direction}
         head["ids"] = None if self.ids is None else np.asarray(self.ids)[client].tolist()
         head["parts"] = {name: [part.dtype.str, part.size] for name, part in parts.items()}
@@ -66,7 +65,7 @@ class Record:
         if like.kind == "counters":
             arrays = {name: part.reshape(()) for name, part in parts.items()}
         elif like.kind == "rewards":
-            arrays = _of_questions(parts, one)
+            arrays = _of_rewards(parts, one)
         else:
             arrays = _of_slots(parts, one) if like.kind in SLOTS else _of_leaves(list(parts.values()), one)
         ids = None if head["ids"] is None else np.array([head["ids"]], np.int32)
@@ -129,7 +128,13 @@ def _of_slots(parts: dict[str, np.ndarray], like: dict) -> dict[str, np.ndarray]
     return found
 
 
-def _of_questions(parts: dict[str, np.ndarray], like: dict) -> dict[str, np.ndarray]:
+def _rewards(own: dict) -> dict[str, np.ndarray]:
+    """One client's rewards of the questions that were asked."""
+    return {"asked": np.packbits(own["asked"]), "reward": own["reward"][own["asked"]]}
+
+
+def _of_rewards(parts: dict[str, np.ndarray], like: dict) -> dict[str, np.ndarray]:
+    """One client's rewards; 0 for questions that were not asked."""
     asked = np.unpackbits(parts["asked"], count=like["asked"].size).astype(bool)
     reward = np.zeros(like["reward"].shape, like["reward"].dtype)
     reward[asked] = parts["reward"].reshape(-1, reward.shape[-1])

@@ -99,7 +99,7 @@ class _Simulation:
         self.steps: dict[tuple[int, int], int] = {}  # (version, step) -> the index of the first event of that step
         self.first = [1]  # version -> the index of the first event after its evaluation
         self.running: dict[int, _Job] = {}
-        self.version, self.time, self.waiting, self.dispatches = 0, 0.0, 0, 0  # waiting: uploads in the buffer
+        self.version, self.time, self.waiting = 0, 0.0, 0  # waiting: uploads in the buffer
         self.served = np.zeros(len(speeds), int)
         self.begun: dict[int, tuple[int, int]] = {}  # client -> the version of its last start, its steps from that version
         self.ready: set[int] = set()  # clients that uploaded since the last version and have not started again
@@ -121,8 +121,7 @@ class _Simulation:
     def dispatch(self) -> None:
         """Fills all free places with clients that have no job."""
         places = self.jobs - len(self.running)
-        chosen = [int(client) for client in self.order(self.dispatches) if client not in self.running][:places]
-        self.dispatches += 1
+        chosen = [int(client) for client in self.order(self.kinds["open"]) if client not in self.running][:places]
         self.emit("open", chosen, self.version)
         for client in chosen:
             version, before = self.begun.get(client, (-1, 0))

@@ -24,7 +24,7 @@ from pubswap_jax.algorithm.federation import over_clients
 from pubswap_jax.algorithm.swap import no_swap, swap_metrics
 from pubswap_jax.policy.embedding import Encoder
 from pubswap_jax.policy.sampling import sample
-from pubswap_jax.types import Array, ClientState, Hparams, PyTree, Rollout, SwapPlan, Verdict
+from pubswap_jax.types import Array, ClientState, Hparams, PyTree, Rollout, Verdict
 
 
 def student_functions(student) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def student_functions(student) -> dict[str, Any]:
 
     def update(base, policy: ClientState, prompts, rollouts: Rollout, advantages: Verdict, verdicts: Verdict, hparams):
         """The policy after the step, its metrics, and the plan of a step in which nothing is swapped."""
-        plan = _no_swap(verdicts)
+        plan = no_swap(None, verdicts.correct)
         policy, metrics = stacked.learn(base, policy.received, policy, prompts, rollouts, advantages, plan.swapped, hparams)
         metrics |= swap_metrics(plan, verdicts, verdicts, rollouts.mask)
         figures = {"reward": verdicts.reward.mean((1, 2)), "correct": verdicts.correct.mean((1, 2), dtype=float)}
@@ -89,8 +89,8 @@ def expert_functions(model, encoder: Encoder, num_clients: int, judging: Judging
         together = lambda x: jnp.moveaxis(x, 0, 2)[:, 0][None]  # noqa: E731  # [C, A, 1, ...] -> [1, A, C, ...]
         verdicts = Verdict.from_correct(together(correct))
         metrics = {"reward": verdicts.reward.mean((1, 2)), "correct": verdicts.reward.mean((1, 2))}
-        grouped = jax.tree.map(lambda x: jnp.moveaxis(x[:, :, 0], 0, 1)[None], said)
-        return embedded, correct[..., 0], grouped, verdicts, _no_swap(verdicts), metrics
+        grouped = jax.tree.map(together, said)
+        return embedded, correct[..., 0], grouped, verdicts, no_swap(None, verdicts.correct), metrics
 
     return {
         "two_keys": lambda key: tuple(jax.random.split(key)),
@@ -107,9 +107,3 @@ def expert_functions(model, encoder: Encoder, num_clients: int, judging: Judging
         "rest": lambda use: no_use(use.asked.shape[0]),
         "figures": figures,
     }
-
-
-def _no_swap(verdicts: Verdict) -> SwapPlan:
-    """The plan of a step without a swap. It reads `correct`, so that it lies on the same devices."""
-    plan = no_swap(None, verdicts.correct)
-    return plan.replace(swapped=plan.swapped & verdicts.correct)

@@ -135,20 +135,22 @@ def fedrevive(
 def make_functions(model, how: Distilling, num_clients: int, group: int, s_max: float) -> dict[str, Callable]:
     """The functions that a run compiles, by name. They take and return leaves [C, ...]."""
     family, config = model.config.adapter, model.config
+    form = jax.vmap(partial(each_layer, family.upload))  # as it crosses
 
     def teach(base, teachers, prompts, keys, hparams: Hparams) -> Rollout:
-        ends = {"eos_ids": config.eos_ids, "pad_id": config.pad_id, "max_new_tokens": config.max_new_tokens}
-        return sample(model, base, teachers, prompts, keys, group=group, temperature=hparams.temperature, **ends)
+        how = {"group": group, "max_new_tokens": config.max_new_tokens, "temperature": hparams.temperature}
+        return sample(model, base, teachers, prompts, keys, **how)
 
     def students(base, adapter, teachers, prompts, rollouts, verdicts, hparams):
         one = partial(distil, model, how, base, arrived(family, adapter), hparams=hparams)
         made, figures = jax.vmap(lambda teacher, *material: one(teacher, material))(teachers, prompts, rollouts, verdicts)
         figures |= {"reward": verdicts.reward.mean((1, 2)), "correct": verdicts.correct.mean((1, 2))}
-        return jax.vmap(partial(each_layer, family.upload))(made), figures | {"length": rollouts.mask.sum(-1).mean((1, 2))}
+        return form(made), figures | {"length": rollouts.mask.sum(-1).mean((1, 2))}
 
-    def wait(state, uploads, made, present):
+    def wait(state, uploads, made, who):
+        present = check_present(who, num_clients)
         staleness = state.server.round - state.clients.version
-        received = jax.vmap(partial(each_layer, family.upload))(state.clients.received)
+        received = form(state.clients.received)
         weight = beta(staleness, s_max)
         fresh = blended(state.server.adapter, rebased(state.server.adapter, uploads, received, staleness), made, weight)
         here = state.waiting["here"] | present
@@ -157,13 +159,13 @@ def make_functions(model, how: Distilling, num_clients: int, group: int, s_max: 
 
     return {
         "nothing_waits": lambda adapter: {"uploads": broadcast(adapter, num_clients), "here": jnp.zeros(num_clients, bool)},
-        "form_of_uploads": jax.vmap(partial(each_layer, family.upload)),
+        "form_of_uploads": form,
         "form_of_training": jax.vmap(partial(arrived, family)),
         "keys_of_teachers": lambda key, ids: jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, APART)))(ids),
         "teach": teach,
         "distil": students,
         "wait": wait,
-        "own_of_teachers": lambda correct: no_swap(None, correct),
+        "own_of_teachers": partial(no_swap, None),
         "unsent": lambda who, here: check_present(who, num_clients) & ~here,
         "forget": lambda waiting, weights: waiting | {"here": waiting["here"] & ~check_present(weights, num_clients)},
     }
@@ -198,13 +200,10 @@ class Reviving(NamedTuple):
         asked = parts.of((teachers, batch.prompts, *own))
         made = [run["distil"](base, state.server.adapter, *of_part, hparams) for of_part in asked]
         students = parts.put_back(uploads, [student for student, _ in made])
-        waiting, figures = run["wait"](state, uploads, students, self.everybody() if who is None else jax.device_put(who))
+        waiting, figures = run["wait"](state, uploads, students, jax.device_put(who))
         plan = run["own_of_teachers"](own[1].correct)
         metrics = parts.whole([found for _, found in made]) | figures
         return state.replace(waiting=waiting), StepRecord(metrics, *own, *own, plan, teachers)
-
-    def everybody(self) -> Array:
-        return jax.device_put(jnp.ones(self.num_clients, bool))
 
     def close(self, state, channel: Channel, weights: Array | None = None) -> tuple[PyTree, dict[str, Array]]:
         """The inner `close`. What crossed for a distillation does not cross again."""

@@ -6,7 +6,6 @@ Leading axes are free. A loss is Σ w·ℓ over tokens, where a normaliser compu
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -112,7 +111,7 @@ def fixed_length(length: int) -> Callable[..., Array]:
     return weights
 
 
-def _counted(mask: Array, counted: Array | None) -> tuple[Array, Any]:
+def _counted(mask: Array, counted: Array | None) -> tuple[Array, int | Array]:
     """The mask without the groups that do not count, and the number of sequences of the groups that do."""
     if counted is None:
         return mask, mask.size // mask.shape[-1]

@@ -50,7 +50,6 @@ from pubswap_jax.types import (
     Server,
     ServerState,
     StepRecord,
-    SwapPlan,
     Verdict,
     compiled,
 )
@@ -219,7 +218,7 @@ def client_programs(client: Client, num_clients: int, family: Adapter, clients_a
         "keys": jax.vmap(jax.random.fold_in, in_axes=(None, 0)),
         "rollout": stacked.respond,
         "fill": jax.vmap(fill),
-        "own": _no_swap,
+        "own": partial(no_swap, None),
         "receive": receive,
         "update": update,
         "choose": choose,
@@ -265,14 +264,13 @@ class Together(NamedTuple):
             return parts.whole(said), parts.whole(judged)
 
         own = ask(batch, respond_key)
-        # A private step has no swap, so its key is free for the other questions.
-        prompts, own, drawn = resampled(batch, own, ask, run, swap_key)
-        after = own
+        prompts, drawn = batch.prompts, ()
         if batch.public:
             given, plan = exchange(self.server, channel, swap_key, own, batch.ids, who, present)
             after = run["receive"](*own, given)
-        else:
-            plan = run["own"](own[1].correct)
+        else:  # no swap, so the swap's key is free for the other questions
+            prompts, own, drawn = resampled(batch, own, ask, run, swap_key)
+            after, plan = own, run["own"](own[1].correct)
         received = None if jax.tree.leaves(clients.received) else state.server.adapter
         each = parts.of((clients, prompts, *after, plan.swapped))
         learnt = [run["update"](base, received, *of_part, hparams) for of_part in each]
@@ -311,12 +309,6 @@ class Together(NamedTuple):
 
     def saved(self, state: State) -> State:
         return state if self.keeps else state.replace(clients=state.clients.replace(opt_state=()))
-
-
-def _no_swap(correct: Array) -> SwapPlan:
-    """The plan of a private step, on the devices of `correct`."""
-    plan = no_swap(None, correct)
-    return plan.replace(swapped=plan.swapped & correct)
 
 
 def _placed(who):

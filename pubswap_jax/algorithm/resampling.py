@@ -26,7 +26,7 @@ def fill(kept: Groups, found: Groups) -> tuple[Groups, Array]:
     """
     flat, useful = zero_variance(kept[2].reward), ~zero_variance(found[2].reward)
     useful_first = jnp.argsort(~useful, stable=True)
-    turn = jnp.cumsum(flat) - 1  # the number of earlier groups without variance, where the group has none
+    turn = jnp.cumsum(flat) - 1  # of a group without variance: how many such groups precede it
     stay = jnp.arange(flat.size)
     source = jnp.where(flat & (turn < useful.sum()), flat.size + useful_first[turn], stay).astype(jnp.int32)
     return jax.tree.map(lambda old, new: jnp.concatenate([old, new])[source], kept, found), source

@@ -8,6 +8,7 @@ import functools
 
 import jax.numpy as jnp
 
+from pubswap_jax.algorithm.losses import zero_variance
 from pubswap_jax.algorithm.swap import _draw, _plan
 from pubswap_jax.types import Array, Planner, SwapPlan
 
@@ -39,5 +40,4 @@ def sapo(foreign: int) -> Planner:
 
 def informative(pool: Array, group: int) -> Array:
     """Responses of groups that are neither all right nor all wrong. bool[B, C·G] -> bool[B, C·G]."""
-    right = pool.reshape(pool.shape[0], -1, group).sum(-1)
-    return jnp.repeat((right > 0) & (right < group), group, axis=-1)
+    return jnp.repeat(~zero_variance(pool.reshape(pool.shape[0], -1, group)), group, axis=-1)

@@ -104,7 +104,7 @@ def buffered(size: int, decay: float | Array = 0.5, of: Aggregator = mean()) -> 
         def flush(buffer, arrived):
             _, weights, staleness = jax.tree.map(lambda x, y: jnp.concatenate([x, y.astype(x.dtype)]), buffer, arrived)
             held, came = (jax.tree.map(lambda x, d: (x[None] + d).astype(x.dtype), adapter, d) for d in (buffer[0], arrived[0]))
-            # x + (y - x) is not y to the bit: of an upload that is not stale the rule gets the upload itself.
+            # x + (y - x) is not y to the bit, so the rule gets a fresh upload itself.
             came = jax.tree.map(lambda y, x: jnp.where(per_client(fresh, x), y.astype(x.dtype), x), uploads, came)
             of_all = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), held, came)
             new, inner = of.apply(memory["of"], adapter, of_all, weights, staleness)

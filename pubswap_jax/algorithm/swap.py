@@ -87,7 +87,8 @@ def no_swap(key: Array, correct: Array, present: Array | None = None) -> SwapPla
     correct, _ = _checked(correct, present)
     clients, _, group = correct.shape
     source = jnp.arange(clients * group, dtype=jnp.int32).reshape(clients, 1, group)
-    return SwapPlan(jnp.broadcast_to(source, correct.shape), jnp.zeros_like(correct))
+    # `correct & False`, not zeros: a compiled plan that reads nothing of `correct` would not lie on its devices.
+    return SwapPlan(jnp.broadcast_to(source, correct.shape), correct & False)
 
 
 def apply_swap(plan: SwapPlan, tree: PyTree) -> PyTree:

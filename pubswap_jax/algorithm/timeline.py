@@ -41,10 +41,11 @@ def lockstep(schedule, rounds: int, present: Callable[[int], np.ndarray]) -> Tim
         return Event(kind, who, round, min(step, schedule.length), round + (kind == "evaluate"), served(round + (at > 0)))
 
     def place(index: int) -> tuple[int, int]:
-        return max(event(index).round, 0), event(index).step
+        found = event(index)
+        return max(found.round, 0), found.step
 
     def resume(round: int, step: int) -> int:
-        """The `open` before a round's first step. A round that got shorter is closed next."""
+        """The index of the next event: a round's `open` at step 0, else that step; the `close` if the round has fewer steps."""
         return number(round, min(step, schedule.length)) if step else number(round, 0) - 1
 
     block = schedule.length + 3
