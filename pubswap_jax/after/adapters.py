@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
@@ -91,9 +90,9 @@ def lora_of(config: ModelConfig, blocks: Sequence[Block], rank: int) -> tuple[Mo
         p, q = blocks[layer.number][name]
         padding = (0, rank - p.shape[-1])
         for half, matrix in (("a", np.pad(p, ((0, 0), padding))), ("b", np.pad(q, (padding, (0, 0))))):
-            leaves.setdefault((*layer.path, half), {})[layer.number] = jnp.asarray(matrix, jnp.float32)
+            leaves.setdefault((*layer.path, half), {})[layer.number] = matrix.astype(np.float32)
     stacked = {
-        path: jnp.stack([x[i] for i in sorted(x)]) if config.scan_layers else x.popitem()[1] for path, x in leaves.items()
+        path: np.stack([x[i] for i in sorted(x)]) if config.scan_layers else x.popitem()[1] for path, x in leaves.items()
     }
     return config.replace(adapter=lora(rank, float(rank))), unflatten_dict(stacked)
 

@@ -150,7 +150,7 @@ def ties(density: float = 0.2, rank: int = 0) -> Merge:
 
     Each adapter keeps its largest `density` of a block's entries. An entry's sign is that of the sum. The result is the mean
     over the adapters that kept the entry with this sign. It has full rank, and is cut to the best approximation of rank `rank`;
-    0: n·r. Dense matrices exist for the members of one layer at a time.
+    0: n·r. The threshold needs the dense matrices of one adapter's whole block, and the merge those of all members of a layer.
     """
 
     def merge(block: Block, members: Group) -> Merged:

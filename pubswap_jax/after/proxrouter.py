@@ -5,6 +5,7 @@ an answer, go up through a gate. With `route.questions=own` every client has a r
 and its private questions stay where they are.
 """
 
+import functools
 import json
 import pathlib
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from pubswap_jax.after.adapters import Own, lora_of, own_adapters, rank_of, with
 from pubswap_jax.files import bytes_text
 from pubswap_jax.policy import attention
 from pubswap_jax.policy.adapter import each_layer
+from pubswap_jax.policy.model import Transformer
 from pubswap_jax.questions.load import Questions
 from pubswap_jax.records import Record
 from pubswap_jax.run import evaluation
@@ -115,20 +117,19 @@ def _crossed(gate: Gate, correct: np.ndarray, length: np.ndarray) -> tuple[np.nd
 def hidden_states(run: Run, questions: Questions) -> np.ndarray:
     """f32[n, D]: the base model's last state of each prompt's last token, from which it begins to answer."""
     size, count, found = run.examiner.batch, len(questions.problems), []
-    model, base = run.policy.model, run.policy.base
-
-    @jax.jit
-    def states(base: PyTree, tokens: Array, mask: Array) -> Array:
-        attend = attention.causal(mask)
-        hidden = model.apply({"params": base["params"]}, tokens, attention.positions(mask), attend, method="hidden")
-        return at_least_f32(hidden[:, -1])  # prompts are padded on the left
-
     for start in range(0, count, size):
         # The last batch is padded with the last question: a smaller batch would compile a second program.
         rows = np.minimum(np.arange(start, start + size), count - 1)
         tokens, mask = (jax.device_put(x[rows]) for x in (questions.prompts.tokens, questions.prompts.mask))
-        found.append(jax.device_get(states(base, tokens, mask)))
+        found.append(jax.device_get(_states(run.policy.model, run.policy.base["params"], tokens, mask)))
     return np.concatenate(found)[:count]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _states(model: Transformer, params: PyTree, tokens: Array, mask: Array) -> Array:
+    """f32[B, D]: the last state of each prompt's last token."""
+    hidden = model.apply({"params": params}, tokens, attention.positions(mask), attention.causal(mask), method="hidden")
+    return at_least_f32(hidden[:, -1])  # prompts are padded on the left
 
 
 # --- routes and their figures -------------------------------------------------------------------------------------------

@@ -61,7 +61,9 @@ def alarms(rows: Sequence[dict]) -> str:
 
 def learning(steps: Sequence[Mapping], rounds: Sequence[Mapping], evaluations: Sequence[Mapping]) -> str:
     """The section on learning: reward in training, and pass@1 on the validation questions with its change from the base."""
-    phases = sorted({name.removesuffix("/reward") for row in steps for name in row if name.endswith("/reward")})
+    phases = sorted(
+        {name.removesuffix("/reward") for row in steps for name in row if name.endswith("/reward") and name != "reward/reward"}
+    )
     reward = [over_steps(steps, f"{phase}/reward", phase) for phase in phases]
     curve = [row for row in evaluations if row["split"] == "validation" and row["model"] == "global"]
     x, figures = [row["round"] for row in curve], [row["figures"] for row in curve]

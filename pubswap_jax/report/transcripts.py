@@ -46,8 +46,7 @@ def transcripts(rollouts: Sequence[Mapping], at: Mapping[tuple[int, int], int]) 
 def chosen(rollouts: Sequence[Mapping]) -> list[Mapping]:
     """The newest groups, half of them with a replacement if there are as many, up to CHARACTERS of responses."""
     swapped = [number for number, row in enumerate(rollouts) if _swapped(row)]
-    newest = set(swapped[-TRANSCRIPTS:])
-    others = [number for number in range(len(rollouts)) if number not in newest]
+    others = [number for number, row in enumerate(rollouts) if not _swapped(row)]
     half = max(TRANSCRIPTS // 2, TRANSCRIPTS - len(others)), max(TRANSCRIPTS // 2, TRANSCRIPTS - len(swapped))
     numbers, size, found = sorted(swapped[-half[0] :] + others[-half[1] :], reverse=True), 0, []
     for number in numbers:
