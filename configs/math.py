@@ -3,6 +3,7 @@
 python -m pubswap_jax.main --config=configs/math.py                    # tiny: pass@1 0.305 -> 0.998, 2 min on 2 cores
 python -m pubswap_jax.main --config=configs/math.py:smollm2-135m       # not yet run
 python -m pubswap_jax.main --config=configs/math.py:qwen2.5-0.5b       # not yet run
+python -m pubswap_jax.main --config=configs/math.py:fedbuff            # not yet run to the end; fedrevive, sapo likewise
 python -m pubswap_jax.main --config=configs/math.py:qwen3-1.7b         # not yet run
 """
 
@@ -50,7 +51,7 @@ def fedbuff(config):
 
 
 def fedrevive(config):
-    """The same clients; every upload makes a version, and the server distils stale ones on the public questions."""
+    """Clients as in fedbuff. Every upload makes a version, and the server distils stale uploads on the public questions."""
     fedbuff(config)
     config.federation.method = "fedrevive"
     config.federation.buffer = 1

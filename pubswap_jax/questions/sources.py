@@ -99,7 +99,10 @@ FINAL = {"whole": str.strip, "box": last_box, "hashes": after_hashes, "index": l
 
 def examples(path: str) -> list[tuple[str, str]]:
     """(question, answer) of each row of a file of examples: texts in the columns `question` and `answer`."""
-    (file,) = readers.expand(path)
+    files = readers.expand(path)
+    if len(files) != 1:
+        raise ValueError(f"config.model.examples={path}: one file expected, got {len(files)}")
+    (file,) = files
     rows = [(f"{file}:{line}", row) for line, row in readers.read(file)]
     found = [tuple(_text(place, name, _cell(place, row, name, name)) for name in ("question", "answer")) for place, row in rows]
     if not found or not all(question and answer for question, answer in found):
