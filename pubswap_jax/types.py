@@ -172,7 +172,7 @@ class Adapter(NamedTuple):
     # ^ (frozen, trained) -> A, B, alpha as PEFT stores them: ΔW = alpha / k · A B; None: the factors, with alpha = k
     exact: bool = False  # ΔW is linear in what crosses, so that the average of uploads is the average of ΔW
     name: str = "adapter"
-    settings: tuple[tuple[str, float], ...] = ()  # the factory's arguments, by name
+    settings: tuple[tuple[str, float | str], ...] = ()  # the factory's arguments, by name
 
     def delta(self, frozen: dict, trained: dict) -> Array:
         """ΔW = P Q, [..., in, out]; for tests."""
@@ -271,6 +271,7 @@ class Correction(NamedTuple):
     # ^ (adapter, received, memory, steps) -> memory, and what goes up beside the adapter, by name
     observe: Callable[..., PyTree] = lambda gradient, adapter, received, memory, hparams: memory  # -> memory
     receive: Callable[[PyTree, PyTree], PyTree] = lambda memory, sent: memory  # sent: one client's row of `sends`
+    restrict: Callable[[PyTree, PyTree], PyTree] = lambda direction, memory: direction  # after the optimizer
 
 
 class Client(NamedTuple):

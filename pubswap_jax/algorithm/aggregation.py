@@ -38,20 +38,27 @@ def broadcast(tree: PyTree, num_clients: int) -> PyTree:
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (num_clients, *jnp.shape(x))), tree)
 
 
-def fedavg(trees: PyTree, weights: Array | None = None) -> PyTree:
+def fedavg(trees: PyTree, weights: PyTree = None) -> PyTree:
     """Σ wᵢ xᵢ / Σ wᵢ over the leading axis (McMahan et al., arXiv 1602.05629). [C, ...], f32[C] -> [...].
+
+    `weights` may also be a tree like `trees`, whose leaves [C, ...] broadcast against those of `trees` from the left. Entries
+    of which nobody has a weight are 0.
 
     A weight of 0 means absent: whatever that client holds, NaN included, changes nothing. Weights that are known and sum to
     zero raise; traced ones that do give zeros, which `Server.aggregate` replaces by the server's adapter.
     """
-    share = shares_of(weights, jax.tree.leaves(trees)[0].shape[0])
+    if isinstance(weights, dict):
+        shares = jax.tree.map(_shares, weights)
+    else:
+        leaves, structure = jax.tree.flatten(trees)
+        shares = jax.tree.unflatten(structure, [shares_of(weights, leaves[0].shape[0])] * len(leaves))
 
-    def mean(x):
-        column = per_client(share, x)
+    def mean(x, share):
+        column = share.reshape(*share.shape, *[1] * (x.ndim - share.ndim))
         averaged = jnp.sum(jnp.where(column == 0, 0.0, x) * column, axis=0)
         return averaged.astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.round(averaged).astype(x.dtype)
 
-    return jax.tree.map(mean, trees)
+    return jax.tree.map(mean, trees, shares)
 
 
 def check_weights(weights: Array | None, num_clients: int) -> Array:
@@ -73,8 +80,12 @@ def weights_of(uploads: PyTree, weights: Array | None) -> Array:
 
 def shares_of(weights: Array | None, num_clients: int) -> Array:
     """Weights that sum to 1, or zeros where traced weights sum to zero. f32[C]."""
-    weights = check_weights(weights, num_clients)
-    total = weights.sum()
+    return _shares(check_weights(weights, num_clients))
+
+
+def _shares(weights: Array) -> Array:
+    """Weights that sum to 1 over the leading axis, or zeros where they sum to zero. f32[C, ...]."""
+    total = weights.sum(0, keepdims=True)
     return weights / jnp.where(total == 0, 1.0, total)
 
 

@@ -133,6 +133,7 @@ class Update(NamedTuple):
             memory = how.correction.observe(gradient, adapter, received, memory, hparams)
             gradient = how.correction.gradient(gradient, adapter, received, memory, hparams)
             direction, opt_state = self.tx.update(gradient, opt_state, adapter)
+            direction = how.correction.restrict(direction, memory)
             adapter = jax.tree.map(lambda x, d: x - hparams.lr * d, adapter, direction)
 
         (value, loss_metrics), gradient_norm = final
