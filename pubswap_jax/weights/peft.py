@@ -18,10 +18,21 @@ from pubswap_jax.files import sync_path
 from pubswap_jax.policy.adapter import lora
 from pubswap_jax.types import ModelConfig, PyTree
 from pubswap_jax.weights import hf_folder
+from pubswap_jax.weights.basis import basis_digest, check_basis
 from pubswap_jax.weights.hf_config import read_config
-from pubswap_jax.weights.peft_checks import BASE_DIGEST, CONFIG, WEIGHTS, check_base, check_fields, check_targets, check_tensors
+from pubswap_jax.weights.peft_checks import (
+    BASE_DIGEST,
+    BASIS_DIGEST,
+    CONFIG,
+    TENSORS_DIGEST,
+    WEIGHTS,
+    check_base,
+    check_fields,
+    check_targets,
+    check_tensors,
+)
 from pubswap_jax.weights.peft_tensors import adapted_layers, layer_arrays, lora_shapes, peft_matrices, peft_name
-from pubswap_jax.weights.tensorfile import DTYPES, read, read_header, read_json, write, write_json
+from pubswap_jax.weights.tensorfile import DTYPES, Entry, read, read_header, read_json, read_metadata, write, write_json
 
 
 def export_adapter(
@@ -32,7 +43,8 @@ def export_adapter(
     The files are written to a staging folder. It replaces `path` only after the tensors were read back and compared.
 
     If the config has a folder, as from `load_pretrained`, the digest of that base is written too. `load_adapter` then
-    requires the same base. `basis` is base["basis"]; None: the family has no frozen arrays.
+    requires the same base. `basis` is base["basis"]; None: the family has no frozen arrays. Of a family with frozen arrays the
+    digests of these and of the tensors are written, and `load_adapter` checks them.
     """
     matrices, rank, alpha = peft_matrices(config, adapter, basis or {})
     fields = {
@@ -55,6 +67,8 @@ def export_adapter(
         write_json(folder / CONFIG, fields)
         specs = {name: (m.shape, m.dtype) for name, m in matrices.items()}
         metadata = {BASE_DIGEST: hf_folder.base_digest(config.folder)} if config.folder else {}
+        if basis:
+            metadata |= {BASIS_DIGEST: basis_digest(basis), TENSORS_DIGEST: basis_digest(_by_name(matrices))}
         write(folder / WEIGHTS, specs, iter(matrices.values()), metadata)
         written = read_header(folder / WEIGHTS)
         for name, matrix in matrices.items():
@@ -63,7 +77,12 @@ def export_adapter(
 
 
 def load_adapter(
-    path: str | pathlib.Path, config: ModelConfig, *, any_base: bool = False, say: Callable[[str], None] = print
+    path: str | pathlib.Path,
+    config: ModelConfig,
+    *,
+    any_base: bool = False,
+    basis: PyTree | None = None,
+    say: Callable[[str], None] = print,
 ) -> tuple[ModelConfig, PyTree]:
     """Loads a PEFT adapter. Returns the config with the adapter's rank, alpha and targets, and the adapter in f32.
 
@@ -71,6 +90,8 @@ def load_adapter(
       path: the adapter's folder.
       config: config of the base, as returned by `load_pretrained`.
       any_base: accept an adapter that was trained on another base with the same shapes.
+      basis: frozen arrays that must be those that the adapter was trained with. They are compared and else not used: a folder
+        holds a LoRA, whatever the family was. None: they are not compared.
       say: called with a log line if the adapter's base cannot be compared with this base.
     """
     folder = pathlib.Path(path)
@@ -82,6 +103,7 @@ def load_adapter(
     check_tensors(folder, tensors, lora_shapes(config, rank))
     if not any_base:
         check_base(folder, fields, config, say)
+    _check_digests(folder, tensors, basis)
     leaves: dict = {}
     for module, layer in adapted_layers(config).items():
         for half in "AB":
@@ -92,6 +114,21 @@ def load_adapter(
             {leaf: jnp.stack([by_layer[i] for i in sorted(by_layer)]) for leaf, by_layer in leaves.items()}
         )
     return config, unflatten_dict({leaf: jnp.asarray(*by_layer.values()) for leaf, by_layer in leaves.items()})
+
+
+def _by_name(matrices: dict[str, np.ndarray]) -> PyTree:
+    return {name: {"weight": matrix} for name, matrix in matrices.items()}
+
+
+def _check_digests(folder: pathlib.Path, tensors: dict[str, Entry], basis: PyTree | None) -> None:
+    """Raises if a tensor was changed after the export, or if `basis` is not what the adapter was trained with."""
+    noted, file = read_metadata(folder / WEIGHTS), folder / WEIGHTS
+    if theirs := noted.get(TENSORS_DIGEST):
+        ours = basis_digest(_by_name({name: read(tensors[name], np.dtype(np.float32)) for name in tensors}))
+        if ours != theirs:
+            raise ValueError(f"{file}: a tensor was changed after the export; export the adapter again")
+    if basis is not None:
+        check_basis(str(file), noted.get(BASIS_DIGEST, ""), basis_digest(basis))
 
 
 def merge_adapter(

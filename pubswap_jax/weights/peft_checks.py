@@ -10,6 +10,8 @@ from pubswap_jax.weights.tensorfile import Entry, read_metadata
 
 # Key of the base's digest in the metadata of WEIGHTS. In CONFIG, PEFT would warn about the unknown key or refuse it.
 BASE_DIGEST = "base_sha256"
+# Keys of two digests in the same metadata, of families with frozen arrays: of these arrays, and of the folder's tensors.
+BASIS_DIGEST, TENSORS_DIGEST = "basis_sha256", "tensors_sha256"
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Fields of adapter_config.json that do not change what an adapter computes, or that are read here. All others must be off.
 _NEUTRAL = {
