@@ -75,7 +75,8 @@ def together(flat: Mapping[str, Any]) -> str:
     needed, there = 2 * flat["federation.trim"] + 1, flat["federation.participants"] or clients
     if flat["federation.aggregate"] == "trimmed_mean" and there < needed:
         return f"federation.trim={flat['federation.trim']}: trimmed_mean needs {needed} clients, and {there} take part"
-    return _plain(flat) or asynchronous(flat) or targets(flat["model.lora_targets"])
+    rules = (_plain, asynchronous, _family_of_rule, _partial_heads, _gain)
+    return next(filter(None, (rule(flat) for rule in rules)), "") or targets(flat["model.lora_targets"])
 
 
 def asynchronous(flat: Mapping[str, Any]) -> str:
@@ -110,6 +111,7 @@ def asynchronous(flat: Mapping[str, Any]) -> str:
 _LOCKSTEP = (
     ("federation.average", True, "clients share one adapter"),
     ("federation.participants", 0, "federation.jobs says how many clients train"),
+    ("federation.heads", "", "clients train all heads"),
 )
 
 
@@ -125,9 +127,59 @@ def _plain(flat: Mapping[str, Any]) -> str:
     return ""
 
 
+def _family_of_rule(flat: Mapping[str, Any]) -> str:
+    family = flat["model.adapter"]
+    if flat["federation.aggregate"] == "product_svd" and family != "lora":
+        return f"federation.aggregate=product_svd: it cuts LoRA's products; set model.adapter=lora, not {family}, or take mean"
+    return ""
+
+
+def heads(text: str) -> tuple[int, ...]:
+    """The numbers of `federation.heads`; a ValueError where it is not whole numbers joined by commas."""
+    return tuple(int(part) for part in text.split(",")) if text.strip() else ()
+
+
+def _partial_heads(flat: Mapping[str, Any]) -> str:
+    text, clients, most = flat["federation.heads"], flat["federation.num_clients"], flat["model.heads"]
+    if not text.strip():
+        return ""
+    try:
+        counts = heads(text)
+    except ValueError:
+        return f"federation.heads={text}: whole numbers joined by commas expected, such as 4,4,1"
+    if len(counts) != clients or not all(1 <= count <= most for count in counts):
+        return f"federation.heads={text}: {clients} numbers expected, one a client, each 1 to model.heads={most}"
+    needed = {"model.adapter": "ravan", "federation.average": True, "federation.aggregate": "mean"}
+    wrong = next((name for name, value in needed.items() if flat[name] != value), None)
+    return f"federation.heads={text}: it needs {wrong}={needed[wrong]}, not {flat[wrong]}" if wrong else ""
+
+
+def _gain(flat: Mapping[str, Any]) -> str:
+    method = flat["federation.method"]
+    if flat["federation.weights"] == "gain" and method != "pubswap":
+        return f"federation.weights=gain: it needs rounds that all clients end together, not federation.method={method}; set uniform"
+    every = flat["federation.swap_period"] == 1 and flat["federation.swap_unit"] != "extra"
+    if flat["federation.weights"] != "gain" or not every:
+        return ""
+    return (
+        "federation.weights=gain: it compares rewards of private steps, and federation.swap_period=1 makes every step public; "
+        "raise swap_period, or set federation.weights=uniform"
+    )
+
+
 def without_effect(flat: Mapping[str, Any]) -> str:
     """One line with the first setting that has no effect, and the fix; empty if every setting has an effect."""
-    rules = (_idle_kl, _idle_asynchronous, _idle_alone, _idle_rule, _idle_loss, _idle_flat, _idle_swap, _idle_test)
+    rules = (
+        _idle_kl,
+        _idle_asynchronous,
+        _idle_alone,
+        _idle_rule,
+        _idle_family,
+        _idle_loss,
+        _idle_flat,
+        _idle_swap,
+        _idle_test,
+    )
     return next(filter(None, (rule(flat) for rule in rules)), "")
 
 
@@ -180,6 +232,7 @@ def _idle_alone(flat: Mapping[str, Any]) -> str:
 # Values that have no effect without averaging: (field, value without effect, value to set instead).
 _ALONE = (
     ("federation.weights", "size", "uniform"),
+    ("federation.weights", "gain", "uniform"),
     ("federation.moments", "average", "reset"),
     ("evaluation.greedy", True, False),
 )
@@ -206,6 +259,13 @@ _OF_RULES = {
     "federation.server_momentum": (0.9, ("fedavgm",)),
     "federation.gamma": (0.01, ("fedecado",)),
 }
+
+
+def _idle_family(flat: Mapping[str, Any]) -> str:
+    for name, usual in (("model.heads", 4), ("model.bases", "orthogonal")):
+        if flat[name] != usual and flat["model.adapter"] != "ravan":
+            return f"{name}={flat[name]}: no effect with model.adapter={flat['model.adapter']}; it belongs to ravan"
+    return ""
 
 
 def _idle_loss(flat: Mapping[str, Any]) -> str:

@@ -31,6 +31,15 @@ IDLE = {
         ALONE | {"federation__weights": "size"},
         "federation.weights=size: no effect .* federation.weights=uniform",
     ),
+    "gain alone": (
+        ALONE | {"federation__weights": "gain"},
+        "federation.weights=gain: no effect .* federation.weights=uniform",
+    ),
+    "heads of LoRA": ({"model__heads": 8}, "model.heads=8: no effect with model.adapter=lora; it belongs to ravan"),
+    "bases of FFA-LoRA": (
+        {"model__adapter": "ffa_lora", "model__bases": "random"},
+        "model.bases=random: no effect with model.adapter=ffa_lora",
+    ),
     "moments alone": (ALONE | {"federation__moments": "average"}, "federation.moments=average: no effect .*moments=reset"),
     "greedy alone": (ALONE | {"evaluation__greedy": True}, "evaluation.greedy=True: no effect .* evaluation.greedy=False"),
     "swap weight, nothing public": (
@@ -68,7 +77,49 @@ def test_a_setting_without_effect_is_refused_with_the_fix(case):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("values", [ALONE, {"training__kl": "k2", "training__kl_coef": 0.1}, {"training__prox_coef": 0.1}])
+RAVAN = {"model__adapter": "ravan", "federation__num_clients": 3, "federation__swap_period": 2}
+IMPOSSIBLE = {
+    "words for heads": (RAVAN | {"federation__heads": "2,many,1"}, "federation.heads=2,many,1: whole numbers joined by commas"),
+    "heads of two clients": (RAVAN | {"federation__heads": "2,1"}, "federation.heads=2,1: 3 numbers expected, one a client"),
+    "too many heads": (RAVAN | {"federation__heads": "2,5,1"}, ".*each 1 to model.heads=4"),
+    "no head": (RAVAN | {"federation__heads": "2,0,1"}, ".*each 1 to model.heads=4"),
+    "partial heads of LoRA": (
+        RAVAN | {"federation__heads": "2,1,1", "model__adapter": "lora"},
+        "federation.heads=2,1,1: it needs model.adapter=ravan, not lora",
+    ),
+    "partial heads under another rule": (
+        RAVAN | {"federation__heads": "2,1,1", "federation__aggregate": "median"},
+        "federation.heads=2,1,1: it needs federation.aggregate=mean, not median",
+    ),
+    "products of another family": (
+        RAVAN | {"federation__aggregate": "product_svd"},
+        "federation.aggregate=product_svd: it cuts LoRA's products; set model.adapter=lora, not ravan",
+    ),
+    "gain of public steps": (
+        {"federation__weights": "gain", "federation__swap_period": 1},
+        "federation.weights=gain: .* federation.swap_period=1 makes every step public; raise swap_period",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", IMPOSSIBLE)
+def test_what_cannot_stand_together_is_refused_with_the_fix(case):
+    values, message = IMPOSSIBLE[case]
+    with pytest.raises(ValueError, match=f"^config.{message}") as error:
+        settings.check(with_fields(**values))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        RAVAN | {"federation__heads": "4, 2,1"},
+        {"federation__weights": "gain"},
+        ALONE,
+        {"training__kl": "k2", "training__kl_coef": 0.1},
+        {"training__prox_coef": 0.1},
+    ],
+)
 def test_settings_that_have_an_effect_pass(values):
     settings.check(with_fields(**values))
 

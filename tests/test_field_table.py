@@ -10,7 +10,7 @@ from pubswap_jax import settings
 from pubswap_jax.algorithm import aggregation, losses, swap
 from pubswap_jax.field_table import FIELDS, Field
 from pubswap_jax.fields import default_config, field_named
-from pubswap_jax.types import Aggregator
+from pubswap_jax.types import Adapter, Aggregator
 
 NAMED = [(field.name, choice) for field in FIELDS if isinstance(field.choices, Mapping) for choice in field.choices]
 
@@ -21,7 +21,7 @@ def test_every_choice_stands_for_a_function(name, choice):
     settings.override(config, name, choice)
     config.training.truncation_buffer = 2
     found = settings.chosen(config, name)
-    assert callable(found) or isinstance(found, Aggregator) or not field_named(name).choices[choice]
+    assert callable(found) or isinstance(found, Adapter | Aggregator) or not field_named(name).choices[choice]
 
 
 def test_a_choice_is_the_function_or_what_its_factory_makes_of_other_fields():

@@ -74,6 +74,23 @@ def shapes(family: Adapter, wide: int, out: int) -> tuple[dict[str, tuple[int, .
     return frozen, trained
 
 
+def check_fits(name: str, family: Adapter, wide: int, out: int) -> None:
+    """Raises, with the layer's name, if the family cannot adapt a layer of this size."""
+    try:
+        shapes(family, wide, out)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def basis_shapes(model, base: PyTree) -> PyTree:
+    """The shapes of `init_basis`'s arrays, which are not computed."""
+    leaves = {}
+    for path, stack, wide, out, dtype in _layers(model.config, base):
+        for name, shape in shapes(model.config.adapter, wide, out)[0].items():
+            leaves[(*path, name)] = jax.ShapeDtypeStruct((*stack, *shape), dtype)
+    return unflatten_dict(leaves)
+
+
 def check_layer(name: str, family: Adapter | None, wide: int, out: int, frozen: dict, trained: dict) -> None:
     """Raises unless a layer's arrays are those of one client's adapter of this family."""
     if family is None:
@@ -89,7 +106,8 @@ def check_layer(name: str, family: Adapter | None, wide: int, out: int, frozen: 
 
 def described(family: Adapter) -> str:
     """'lora (rank 8, alpha 16)'."""
-    return f"{family.name} ({', '.join(f'{name} {value:g}' for name, value in family.settings)})"
+    said = (f"{name} {value if isinstance(value, str) else format(value, 'g')}" for name, value in family.settings)
+    return f"{family.name} ({', '.join(said)})"
 
 
 def each_layer(function: Callable[..., dict], tree: PyTree, *others: PyTree) -> PyTree:
@@ -132,6 +150,7 @@ def _layers(config: ModelConfig, base: PyTree) -> Iterator[tuple[tuple[str, ...]
         if path[-1] == "kernel" and path[-2] in config.lora_targets:
             found = True
             *stack, wide, out = kernel.shape
+            check_fits("/".join(path[:-1]), config.adapter, wide, out)
             yield path[:-1], tuple(stack), wide, out, jnp.promote_types(kernel.dtype, jnp.float32)
     if not found:
         raise ValueError(

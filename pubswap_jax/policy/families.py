@@ -29,22 +29,30 @@ def ffa_lora(rank: int, alpha: float) -> Adapter:
     )
 
 
-@functools.cache
-def ravan(heads: int, rank: int) -> Adapter:
+def ravan(heads: int, rank: int, bases: str = "orthogonal") -> Adapter:
     """ΔW = Σ s_h A_h H_h B_h over heads, with A_h and B_h frozen and orthogonal across heads (RAVAN, arXiv 2506.05568).
 
     A client trains H_h [r, r] and s_h. It sends s_h H_h, and starts again from H_h = that and s_h = 1, so the mean is exact.
-    Reading: A and B have orthonormal columns and rows, from a QR decomposition with a fixed sign.
+    Reading: orthogonal bases have orthonormal columns in A and rows in B, from a QR decomposition with a fixed sign; random
+    bases are normal, with columns and rows of norm 1 in expectation.
     """
+    if bases not in BASES:
+        raise ValueError(f"bases: one of {', '.join(BASES)} expected, got {bases!r}")
+    return _ravan(heads, rank, bases)  # cached by all three arguments, also where `bases` is not given
+
+
+@functools.cache
+def _ravan(heads: int, rank: int, bases: str) -> Adapter:
+    draw, kind = BASES[bases]
 
     def init(key: Array, wide: int, out: int, stack: tuple[int, ...] = ()) -> tuple[dict, dict]:
         if heads * rank > min(wide, out):
             raise ValueError(
-                f"ravan: {heads} heads of rank {rank} need {heads * rank} orthogonal directions, and a layer of {wide} x {out} "
-                f"has {min(wide, out)}; lower the heads or the rank"
+                f"ravan: {heads} heads of rank {rank} need {heads * rank} {kind} directions, and a layer of {wide} x {out} "
+                f"has {min(wide, out)}; lower the heads or the rank, or leave the layer out"
             )
         a_key, b_key = jax.random.split(key)
-        a, b = _orthonormal(a_key, (*stack, wide, heads * rank)), _orthonormal(b_key, (*stack, out, heads * rank))
+        a, b = draw(a_key, (*stack, wide, heads * rank)), draw(b_key, (*stack, out, heads * rank))
         a = jnp.moveaxis(a.reshape(*stack, wide, heads, rank), -2, -3)
         b = jnp.moveaxis(b.reshape(*stack, out, heads, rank), (-3, -2, -1), (-1, -3, -2))
         return {"a": a, "b": b}, {"h": jnp.zeros((*stack, heads, rank, rank)), "s": jnp.ones((*stack, heads))}
@@ -54,9 +62,8 @@ def ravan(heads: int, rank: int) -> Adapter:
         return jnp.einsum("...i,hir,hrq,hqo->...o", x, frozen["a"], core, frozen["b"], optimize=[(0, 1), (0, 2), (0, 1)])
 
     def factors(frozen: dict, trained: dict) -> tuple[Array, Array]:
-        left = frozen["a"] @ (trained["s"][..., None, None] * trained["h"])  # [..., H, in, r]
-        left = jnp.moveaxis(left, -3, -2)
-        right = frozen["b"]
+        left = jnp.moveaxis(frozen["a"], -3, -2)  # [..., in, H, r]
+        right = (trained["s"][..., None, None] * trained["h"]) @ frozen["b"]  # [..., H, r, out]
         return left.reshape(*left.shape[:-2], heads * rank), right.reshape(*right.shape[:-3], heads * rank, right.shape[-1])
 
     return Adapter(
@@ -67,7 +74,7 @@ def ravan(heads: int, rank: int) -> Adapter:
         download=lambda received: {"h": received["h"], "s": jnp.ones(received["h"].shape[:-2], received["h"].dtype)},
         exact=True,
         name="ravan",
-        settings=(("heads", heads), ("rank", rank)),
+        settings=(("heads", heads), ("rank", rank), *((("bases", bases),) if bases != "orthogonal" else ())),
     )
 
 
@@ -75,3 +82,11 @@ def _orthonormal(key: Array, shape: tuple[int, ...]) -> Array:
     """Orthonormal columns [..., n, k]. The sign of each is that which makes R's diagonal positive."""
     q, r = jnp.linalg.qr(jax.random.normal(key, shape, float))
     return q * jnp.sign(jnp.diagonal(r, axis1=-2, axis2=-1))[..., None, :]
+
+
+def _normal(key: Array, shape: tuple[int, ...]) -> Array:
+    """Normal entries of variance 1/n, [..., n, k]."""
+    return jax.random.normal(key, shape, float) * shape[-2] ** -0.5
+
+
+BASES = {"orthogonal": (_orthonormal, "orthogonal"), "random": (_normal, "independent")}  # bases -> how to draw them, a word

@@ -119,7 +119,9 @@ def assemble(config, given: Given = NOTHING) -> Run:
     key = jax.random.key(config.seed)
     return Run(
         settings=settings.flatten(config),
-        policy=policy._replace(adapter=place.put(policy.adapter)),
+        policy=policy._replace(
+            adapter=place.put(policy.adapter), base=policy.base | {"basis": place.put(policy.base["basis"])}
+        ),
         data=Data(asked.train, asked.split, asked.validation, asked.test, make_batches(config, asked, place)),
         federation=make_federation(config, policy.model, programs, given),
         timeline=timeline,
@@ -196,7 +198,7 @@ def _without_gradient(training) -> list[str]:
 
 def make_weights(config, split: Split, place: Callable = jax.device_put) -> Callable[[Event], Array | None]:
     sizes = np.array([len(questions) for questions in split.clients], float)
-    uniform = config.federation.weights == "uniform"
+    uniform = config.federation.weights != "size"  # of gain, the federation makes the weights out of equal ones
     share, equal = np.ones_like(sizes) if uniform else sizes, uniform and not config.federation.participants
 
     def weights(event: Event) -> Array | None:

@@ -5,10 +5,10 @@ import pathlib
 from pubswap_jax import settings
 from pubswap_jax._version import __version__
 from pubswap_jax.fields import default_config
+from pubswap_jax.policy.adapter import described
 from pubswap_jax.run import journal
 from pubswap_jax.run.assembly import Run
 from pubswap_jax.run.state import RunState, place_of
-from pubswap_jax.types import Adapter
 
 CARD = """---
 base_model: {base}
@@ -18,9 +18,9 @@ tags: [lora, grpo, federated]
 
 # {name}
 
-A LoRA adapter ({adapter}) trained by pubswap_jax, federated reinforcement learning with verifiable rewards:
-{clients} clients, {steps} steps between two averagings, swap `{swap}`. This is {whose} after round {round} of {rounds},
-the best one by the validation questions.
+A LoRA adapter, trained as {family} by pubswap_jax, federated reinforcement learning with verifiable rewards: {clients} clients,
+{steps} steps between two averagings, swap `{swap}`. This is {whose} after round {round} of {rounds}, the best one by the
+validation questions.
 
 | pass@1 | base | this run's best |
 |---|---|---|
@@ -55,8 +55,8 @@ def _flags(known: dict) -> list[str]:
     return [f"--config.{name}={value}" for name, value in known.items() if name in usual and value != usual[name]]
 
 
-def card_of(run: Run, at: RunState, workdir: pathlib.Path, name: str, family: Adapter) -> str:
-    """The model card of the adapter `name`, which is exported in this family, in Markdown."""
+def card_of(run: Run, at: RunState, workdir: pathlib.Path, name: str) -> str:
+    """The model card of the adapter `name`, in Markdown."""
     known, shared = run.settings, run.federation.shared(at.federation) is not None
     model, round = "global" if shared else name.replace("_", " "), place_of(run, at.number)[0]
     tested = [row for row in journal.read(workdir, "evaluations") if row["split"] == "test"]
@@ -66,7 +66,7 @@ def card_of(run: Run, at: RunState, workdir: pathlib.Path, name: str, family: Ad
     return CARD.format(
         base=base_name(run),
         name=f"{workdir.name}, {name}",
-        adapter=", ".join(f"{key} {value:g}" for key, value in family.settings),
+        family=described(run.policy.config.adapter),
         clients=known["federation.num_clients"],
         steps=known["federation.steps"],
         swap=known["federation.swap"],

@@ -14,7 +14,7 @@ from pubswap_jax.files import bytes_text
 from pubswap_jax.questions.schedule import Schedule
 from pubswap_jax.run.assembly import keep_programs
 from pubswap_jax.run.estimate_memory import PEAK, bytes_of, needed, of_one_device
-from pubswap_jax.run.policy import adapt, base_folder, check_context
+from pubswap_jax.run.policy import adapt, base_folder, check_context, check_family
 from pubswap_jax.types import ModelConfig
 from pubswap_jax.weights.hf_config import read_config
 from pubswap_jax.weights.hf_folder import find_folder
@@ -35,6 +35,7 @@ def plan(config, say: Callable[[str], None] = lambda line: None) -> str:
     """A table of bytes and seconds. If the run does not fit, also settings that help. `say` prints progress."""
     model_config = _model_config(config)
     check_context(config, model_config)
+    check_family(config, model_config)
     keep_programs(config.compilation_cache)
     say(headline(config, model_config))
     rate, bandwidth = measured(config.model.dtype)

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from pubswap_jax import system
 from pubswap_jax.algorithm.federation import direct
-from pubswap_jax.policy.model import Transformer, init_adapter
+from pubswap_jax.policy.adapter import basis_shapes, init_adapter
+from pubswap_jax.policy.model import Transformer
 from pubswap_jax.run.judge import judge_of_shapes
 from pubswap_jax.run.methods import make_federation
 from pubswap_jax.run.pass_at_k import make_sampler
@@ -22,6 +23,7 @@ def of_one_device(config):
     """The config of one device's share of the mesh: its clients, and its part of their questions."""
     own = config.copy_and_resolve_references()
     own.federation.num_clients = -(-config.federation.num_clients // config.mesh.client)
+    own.federation.heads = ",".join(config.federation.heads.split(",")[: own.federation.num_clients])
     own.training.client_microbatch = -(-config.training.client_microbatch // config.mesh.client)
     own.training.prompts = -(-config.training.prompts // config.mesh.data)
     own.training.microbatch = math.gcd(config.training.microbatch, own.training.prompts) if config.training.microbatch else 0
@@ -31,7 +33,8 @@ def of_one_device(config):
 def needed(config, model_config: ModelConfig) -> dict[str, int]:
     """Bytes on one device, from shapes and from XLA's memory analysis of the compiled rollout and update."""
     config, analysed = of_one_device(config), {}
-    base = {"params": param_shapes(model_config, config.model.dtype), "basis": {}}
+    model, params = Transformer(model_config), {"params": param_shapes(model_config, config.model.dtype)}
+    base = params | {"basis": basis_shapes(model, params)}
 
     def analyse(name: str, function: Callable) -> Callable:
         """A program that gives shapes; rollout, update and examine are compiled for their memory analysis."""
@@ -44,7 +47,6 @@ def needed(config, model_config: ModelConfig) -> dict[str, int]:
 
         return call
 
-    model = Transformer(model_config)
     federation = make_federation(config, model, analyse)
     state = federation.init(jax.eval_shape(lambda: init_adapter(jax.random.key(0), model, base)))
     clients, size = config.federation.num_clients, config.training.client_microbatch or config.federation.num_clients

@@ -7,17 +7,19 @@ import jax
 import numpy as np
 
 from pubswap_jax import settings
-from pubswap_jax.policy.adapter import init_adapter, init_basis
+from pubswap_jax.fields import field_named
+from pubswap_jax.policy.adapter import init_adapter
 from pubswap_jax.policy.model import Transformer
 from pubswap_jax.run import checkpoint, earlier, evaluation, given, manifest, state
 from pubswap_jax.run.assembly import Run, assemble, examination
 from pubswap_jax.run.card import base_name, card_of
 from pubswap_jax.run.methods import make_federation
 from pubswap_jax.run.pass_at_k import Evaluation, by_topic, evaluate, pass_at_k, summary
-from pubswap_jax.run.policy import BASIS_STREAM, adapt, base_folder, beside_warmup, digest_of, load_policy, make_tokenizer
+from pubswap_jax.run.policy import adapt, base_folder, beside_warmup, digest_of, load_policy, make_basis, make_tokenizer
 from pubswap_jax.run.recorder import KS
 from pubswap_jax.run.state import RunState, place_of
 from pubswap_jax.types import ModelConfig, PyTree
+from pubswap_jax.weights.basis import basis_digest, check_basis
 from pubswap_jax.weights.hf_config import read_config
 from pubswap_jax.weights.pretrained import export_adapter, load_adapter, merge_adapter, param_shapes
 
@@ -26,8 +28,8 @@ class BestRound(NamedTuple):
     """The adapter of a run's best round, and the config and base model to use it with:
 
     _, base = load_pretrained(found.base, scan_layers=found.config.scan_layers)
-    sample(Transformer(found.config), base, found.adapter, ...)
-    export_adapter("folder", found.adapter, found.config, str(found.base))
+    sample(Transformer(found.config), base | {"basis": found.basis}, found.adapter, ...)
+    export_adapter("folder", found.adapter, found.config, str(found.base), basis=found.basis)
     """
 
     round: int  # 0: the base model was the best
@@ -36,6 +38,7 @@ class BestRound(NamedTuple):
     config: ModelConfig  # of the base model with this adapter
     base: pathlib.Path  # the base model's folder
     settings: dict  # the run's config: dotted field name -> value
+    basis: PyTree  # the frozen arrays of the adapter family; {} for LoRA
     shared: bool = True  # whether `adapter` is the averaged one
 
 
@@ -51,17 +54,18 @@ def best(workdir: str | pathlib.Path) -> BestRound:
     round, score = checkpoint.notes(last)["best"]
     loaded = read_config(base).replace(scan_layers=config.model.scan_layers)
     model = Transformer(adapt(config, loaded, make_tokenizer(config, base)))
-    shapes = {"params": param_shapes(model.config), "basis": {}}
+    shapes = {"params": param_shapes(model.config)}
+    basis = make_basis(config, model, shapes)
+    check_basis(str(workdir / earlier.RUN), earlier.described(workdir).get("basis_sha256", ""), basis_digest(basis))
     adapter = jax.eval_shape(lambda: init_adapter(jax.random.key(0), model, shapes))
     federation = make_federation(config, model)
     template = federation.saved(jax.eval_shape(federation.init, adapter))
     found = checkpoint.load(state.best_of(folder, round, last.round), template)
     shared = federation.shared(found)
     if shared is None:
-        return BestRound(round, score, federation.own(found), model.config, base, settings.flatten(config), False)
-    basis = init_basis(jax.random.fold_in(jax.random.key(config.seed), BASIS_STREAM), model, shapes)
-    joined, adapter, _ = beside_warmup(config.model.warmup, model.config, shared, basis)
-    return BestRound(round, score, adapter, joined, base, settings.flatten(config))
+        return BestRound(round, score, federation.own(found), model.config, base, settings.flatten(config), basis, False)
+    joined, adapter, basis = beside_warmup(config.model.warmup, model.config, shared, basis)
+    return BestRound(round, score, adapter, joined, base, settings.flatten(config), basis)
 
 
 def best_of_run(run: Run, workdir: pathlib.Path) -> BestRound:
@@ -70,9 +74,9 @@ def best_of_run(run: Run, workdir: pathlib.Path) -> BestRound:
     shared = run.federation.shared(at.federation)
     if shared is None:
         own = run.federation.own(at.federation)
-        return BestRound(*at.best, own, run.policy.config, run.policy.folder, run.settings, False)
-    config, adapter, _ = _leaving(run, shared)
-    return BestRound(*at.best, adapter, config, run.policy.folder, run.settings)
+        return BestRound(*at.best, own, run.policy.config, run.policy.folder, run.settings, run.policy.base["basis"], False)
+    config, adapter, basis = _leaving(run, shared)
+    return BestRound(*at.best, adapter, config, run.policy.folder, run.settings, basis)
 
 
 def export(config, workdir: pathlib.Path, merge: str = "") -> list[pathlib.Path]:
@@ -98,7 +102,7 @@ def export_run(run: Run, workdir: pathlib.Path, folder: pathlib.Path | None = No
             file.unlink()
         exported, adapter, basis = _leaving(run, adapter)
         export_adapter(written, adapter, exported, base_name(run), basis=basis)
-        (written / "README.md").write_text(card_of(run, at, workdir, name, exported.adapter))
+        (written / "README.md").write_text(card_of(run, at, workdir, name))
         folders.append(written)
     return folders + ([_merged(run, at, workdir, folder or workdir / "export", merge)] if merge else [])
 
@@ -112,8 +116,8 @@ def _merged(run: Run, at: RunState, workdir: pathlib.Path, folder: pathlib.Path,
         file.unlink()
     exported, adapter, basis = _leaving(run, shared)
     merge_adapter(written, run.policy.folder, adapter, exported, basis=basis, dtype=dtype)
-    card = card_of(run, at, workdir, "global", exported.adapter).replace("library_name: peft", "library_name: transformers")
-    (written / "README.md").write_text(card.replace("A LoRA adapter (", "The base model, merged with a LoRA adapter ("))
+    card = card_of(run, at, workdir, "global").replace("library_name: peft", "library_name: transformers")
+    (written / "README.md").write_text(card.replace("A LoRA adapter, ", "The base model, merged with a LoRA adapter, "))
     return written
 
 
@@ -145,6 +149,9 @@ def evaluate_adapter(config, workdir: pathlib.Path, adapter: str) -> str:
         found, loaded = load_adapter(adapter, ours)
         changes = {f"model.lora_{name}": value for name, value in found.adapter.settings}
         changes |= {"model.lora_targets": ",".join(found.lora_targets)}
+        changes |= {
+            name: field_named(name).default for name in ("model.adapter", "model.heads", "model.bases", "federation.heads")
+        }
         run = run if found == ours else assemble(_with(config, changes))
         return _figures(run, loaded)
     return evaluate_run(run, workdir)
@@ -155,13 +162,13 @@ def evaluate_file(config, workdir: pathlib.Path, adapter: str, file: str) -> str
     plain = _with(config, {"model.warmup": ""})
     policy = load_policy(plain)
     if adapter:
-        model_config, loaded = load_adapter(adapter, policy.config)
+        (model_config, loaded), basis = load_adapter(adapter, policy.config), {}
     else:
         found = best(workdir)
-        model_config, loaded = found.config, found.adapter
+        model_config, loaded, basis = found.config, found.adapter, found.basis
         if not found.shared:
             raise ValueError(f"{workdir}: its clients trained alone; name one of its exported adapters with --adapter")
-    policy = policy._replace(model=Transformer(model_config))
+    policy = policy._replace(model=Transformer(model_config), base=policy.base | {"basis": basis})
     examiner, questions = examination(plain, policy, file)
     (seen,) = evaluate(examiner, policy.base, evaluation.one(loaded), questions)
     return "\n".join([f"{len(questions.problems)} questions of {file}, {examiner.samples} samples each", *_lines(seen)])
@@ -211,6 +218,7 @@ def last_state(run: Run, workdir: pathlib.Path) -> RunState:
     earlier.agree(run.settings, run.policy.digest, workdir, "eval")
     before, ours = earlier.described(workdir), manifest.describe(run)
     given.agree(before.get("given", {}), ours["given"], workdir, ("aggregator", "questions"))
+    check_basis(str(workdir / earlier.RUN), before.get("basis_sha256", ""), ours["basis_sha256"])
     same_data = all(ours["config"][name] == before["config"].get(name) for name in ours["config"] if name.startswith("data."))
     if same_data and before.get("asked_sha256", ours["asked_sha256"]) != ours["asked_sha256"]:
         raise ValueError(

@@ -20,6 +20,7 @@ from pubswap_jax.questions.partition import counts
 from pubswap_jax.run import checkpoint, given, reward
 from pubswap_jax.run.assembly import Run
 from pubswap_jax.run.earlier import RUN, as_now, described
+from pubswap_jax.weights.basis import basis_digest, check_basis
 
 LOCK = ".lock"
 OWN = [field.name for field in FIELDS if field.own]  # fields that may name a file of the user's
@@ -45,7 +46,8 @@ def alone(workdir: pathlib.Path) -> Iterator[None]:
 def agree(workdir: pathlib.Path, run: Run, fork: bool) -> dict:
     """The run's manifest. Raises if the folder holds a run with another manifest, unless `fork`."""
     ours = describe(run)
-    hosts.agree({"base model (digest)": ours["base_sha256"], "split of the questions": ours["split"], "JAX": jax.__version__})
+    same = {"base model (digest)": ours["base_sha256"], "frozen arrays (digest)": ours["basis_sha256"], "JAX": jax.__version__}
+    hosts.agree(same | {"split of the questions": ours["split"]})
     path = workdir / RUN
     if not hosts.first() or not path.exists() or not checkpoint.listed(workdir / "checkpoints"):
         return ours
@@ -72,6 +74,7 @@ def agree(workdir: pathlib.Path, run: Run, fork: bool) -> dict:
             raise ValueError(
                 f"{workdir} holds a run of another config, {changed[0]}{more}; name another --workdir, or go on with --fork"
             )
+    check_basis(str(path), theirs.get("basis_sha256", ""), ours["basis_sha256"])  # also with --fork: the rest is of no use then
     return ours
 
 
@@ -90,6 +93,7 @@ def describe(run: Run) -> dict:
         "config": json.loads(json.dumps(run.settings)),
         "base": str(run.policy.folder),
         "base_sha256": run.policy.digest,
+        "basis_sha256": basis_digest(run.policy.base["basis"]),
         "base_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(run.policy.base)),
         "split": run.data.split.manifest(),
         "own_sha256": {name: own.digest(run.settings[name]) for name in OWN if own.names(run.settings[name])},

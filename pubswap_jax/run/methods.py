@@ -18,6 +18,8 @@ from pubswap_jax.algorithm.arrivals import arrivals, slowest_staleness
 from pubswap_jax.algorithm.corrections import proximal
 from pubswap_jax.algorithm.distortion import make_measure
 from pubswap_jax.algorithm.fedrevive import Distilling, fedrevive, revived
+from pubswap_jax.algorithm.gain import by_gain
+from pubswap_jax.algorithm.heads import given_heads, partial_heads
 from pubswap_jax.algorithm.pubswap import pubswap
 from pubswap_jax.algorithm.server_optimizers import buffered
 from pubswap_jax.algorithm.timeline import lockstep
@@ -63,12 +65,14 @@ def make_federation(config, model, program: Program = compiled, given: Given = N
     """The way of federating that the config names. No other file asks which one it is."""
     make = settings.chosen(config, "federation.method")
     if given.planner is None and given.aggregator is None:
-        return make(config, model, program)
-    if make is not pubswap_of:
+        federation = make(config, model, program)
+    elif make is not pubswap_of:
         raise ValueError(
             f"federation.method={config.federation.method}: it takes no planner= and no aggregator=; leave them out"
         )
-    return pubswap_of(config, model, program, given)
+    else:
+        federation = pubswap_of(config, model, program, given)
+    return by_gain(federation, program) if config.federation.weights == "gain" else federation
 
 
 def pubswap_of(config, model, program: Program = compiled, given: Given = NOTHING) -> Federation:
@@ -134,6 +138,8 @@ def _pubswap(config, model, program: Program, rule: Aggregator, planner=None, lo
 
 def make_aggregator(config) -> Aggregator:
     """The rule that the config names, one of ours or the user's."""
+    if counts := checks.heads(config.federation.heads):
+        return partial_heads(counts, config.model.heads, config.seed)
     rule = settings.chosen(config, "federation.aggregate")
     if not isinstance(rule, Aggregator):
         raise ValueError(
@@ -145,6 +151,8 @@ def make_aggregator(config) -> Aggregator:
 
 def make_correction(config) -> Correction:
     """The clients' half of the rule, or FedProx's term."""
+    if config.federation.heads:
+        return given_heads(config.model.heads)
     reference = CORRECTIONS.get(config.federation.aggregate)
     return settings.made(config, reference) if reference else proximal()
 

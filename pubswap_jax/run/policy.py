@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from pubswap_jax import settings
 from pubswap_jax.devices import mesh
-from pubswap_jax.policy.adapter import init_adapter, init_basis, lora
+from pubswap_jax.policy.adapter import basis_shapes, init_adapter, init_basis
 from pubswap_jax.policy.logps import check_positions
 from pubswap_jax.policy.model import Transformer
 from pubswap_jax.questions import embedded, sources
@@ -26,7 +26,7 @@ from pubswap_jax.weights import hf_folder
 from pubswap_jax.weights.hf_config import read_config
 from pubswap_jax.weights.peft import load_adapter
 from pubswap_jax.weights.peft_join import adapter_digest, joined, with_adapter
-from pubswap_jax.weights.pretrained import load_pretrained
+from pubswap_jax.weights.pretrained import load_pretrained, param_shapes
 
 ADAPTER_STREAM, BASIS_STREAM = 2**32 - 1, 2**32 - 2  # no round has these numbers; rounds are folded into the same key
 
@@ -51,6 +51,7 @@ def load_policy(config, devices: Mesh | None = None) -> Policy:
     folder = base_folder(config)
     tokenizer = make_tokenizer(config, folder)
     check_context(config, read_config(folder))
+    check_family(config, adapt(config, read_config(folder), tokenizer))
     shardings = devices and partial(mesh.params_sharding, devices)
     loaded, base = load_pretrained(folder, dtype=config.model.dtype, shardings=shardings, scan_layers=config.model.scan_layers)
     if config.model.warmup:
@@ -59,7 +60,7 @@ def load_policy(config, devices: Mesh | None = None) -> Policy:
     key = jax.random.key(config.seed)
     shapes = jax.eval_shape(lambda: base)  # `init_adapter` is jitted: eager, it would compile one program per leaf
     adapter = jax.jit(lambda key: init_adapter(key, model, shapes))(jax.random.fold_in(key, ADAPTER_STREAM))
-    basis = init_basis(jax.random.fold_in(key, BASIS_STREAM), model, shapes)
+    basis = make_basis(config, model, shapes)
     return Policy(folder, tokenizer, model, base | {"basis": basis}, adapter, digest_of(config, folder))
 
 
@@ -77,6 +78,11 @@ def beside_warmup(warmup: str, model_config: ModelConfig, adapter: PyTree, basis
         return model_config, adapter, basis
     warm = load_adapter(warmup, model_config)
     return *joined(warm, (model_config, adapter), basis), {}
+
+
+def make_basis(config, model: Transformer, base: PyTree) -> PyTree:
+    """The frozen arrays of the adapter family, a function of the config's seed; `base` may hold shapes."""
+    return init_basis(jax.random.fold_in(jax.random.key(config.seed), BASIS_STREAM), model, base)
 
 
 def base_folder(config) -> pathlib.Path:
@@ -98,6 +104,15 @@ def check_context(config, model_config: ModelConfig) -> None:
     check_positions(model_config, prompt, ("config.training.max_new_tokens", config.training.max_new_tokens))
 
 
+def check_family(config, model_config: ModelConfig) -> None:
+    """Raises, with the layer's name, if the config's adapter family does not fit a layer of the base model."""
+    try:
+        basis_shapes(Transformer(model_config), {"params": param_shapes(model_config)})
+    except ValueError as error:
+        asked = f"config.model.heads={config.model.heads} and config.model.lora_rank={config.model.lora_rank}"
+        raise ValueError(f"{asked}: {error} (config.model.lora_targets)") from None
+
+
 def make_tokenizer(config, folder: pathlib.Path) -> Tokenizer:
     wording = config.model.instruction
     return load_tokenizer(
@@ -112,7 +127,7 @@ def make_tokenizer(config, folder: pathlib.Path) -> Tokenizer:
 def adapt(config, model_config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
     """The loaded model config with the run's adapter and remat settings and the tokenizer's stop tokens."""
     return model_config.replace(
-        adapter=lora(config.model.lora_rank, config.model.lora_alpha),
+        adapter=settings.chosen(config, "model.adapter"),
         lora_targets=settings.targets(config),
         remat=config.model.remat,
         eos_ids=tuple(dict.fromkeys((*model_config.eos_ids, *tokenizer.stop_ids))),
