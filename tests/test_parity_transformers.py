@@ -13,8 +13,20 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from pubswap_jax import Prompts, Transformer, export_adapter, init_adapter, load_pretrained, lora, sample
+from pubswap_jax import (
+    Prompts,
+    Transformer,
+    export_adapter,
+    ffa_lora,
+    init_adapter,
+    init_basis,
+    load_pretrained,
+    lora,
+    ravan,
+    sample,
+)
 from pubswap_jax.policy.model import rope_angles
+from pubswap_jax.types import LINEAR_LAYERS
 from pubswap_jax.weights.hf_config import read_config
 from pubswap_jax.weights.peft import load_adapter, merge_adapter
 
@@ -201,14 +213,18 @@ def pair(request, theirs, shared_data, tmp_path):
 @live
 @quiet
 @pytest.mark.parametrize(
-    "targets", [("q_proj", "v_proj"), ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")]
+    ("family", "targets"),
+    [(lora(4, 6.0), ("q_proj", "v_proj")), (lora(4, 6.0), LINEAR_LAYERS), (ffa_lora(4, 6.0), LINEAR_LAYERS)]
+    + [(ravan(3, 2), LINEAR_LAYERS), (ravan(3, 2, "random"), LINEAR_LAYERS)],
+    ids=["lora-some", "lora", "ffa_lora", "ravan", "ravan-random"],
 )
-def test_our_adapter_in_peft_and_merged_in_transformers(theirs, pair, targets):
+def test_our_adapter_in_peft_and_merged_in_transformers(theirs, pair, family, targets):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     model, folder, config, base = pair
-    config = config.replace(adapter=lora(4, 6.0), lora_targets=targets)
+    config = config.replace(adapter=family, lora_targets=targets)
+    base = base | {"basis": init_basis(jax.random.key(1), Transformer(config), base)}
     shapes = jax.eval_shape(lambda: init_adapter(jax.random.key(0), Transformer(config), base))
     rng = np.random.default_rng(0)
     adapter = jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
@@ -216,11 +232,11 @@ def test_our_adapter_in_peft_and_merged_in_transformers(theirs, pair, targets):
     ours = logits_of(config, base, tokens, mask, adapter)
     assert np.abs(ours - logits_of(config, base, tokens, mask))[mask].max() > 0.1
 
-    merge_adapter(folder / "merged", folder / "base", adapter, config)
+    merge_adapter(folder / "merged", folder / "base", adapter, config, basis=base["basis"])
     merged = AutoModelForCausalLM.from_pretrained(folder / "merged").eval()
     assert_close(ours, theirs.run(merged, tokens, mask)["logits"], mask)
 
-    export_adapter(folder / "adapter", adapter, config, str(folder / "base"))
+    export_adapter(folder / "adapter", adapter, config, str(folder / "base"), basis=base["basis"])
     loaded = PeftModel.from_pretrained(model, folder / "adapter").eval()
     assert_close(ours, theirs.run(loaded.get_base_model(), tokens, mask)["logits"], mask)
 
