@@ -157,7 +157,7 @@ def _partial_heads(flat: Mapping[str, Any]) -> str:
 def _gain(flat: Mapping[str, Any]) -> str:
     method = flat["federation.method"]
     if flat["federation.weights"] == "gain" and method != "pubswap":
-        return f"federation.weights=gain: it needs rounds that all clients end together, not federation.method={method}; set uniform"
+        return f"federation.weights=gain: all clients must end a round together, unlike federation.method={method}; set uniform"
     every = flat["federation.swap_period"] == 1 and flat["federation.swap_unit"] != "extra"
     if flat["federation.weights"] != "gain" or not every:
         return ""

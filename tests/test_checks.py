@@ -99,6 +99,14 @@ IMPOSSIBLE = {
         {"federation__weights": "gain", "federation__swap_period": 1},
         "federation.weights=gain: .* federation.swap_period=1 makes every step public; raise swap_period",
     ),
+    "gain of asynchronous clients": (
+        {"federation__weights": "gain", "federation__method": "fedbuff"},
+        "federation.weights=gain: all clients must end a round together, unlike federation.method=fedbuff; set uniform",
+    ),
+    "partial heads of asynchronous clients": (
+        RAVAN | {"federation__heads": "2,1,1", "federation__method": "fedbuff"},
+        "federation.heads=2,1,1: clients train all heads with federation.method=fedbuff; set federation.heads=$",
+    ),
 }
 
 

@@ -118,7 +118,6 @@ def test_every_cell_of_the_study_of_rules_is_a_config_of_as_many_responses():
     cells_of_rules, alterations = rules.cells_of([*rules.GROUPS, "hostile"])
     assert set(alterations) < set(cells_of_rules)
     for name, changes in cells_of_rules.items():
-        usual = {field: value for field, value in changes.items() if field not in ("model.adapter", "model.heads")}
-        built = config_of("configs/math.py:hard", 3, usual)
+        built = config_of("configs/math.py:hard", 3, changes)
         assert built.training.prompts * built.training.group * built.federation.num_clients == 256, name
         assert built.federation.steps * built.federation.rounds == rules.STEPS

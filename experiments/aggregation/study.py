@@ -8,7 +8,6 @@
     python -m experiments.aggregation.study --list                         # the cells of every group
 
 All runs have 240 steps. What the results hold already is not run again. `python -m experiments.aggregation.picture` draws.
-Cells with ffa_lora or ravan need the fields model.adapter and model.heads, which do not exist yet: leave them out by --only.
 """
 
 import pathlib

@@ -171,6 +171,13 @@ def test_the_exported_folder_is_evaluated_as_the_run_is(run, whole, monkeypatch)
     assert text == whole[1]["evaluated"]
 
 
+def test_the_best_round_and_its_export_answer_the_questions_of_a_file_alike(run, whole, tmp_path):
+    file = tmp_path / "sums.jsonl"
+    file.write_text('{"question": "1+2", "answer": "3"}\n{"question": "2+2", "answer": "4"}\n')
+    exported = export.evaluate_file(config_of(run), whole[0], str(whole[0] / "export" / "global"), str(file))
+    assert exported == export.evaluate_file(config_of(run), whole[0], "", str(file))
+
+
 @pytest.mark.parametrize("more", [{"model.adapter": "lora"}, {"model.adapter": "ffa_lora"}])
 def test_every_family_is_loaded_and_begins_as_the_base(run, more):
     config = config_of(run, federation__heads="", federation__weights="uniform", model__heads=4)
