@@ -109,6 +109,14 @@ def override(config: ConfigDict, name: str, text: str) -> None:
     (config[section] if section else config)[leaf] = _converted(name, text, type(value_of(config, name)))
 
 
+def changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
+    """A copy of the config with these fields set, {dotted name: value}. It is not checked."""
+    other = config.copy_and_resolve_references()
+    for name, value in changes.items():
+        override(other, name, str(value))
+    return other
+
+
 def _converted(name: str, text: str, kind: type):
     words = {"true": True, "false": False}
     value = text if kind is str else words.get(text.lower(), _literal(text))

@@ -103,7 +103,7 @@ def assemble(config, given: Given = NOTHING) -> Run:
     given.check()
     if config.verifier.workers:
         pool.set_workers(config.verifier.workers)
-    keep_programs(config.compilation_cache)
+    keep_programs(config)
     own, tally = own_rewards(config, given), Tally()
     axes = config.mesh
     devices = make_devices(axes.client, axes.data, axes.model, config.training.client_microbatch)
@@ -169,11 +169,11 @@ def look(config) -> Asked:
     return asked
 
 
-def keep_programs(folder: str) -> None:
-    """Turns on JAX's persistent compilation cache in this folder; empty: does nothing."""
-    if not folder:
+def keep_programs(config) -> None:
+    """Turns on JAX's persistent compilation cache in the config's folder, if it names one."""
+    if not config.compilation_cache:
         return
-    path = pathlib.Path(folder).expanduser().absolute()
+    path = pathlib.Path(config.compilation_cache).expanduser().absolute()
     path.mkdir(parents=True, exist_ok=True)
     compilation_cache.reset_cache()  # a process that has compiled before would ignore the new folder otherwise
     jax.config.update("jax_compilation_cache_dir", str(path))

@@ -1,23 +1,19 @@
 """`--mode=plan`: estimates the memory of each device and the time of a round without allocating the model."""
 
 import os
-import pathlib
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from pubswap_jax import settings
 from pubswap_jax.files import bytes_text
-from pubswap_jax.questions.schedule import Schedule
 from pubswap_jax.run.assembly import keep_programs
-from pubswap_jax.run.estimate_memory import PEAK, bytes_of, needed, of_one_device
-from pubswap_jax.run.policy import adapt, base_folder, check_context, check_family
+from pubswap_jax.run.estimate_memory import PEAK, bytes_of, needed
+from pubswap_jax.run.methods import Sizes, one_device, sizes_of
+from pubswap_jax.run.policy import check_context, check_family, model_of
 from pubswap_jax.types import ModelConfig
-from pubswap_jax.weights.hf_config import read_config
-from pubswap_jax.weights.hf_folder import find_folder
 from pubswap_jax.weights.pretrained import param_shapes
 
 # Settings that save memory. Those in HARMLESS do not change the result.
@@ -33,35 +29,34 @@ SAVINGS = (
 
 def plan(config, say: Callable[[str], None] = lambda line: None) -> str:
     """A table of bytes and seconds. If the run does not fit, also settings that help. `say` prints progress."""
-    model_config = _model_config(config)
+    model_config = model_of(config)
     check_context(config, model_config)
     check_family(config, model_config)
-    keep_programs(config.compilation_cache)
-    say(headline(config, model_config))
-    rate, bandwidth = measured(config.model.dtype)
+    keep_programs(config)
+    whole = sizes_of(config)
+    say(headline(whole, model_config))
+    rate, bandwidth = measured(whole.dtype)
     seconds = round_seconds(config, model_config, rate, bandwidth)
     say(f"one round takes {_span(sum(seconds.values()))} at least; compiling the rollout and the update for their memory")
     need = needed(config, model_config)
     have, where = memory()
-    devices = config.mesh.client * config.mesh.data * config.mesh.model
-    lines = [headline(config, model_config), "", "memory of one device" + f", of {devices}" * (devices > 1)]
+    which = f", of {whole.devices}" * (whole.devices > 1)
+    lines = [headline(whole, model_config), "", f"memory of one device{which}"]
     lines += [f"  {name:<48}{bytes_text(count):>10}" for name, count in need.items()]
     lines += [f"  {f'there is ({where})':<48}{bytes_text(have):>10}", "", "time, without evaluation and verification"]
-    seconds["all rounds"] = config.federation.rounds * sum(seconds.values())
+    seconds["all rounds"] = whole.rounds * sum(seconds.values())
     lines += [f"  {name:<48}{_span(spent):>10}" for name, spent in seconds.items()]
     lines.append(f"  the least that it can take at {rate / 1e12:.2f} TFLOP/s and {bandwidth / 1e9:.0f} GB/s, measured just now")
     return "\n".join([*lines, "", *(["it fits"] if need[PEAK] <= have else remedies(config, have, say))])
 
 
-def headline(config, model_config: ModelConfig) -> str:
+def headline(sizes: Sizes, model_config: ModelConfig) -> str:
     """One line that describes the run: parameters, clients, questions, rounds."""
     count = sum(x.size for x in jax.tree.leaves(param_shapes(model_config)))
-    federation, training = config.federation, config.training
-    part = training.client_microbatch or federation.num_clients
     size = f"{count / 1e9:.2f} billion" if count >= 1e8 else f"{count / 1e6:.2f} million"
-    who = f"{federation.num_clients} clients, {part} at a time"
-    what = f"{training.prompts} questions a step, {training.group} answers to each in up to {training.max_new_tokens} tokens"
-    return f"{size} parameters in {config.model.dtype}; {who}; {what}; {federation.rounds} rounds of {federation.steps} steps"
+    who = f"{sizes.clients} clients, {sizes.part} at a time"
+    what = f"{sizes.prompts} questions a step, {sizes.group} answers to each in up to {sizes.new_tokens} tokens"
+    return f"{size} parameters in {sizes.dtype}; {who}; {what}; {sizes.rounds} rounds of {sizes.local} steps"
 
 
 def remedies(config, have: int, say: Callable[[str], None] = lambda line: None) -> list[str]:
@@ -69,20 +64,20 @@ def remedies(config, have: int, say: Callable[[str], None] = lambda line: None) 
     found, possible = [], savings(config)
     for number, pair in enumerate(possible, start=1):
         say(f"it does not fit; compiling with {_flag(pair)} ({number} of {len(possible)})")
-        found.append((_peak(_changed(config, pair)), pair))
+        found.append((_peak(settings.changed(config, dict([pair]))), pair))
     found.sort()
     lines = [f"{'it does not fit; what helps most:':<50}{'alone':>10}{'with those above':>18}"]
     say("compiling with several of them at once")
     enough = 0
     for count, (alone, pair) in enumerate(found[:3], start=1):
-        together = _peak(_changed(config, *(pair for _, pair in found[:count]))) if count > 1 else alone
+        together = _peak(settings.changed(config, dict(pair for _, pair in found[:count]))) if count > 1 else alone
         mark = "" if pair in HARMLESS else "   changes what is learned"
         lines.append(f"  {_flag(pair):<48}{bytes_text(alone):>10}{bytes_text(together):>18}{mark}")
         enough = enough or count * (together <= have)
     if enough:
         return [*lines, f"with the first {enough if enough > 1 else 'one'} it fits"]
     if len(found) > 3:
-        peak = _peak(_changed(config, *(pair for _, pair in found)))
+        peak = _peak(settings.changed(config, dict(pair for _, pair in found)))
         lines.append(f"  and {' '.join(_flag(pair) for _, pair in found[3:])}: {bytes_text(peak)}")
         if peak <= have:
             return [*lines, "with all of these it fits"]
@@ -95,21 +90,16 @@ def _flag(pair: tuple[str, object]) -> str:
 
 def round_seconds(config, model_config: ModelConfig, rate: float, bandwidth: float) -> dict[str, float]:
     """Roofline bounds. A decode step reads the weights or multiplies them; training costs 4 FLOP per token and parameter."""
-    config = of_one_device(config)
-    training, federation = config.training, config.federation
-    steps = Schedule(federation.steps, federation.swap_period, federation.swap_unit).length
-    weights = bytes_of(param_shapes(model_config, config.model.dtype)) / config.mesh.model
-    parameters = sum(x.size for x in jax.tree.leaves(param_shapes(model_config))) / config.mesh.model
-    part = training.client_microbatch or config.federation.num_clients
-    passes = config.federation.num_clients // part
-    sequences = part * training.prompts * training.group
+    sizes = sizes_of(one_device(config))
+    weights = bytes_of(param_shapes(model_config, sizes.dtype)) / sizes.model_shards
+    parameters = sum(x.size for x in jax.tree.leaves(param_shapes(model_config))) / sizes.model_shards
+    sequences = sizes.part * sizes.prompts * sizes.group
     one_token = max(weights / bandwidth, 2 * parameters * sequences / rate)
-    prefill = 2 * parameters * part * training.prompts * config.data.max_prompt_tokens / rate
-    tokens = config.federation.num_clients * training.prompts
-    tokens *= config.data.max_prompt_tokens + training.group * training.max_new_tokens
-    update = (6 if config.model.remat == "block" else 4) * parameters * tokens / rate
-    rollout = passes * (prefill + training.max_new_tokens * one_token)
-    return {"rollouts of a round": steps * rollout, "updates of a round": steps * training.inner_epochs * update}
+    prefill = 2 * parameters * sizes.part * sizes.prompts * sizes.prompt_tokens / rate
+    tokens = sizes.clients * sizes.prompts * (sizes.prompt_tokens + sizes.group * sizes.new_tokens)
+    update = (6 if sizes.recomputed else 4) * parameters * tokens / rate
+    rollout = sizes.clients // sizes.part * (prefill + sizes.new_tokens * one_token)
+    return {"rollouts of a round": sizes.steps * rollout, "updates of a round": sizes.steps * sizes.epochs * update}
 
 
 def measured(dtype: str, size: int = 1024, repeats: int = 4) -> tuple[float, float]:
@@ -146,38 +136,8 @@ def _span(seconds: float) -> str:
     return f"{seconds:.1f} s"
 
 
-def _changed(config, *pairs):
-    changed = config.copy_and_resolve_references()
-    for name, value in pairs:
-        settings.override(changed, name, str(value))
-    return changed
-
-
 def _peak(config) -> int:
-    return needed(config, _model_config(config))[PEAK]
-
-
-class NoTokenizer(NamedTuple):
-    """Placeholder for a tokenizer. The ids of its special tokens change neither bytes nor time."""
-
-    stop_ids: tuple[int, ...] = (0,)
-    pad_id: int = 0
-
-
-def _model_config(config) -> ModelConfig:
-    """The model config from config.json alone (a file, or in a folder or on the hub); needs neither weights nor a tokenizer."""
-    path = pathlib.Path(config.model.path).expanduser()
-    if config.model.path and path.is_file():
-        if path.name != "config.json":
-            raise ValueError(f"config.model.path={path}: a folder, or a file named config.json, expected")
-        folder = path.parent
-    else:
-        folder = (
-            find_folder(config.model.path, config.model.revision or None, config_only=True)
-            if config.model.path
-            else base_folder(config)
-        )
-    return adapt(config, read_config(folder).replace(scan_layers=config.model.scan_layers), NoTokenizer())
+    return needed(config, model_of(config))[PEAK]
 
 
 def _fastest(function, *arguments, repeats: int) -> float:

@@ -1,6 +1,5 @@
 """Memory of one device in a run: from the arrays' shapes, and from XLA's memory analysis of what a round compiles."""
 
-import math
 from collections.abc import Callable
 
 import jax
@@ -11,7 +10,7 @@ from pubswap_jax.algorithm.federation import direct
 from pubswap_jax.policy.adapter import basis_shapes, init_adapter
 from pubswap_jax.policy.model import Transformer
 from pubswap_jax.run.judge import judge_of_shapes
-from pubswap_jax.run.methods import make_federation
+from pubswap_jax.run.methods import Sizes, make_federation, one_device, sizes_of
 from pubswap_jax.run.pass_at_k import make_sampler
 from pubswap_jax.types import Batch, Hparams, ModelConfig, Prompts, PyTree
 from pubswap_jax.weights.pretrained import param_shapes
@@ -19,21 +18,11 @@ from pubswap_jax.weights.pretrained import param_shapes
 PEAK = "peak: what is held, and the largest of these"
 
 
-def of_one_device(config):
-    """The config of one device's share of the mesh: its clients, and its part of their questions."""
-    own = config.copy_and_resolve_references()
-    own.federation.num_clients = -(-config.federation.num_clients // config.mesh.client)
-    own.federation.heads = ",".join(config.federation.heads.split(",")[: own.federation.num_clients])
-    own.training.client_microbatch = -(-config.training.client_microbatch // config.mesh.client)
-    own.training.prompts = -(-config.training.prompts // config.mesh.data)
-    own.training.microbatch = math.gcd(config.training.microbatch, own.training.prompts) if config.training.microbatch else 0
-    return own
-
-
 def needed(config, model_config: ModelConfig) -> dict[str, int]:
     """Bytes on one device, from shapes and from XLA's memory analysis of the compiled rollout and update."""
-    config, analysed = of_one_device(config), {}
-    model, params = Transformer(model_config), {"params": param_shapes(model_config, config.model.dtype)}
+    config, analysed = one_device(config), {}
+    sizes = sizes_of(config)
+    model, params = Transformer(model_config), {"params": param_shapes(model_config, sizes.dtype)}
     base = params | {"basis": basis_shapes(model, params)}
 
     def analyse(name: str, function: Callable) -> Callable:
@@ -49,31 +38,29 @@ def needed(config, model_config: ModelConfig) -> dict[str, int]:
 
     federation = make_federation(config, model, analyse)
     state = federation.init(jax.eval_shape(lambda: init_adapter(jax.random.key(0), model, base)))
-    clients, size = config.federation.num_clients, config.training.client_microbatch or config.federation.num_clients
-    shape = (clients, config.training.prompts, config.data.max_prompt_tokens)
+    shape = (sizes.clients, sizes.prompts, sizes.prompt_tokens)
     prompts = Prompts(jax.ShapeDtypeStruct(shape, jnp.int32), jax.ShapeDtypeStruct(shape, bool))
     key, hparams = jax.eval_shape(lambda: jax.random.key(0)), jax.eval_shape(Hparams.create)
-    batch = Batch(prompts, [[]] * clients)
+    batch = Batch(prompts, [[]] * sizes.clients)
     federation.step(base, state, batch, judge_of_shapes, direct, key, hparams)
     rollout, update = analysed["rollout"], analysed["update"]
-    examine = _examination(config, model, base, state, analyse, analysed)
+    examine = _examination(sizes, model, base, state, analyse, analysed)
     server, clients = state.server, state.clients
-    some = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), clients)
+    some = jax.tree.map(lambda x: jax.ShapeDtypeStruct((sizes.part, *x.shape[1:]), x.dtype), clients)
     weights, moments = bytes_of(base), bytes_of(clients.opt_state)
     adapters = bytes_of(clients.adapter) + bytes_of(server.adapter)
-    elsewhere = weights - weights // config.mesh.model  # bytes of the base on the model axis's other devices
+    elsewhere = weights - weights // sizes.model_shards  # bytes of the base on the model axis's other devices
     weights -= elsewhere
     # The memory analysis sees only the clients of one part, but the adapters and moments of all clients stay in memory.
     waiting = adapters + moments - bytes_of(some.adapter) - bytes_of(some.opt_state)
-    watched = config.log.distortion != "off" and config.federation.swap_period and config.federation.swap != "no_swap"
-    gradients = 2 * config.training.group * bytes_of(server.adapter) if watched else 0
+    gradients = 2 * sizes.group * bytes_of(server.adapter) if sizes.watched else 0
     # On the host the program itself counts, too: Python, JAX, and the compiler with what it made, measured after compiling.
     own = (system.peak_bytes() or 0) if jax.default_backend() == "cpu" else 0
     held = waiting + max(_total(rollout), _total(update)) - elsewhere
     examined = adapters + moments + _total(examine) - elsewhere
     return {
         "base": weights,
-        f"adapters of the server and {config.federation.num_clients} clients": adapters,
+        f"adapters of the server and {sizes.clients} clients": adapters,
         "the clients' moments": moments,
         "while answering: caches and the rest": rollout.temp_size_in_bytes + rollout.output_size_in_bytes,
         "while updating: activations and the rest": update.temp_size_in_bytes + update.output_size_in_bytes,
@@ -84,14 +71,11 @@ def needed(config, model_config: ModelConfig) -> dict[str, int]:
     }
 
 
-def _examination(config, model: Transformer, base: PyTree, state: PyTree, analyse: Callable, analysed: dict):
+def _examination(sizes: Sizes, model: Transformer, base: PyTree, state: PyTree, analyse: Callable, analysed: dict):
     """XLA's memory analysis of the evaluation's sampler, on as many models as an evaluation has at a time."""
-    asked, clients = config.evaluation, config.federation.num_clients
-    models = (config.training.client_microbatch or clients) if asked.clients else 1
-    adapters = jax.tree.map(lambda x: jax.ShapeDtypeStruct((models, *x.shape[1:]), x.dtype), state.clients.adapter)
-    how = {"top_k": asked.top_k, "top_p": asked.top_p, "min_p": asked.min_p, "temperature": asked.temperature}
-    sampler = make_sampler(model, samples=asked.samples, max_new_tokens=config.training.max_new_tokens, **how)
-    shape = (asked.batch, config.data.max_prompt_tokens)
+    adapters = jax.tree.map(lambda x: jax.ShapeDtypeStruct((sizes.examined, *x.shape[1:]), x.dtype), state.clients.adapter)
+    sampler = make_sampler(model, max_new_tokens=sizes.new_tokens, **sizes.sampling)
+    shape = (sizes.asked, sizes.prompt_tokens)
     prompts = Prompts(jax.ShapeDtypeStruct(shape, jnp.int32), jax.ShapeDtypeStruct(shape, bool))
     numbers, key = jax.ShapeDtypeStruct(shape[:1], jnp.int32), jax.eval_shape(lambda: jax.random.key(0))
     analyse("examine", sampler)(base, adapters, prompts, numbers, key)

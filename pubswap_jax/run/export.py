@@ -15,12 +15,11 @@ from pubswap_jax.run.assembly import Run, assemble, examination
 from pubswap_jax.run.card import base_name, card_of
 from pubswap_jax.run.methods import make_federation
 from pubswap_jax.run.pass_at_k import Evaluation, by_topic, evaluate, pass_at_k, summary
-from pubswap_jax.run.policy import adapt, base_folder, beside_warmup, digest_of, load_policy, make_basis, make_tokenizer
+from pubswap_jax.run.policy import base_folder, beside_warmup, digest_of, load_policy, make_basis, make_tokenizer, model_of
 from pubswap_jax.run.recorder import KS
 from pubswap_jax.run.state import RunState, place_of
 from pubswap_jax.types import ModelConfig, PyTree
 from pubswap_jax.weights.basis import basis_digest, check_basis
-from pubswap_jax.weights.hf_config import read_config
 from pubswap_jax.weights.pretrained import export_adapter, load_adapter, merge_adapter, param_shapes
 
 
@@ -52,8 +51,7 @@ def best(workdir: str | pathlib.Path) -> BestRound:
     given.agree(earlier.described(workdir).get("given", {}), {}, workdir, ("aggregator",))  # it shapes the server's state
     last = newest(workdir)
     round, score = checkpoint.notes(last)["best"]
-    loaded = read_config(base).replace(scan_layers=config.model.scan_layers)
-    model = Transformer(adapt(config, loaded, make_tokenizer(config, base)))
+    model = Transformer(model_of(config, make_tokenizer(config, base)))
     shapes = {"params": param_shapes(model.config)}
     basis = make_basis(config, model, shapes)
     check_basis(str(workdir / earlier.RUN), earlier.described(workdir).get("basis_sha256", ""), basis_digest(basis))
@@ -235,8 +233,6 @@ def newest(workdir: pathlib.Path) -> checkpoint.Checkpoint:
 
 
 def _with(config, changes: dict[str, object]):
-    changed = config.copy_and_resolve_references()
-    for name, value in changes.items():
-        settings.override(changed, name, str(value))
+    changed = settings.changed(config, changes)
     settings.check(changed, trained=True)
     return changed

@@ -3,6 +3,7 @@
 Together with assembly.py and policy.py this is where the config is read.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -49,6 +50,65 @@ class Routing(NamedTuple):
     most: int  # questions of one router
     sharpness: float
     cost: float
+
+
+class Sizes(NamedTuple):
+    """The numbers of a run that decide its bytes and its time, see estimate.py."""
+
+    clients: int
+    part: int  # clients whose arrays of one step are in memory at a time
+    prompts: int  # questions of a client in a step
+    group: int
+    prompt_tokens: int
+    new_tokens: int
+    rounds: int
+    local: int  # private steps of a round
+    steps: int  # steps of a round, extra public ones included
+    epochs: int
+    dtype: str
+    recomputed: bool  # whether the backward pass computes every layer again
+    devices: int
+    model_shards: int
+    watched: bool  # whether M·β is measured
+    examined: int  # models at a time in an evaluation
+    asked: int  # questions at a time in an evaluation
+    sampling: dict  # of an evaluation: top_k, top_p, min_p, temperature, samples
+
+
+def sizes_of(config) -> Sizes:
+    training, federation, asked, mesh = config.training, config.federation, config.evaluation, config.mesh
+    part = training.client_microbatch or federation.num_clients
+    return Sizes(
+        clients=federation.num_clients,
+        part=part,
+        prompts=training.prompts,
+        group=training.group,
+        prompt_tokens=config.data.max_prompt_tokens,
+        new_tokens=training.max_new_tokens,
+        rounds=federation.rounds,
+        local=federation.steps,
+        steps=make_schedule(config).length,
+        epochs=training.inner_epochs,
+        dtype=config.model.dtype,
+        recomputed=config.model.remat == "block",
+        devices=mesh.client * mesh.data * mesh.model,
+        model_shards=mesh.model,
+        watched=bool(config.log.distortion != "off" and federation.swap_period and federation.swap != "no_swap"),
+        examined=part if asked.clients else 1,
+        asked=asked.batch,
+        sampling={name: asked[name] for name in ("top_k", "top_p", "min_p", "temperature", "samples")},
+    )
+
+
+def one_device(config):
+    """The config of one device's share of the mesh: its clients, and its part of their questions."""
+    own, mesh = config.copy_and_resolve_references(), config.mesh
+    own.federation.num_clients = -(-config.federation.num_clients // mesh.client)
+    own.federation.heads = ",".join(config.federation.heads.split(",")[: own.federation.num_clients])
+    own.training.client_microbatch = -(-config.training.client_microbatch // mesh.client)
+    own.training.prompts = -(-config.training.prompts // mesh.data)
+    own.training.microbatch = math.gcd(config.training.microbatch, own.training.prompts) if config.training.microbatch else 0
+    return own
 
 
 def make_merging(config) -> Merging:

@@ -134,3 +134,27 @@ def adapt(config, model_config: ModelConfig, tokenizer: Tokenizer) -> ModelConfi
         pad_id=tokenizer.pad_id,
         max_new_tokens=config.training.max_new_tokens,
     )
+
+
+class NoTokenizer(NamedTuple):
+    """Placeholder for a tokenizer. The ids of its special tokens change neither bytes nor time."""
+
+    stop_ids: tuple[int, ...] = (0,)
+    pad_id: int = 0
+
+
+NO_TOKENIZER = NoTokenizer()
+
+
+def model_of(config, tokenizer: Tokenizer | NoTokenizer = NO_TOKENIZER) -> ModelConfig:
+    """The model config from config.json alone (a file, or in a folder or on the hub); needs no weights."""
+    path = pathlib.Path(config.model.path).expanduser()
+    if config.model.path and path.is_file():
+        if path.name != "config.json":
+            raise ValueError(f"config.model.path={path}: a folder, or a file named config.json, expected")
+        folder = path.parent
+    elif config.model.path:
+        folder = hf_folder.find_folder(config.model.path, config.model.revision or None, config_only=True)
+    else:
+        folder = base_folder(config)
+    return adapt(config, read_config(folder).replace(scan_layers=config.model.scan_layers), tokenizer)

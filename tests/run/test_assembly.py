@@ -63,13 +63,13 @@ def test_clients_are_spread_over_a_mesh(tmp_path):
 def test_compiled_programs_are_found_again_by_a_later_start(tmp_path):
     """Two starts with the same folder: the second reads what the first wrote, and writes nothing new."""
     code = """
-import sys, jax
+import sys, jax, ml_collections
 from pubswap_jax.questions.tokens import save_char_tokenizer
 from pubswap_jax.run import assembly, judge
 jax.jit(lambda x: x + 1)(1.0)  # a process that has compiled before
 hits = []
 jax.monitoring.register_event_listener(lambda event, **_: hits.append(event))
-assembly.keep_programs(sys.argv[1])
+assembly.keep_programs(ml_collections.ConfigDict({"compilation_cache": sys.argv[1]}))
 jax.jit(lambda x: x * 2 + 1)(1.0)
 print(hits.count("/jax/compilation_cache/cache_hits"))
 """
@@ -87,7 +87,7 @@ def test_the_config_names_the_folder_of_compiled_programs(tmp_path, monkeypatch)
     monkeypatch.setattr(assembly, "load_policy", lambda *_: (_ for _ in ()).throw(ValueError("enough")))
     with pytest.raises(ValueError, match="enough"):
         assembly.assemble(small_config(tmp_path, compilation_cache=tmp_path / "cache"))
-    assert asked == [str(tmp_path / "cache")]
+    assert [config.compilation_cache for config in asked] == [str(tmp_path / "cache")]
 
 
 def responses(run, sampler):

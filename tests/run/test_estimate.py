@@ -6,13 +6,13 @@ import jax
 import pytest
 from small_world import config_of, finished
 
-from pubswap_jax.run import estimate
+from pubswap_jax.run import estimate, policy
 
 
 @pytest.fixture(scope="module")
 def need():
     run, _ = finished()
-    return estimate.needed(config_of(run), estimate._model_config(config_of(run)))
+    return estimate.needed(config_of(run), policy.model_of(config_of(run)))
 
 
 def test_bytes_by_hand(need):
@@ -85,7 +85,7 @@ def test_a_mesh_leaves_each_device_its_part(need):
     run, _ = finished()
     config = config_of(run)
     config.mesh.client, config.mesh.model = 3, 2
-    own = estimate.needed(config, estimate._model_config(config))
+    own = estimate.needed(config, policy.model_of(config))
     assert own["base"] == need["base"] - need["base"] // 2
     assert own["the clients' moments"] * 3 == need["the clients' moments"] and own[estimate.PEAK] < need[estimate.PEAK]
     config = config_of(run)
@@ -119,13 +119,13 @@ def test_a_config_json_alone_is_enough(tmp_path, need):
     shutil.copyfile(run.policy.folder / "config.json", tmp_path / "config.json")
     for path in (tmp_path, tmp_path / "config.json"):
         config.model.path = str(path)
-        found = estimate._model_config(config)
+        found = policy.model_of(config)
         assert (found.num_layers, found.adapter) == (run.policy.config.num_layers, run.policy.config.adapter)
     assert estimate.needed(config, found)["base"] == need["base"]
     config.model.path = str(tmp_path / "other.json")
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(ValueError, match="a folder, or a file named config.json, expected"):
-        estimate._model_config(config)
+        policy.model_of(config)
 
 
 def test_of_a_name_on_the_hub_only_the_config_is_fetched(tmp_path, monkeypatch):
@@ -136,5 +136,5 @@ def test_of_a_name_on_the_hub_only_the_config_is_fetched(tmp_path, monkeypatch):
     asked = []
     fetch = lambda name, **options: asked.append((name, options["allow_patterns"])) or str(tmp_path)  # noqa: E731
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
-    assert estimate._model_config(config).num_layers == run.policy.config.num_layers
+    assert policy.model_of(config).num_layers == run.policy.config.num_layers
     assert asked == [("some/model", ["config.json", "generation_config.json"])]

@@ -4,7 +4,7 @@ import pytest
 from small_world import config_of, finished
 
 from pubswap_jax import system
-from pubswap_jax.run import estimate, estimate_memory
+from pubswap_jax.run import estimate, estimate_memory, policy
 
 
 @pytest.fixture(scope="module")
@@ -12,7 +12,7 @@ def needs():
     """What is needed with few evaluation samples, and with many."""
     run, _ = finished()
     few, many = (config_of(run, evaluation__samples=samples, evaluation__clients=False) for samples in (2, 4096))
-    return [estimate_memory.needed(config, estimate._model_config(config)) for config in (few, many)]
+    return [estimate_memory.needed(config, policy.model_of(config)) for config in (few, many)]
 
 
 def test_an_evaluation_of_many_samples_makes_the_peak(needs):

@@ -58,7 +58,9 @@ def test_the_merged_model_is_the_base_with_the_adapter(trained, assembled_once):
     adapted = ps.response_logps(run.policy.model, run.policy.base, adapter, prompts, tokens)
     np.testing.assert_allclose(plain, adapted, atol=1e-5)
     card = (merged / "README.md").read_text()
-    assert "library_name: transformers" in card and "The base model, merged with a LoRA adapter, trained as lora (rank 2" in card
+    assert (
+        "library_name: transformers" in card and "The base model, merged with a LoRA adapter, trained as lora (rank 2" in card
+    )
 
 
 def test_an_exported_adapter_is_evaluated_on_its_own_base_alone(trained, assembled_once, tmp_path, monkeypatch):
