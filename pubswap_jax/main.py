@@ -112,7 +112,7 @@ def parse(arguments: Sequence[str]) -> Flags:
     config = _overridden(settings.load(known.config), overrides)
     if known.mode == "train":
         settings.check_packages(config)
-    usual = dated(known.config, others, None if known.mode != "train" else config.federation.rounds)
+    usual = dated(known.config, others, settings.value_of(config, "federation.rounds") if known.mode == "train" else None)
     return Flags(config, workdir if known.workdir else usual, known.mode, known.adapter, known.fork, *beside)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from pubswap_jax.algorithm.aggregation import broadcast
 from pubswap_jax.algorithm.server import exchange
 from pubswap_jax.records import Record, joined
-from pubswap_jax.types import Array, Channel, Rollout, Server, ServerState, Verdict
+from pubswap_jax.types import Array, Channel, PyTree, Rollout, Server, ServerState, Verdict
 
 
 def packed(channel: Channel) -> Channel:
@@ -57,7 +57,9 @@ def server_end(ends: Sequence[tuple[Callable[[bytes], None], Callable[[], bytes]
     return Channel(up, down)
 
 
-def make_service(server: Server, channel: Channel, responses: tuple[int, int, int, int]) -> Callable[..., ServerState]:
+def make_service(
+    server: Server, channel: Channel, responses: tuple[int, int, int, int], extra: PyTree | None = None
+) -> Callable[..., ServerState]:
     """serve(state, kind, ids=None, key=None) -> state: the server's half of one event, for clients that all take part.
 
     `ids`, int32[C, B], are the public questions of a public step, and `key` is the step's.
@@ -65,6 +67,7 @@ def make_service(server: Server, channel: Channel, responses: tuple[int, int, in
     Args:
       channel: the server's end.
       responses: C, B, G and R of a public step.
+      extra: shapes [C, ...] of what the clients' correction sends beside the adapter, as SCAFFOLD's {"control": ...}.
     """
     count = responses[0]
     compiled = server._replace(swap=jax.jit(server.swap), aggregate=jax.jit(server.aggregate))
@@ -81,9 +84,12 @@ def make_service(server: Server, channel: Channel, responses: tuple[int, int, in
         if kind in ("private", "public"):
             channel.up(Record("counters", "up", {}))
         if kind == "close":
-            # An upload has the shapes of a download.
-            uploads = coming if coming is None else channel.up(Record("adapters", "up", broadcast(coming, count))).arrays
-            return compiled.aggregate(state, uploads, jnp.ones(count), jnp.zeros(count, jnp.int32), {})
+            uploads = {}
+            if coming is not None:  # an upload has the shapes of a download, and those of `extra`
+                like = broadcast(coming, count) | ({"extra": extra} if extra else {})
+                uploads = channel.up(Record("adapters", "up", like)).arrays
+            ones, fresh = jnp.ones(count), jnp.zeros(count, jnp.int32)
+            return compiled.aggregate(state, uploads, ones, fresh, uploads.get("extra", {}))
         return state
 
     return serve

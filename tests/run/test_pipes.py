@@ -11,19 +11,29 @@ import optax
 import pytest
 
 import pubswap_jax as ps
+from pubswap_jax.algorithm import server_optimizers
 from pubswap_jax.records import Record
 from pubswap_jax.run.channel import client_end, make_service, packed, server_end
 from pubswap_jax.run.ledger import Gate, Refused
 from pubswap_jax.run.programs import shapes
 
 C, B, G, R, ROUNDS = 4, 4, 4, 4, 2
-CASES = {"plain": {}, "moments": {"moments": "average"}, "wrong responses move": {"planner": "random_swap"}}
+CASES = {
+    "plain": {},
+    "moments": {"moments": "average"},
+    "wrong responses move": {"planner": "random_swap"},
+    "a correction": {"correction": "scaffold", "aggregator": "scaffold_rule"},
+}
+MADE = {
+    "planner": lambda name: getattr(ps, name),
+    "aggregator": lambda name: getattr(server_optimizers, name)(),
+    "correction": lambda name: getattr(ps, name)(),
+}
 
 
 def options(case):
-    """The case as keyword arguments. A planner's name crosses to the processes, since a function would load its module."""
-    found = dict(CASES[case])
-    return found | ({"planner": getattr(ps, found["planner"])} if "planner" in found else {})
+    """The case as keyword arguments. Names cross to the processes, since functions would load their modules."""
+    return {key: MADE.get(key, str)(value) for key, value in CASES[case].items()}
 
 
 def federation(model, case, **how):
@@ -40,8 +50,13 @@ def step_key(round, step):
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(5), round), step)
 
 
-def gate(adapters):
-    return Gate(B, {"up/adapters": adapters, "down/adapters": adapters}, first=True)
+def gate(adapters, down=None):
+    return Gate(B, {"up/adapters": adapters, "down/adapters": down or adapters}, first=True)
+
+
+def beside(shared, control):
+    """What goes up and what comes down, with SCAFFOLD's controls beside the adapters."""
+    return (shared | {"extra": control}, shared | {"sent": control}) if control else (shared, shared)
 
 
 def play(federation, base, state, channel, rows=slice(None), after=lambda state: None):
@@ -79,12 +94,13 @@ def be_client(number, pipe, case):
 
 
 def be_server(pipes, adapter, case):
-    server = ps.make_server(**options(case))
+    server = ps.make_server(**{key: value for key, value in options(case).items() if key != "correction"})
     state = server.init(adapter, optax.scale_by_adam().init(adapter))
-    shared = server.download(state)
-    book = gate(jax.tree.map(lambda x: jax.ShapeDtypeStruct((C, *np.shape(x)), x.dtype), shared))
+    shared = jax.tree.map(lambda x: jax.ShapeDtypeStruct((C, *np.shape(x)), x.dtype), server.download(state))
+    extra = {"control": shared["adapter"]} if case == "a correction" else None
+    book = gate(*beside(shared, extra))
     channel = server_end([(pipe.send_bytes, pipe.recv_bytes) for pipe in pipes], book.channel)
-    serve, accounts = make_service(server, channel, (C, B, G, R)), []
+    serve, accounts = make_service(server, channel, (C, B, G, R), extra), []
     ids = np.tile(np.arange(B, dtype=np.int32), (C, 1))
     for round in range(ROUNDS):
         for kind, step in (("open", 0), ("private", 0), ("public", 1), ("private", 2), ("close", 0)):
@@ -126,7 +142,7 @@ def test_five_processes_do_what_one_does(case):
     together, accounts = federation(model, case, num_clients=C), []
     state = together.init(adapter)
     share = {"adapter": state.clients.adapter} | ({"moments": state.clients.opt_state} if case == "moments" else {})
-    book = gate(share)
+    book = gate(*beside(share, {"control": state.clients.adapter} if case == "a correction" else None))
     state = play(together, base, state, book.channel, after=lambda _: accounts.append(book.close_round()))
     (served, theirs, loaded), clients = in_processes(jax.device_get(adapter), case)
     assert loaded == []
