@@ -17,12 +17,13 @@ from pubswap_jax.algorithm.aggregation import alone, broadcast
 from pubswap_jax.algorithm.client import make_client
 from pubswap_jax.algorithm.experts import AXES, Judging, Use, no_use
 from pubswap_jax.algorithm.federation import direct
-from pubswap_jax.algorithm.fedgrpo_functions import expert_functions, student_functions
+from pubswap_jax.algorithm.fedgrpo_functions import cut_off, expert_functions, student_functions
 from pubswap_jax.algorithm.losses import no_baseline
 from pubswap_jax.algorithm.pubswap import State as Experts
 from pubswap_jax.algorithm.pubswap import join
 from pubswap_jax.algorithm.server import make_server
 from pubswap_jax.algorithm.swap import no_swap
+from pubswap_jax.algorithm.truncation import weights_alone
 from pubswap_jax.algorithm.update import Learning
 from pubswap_jax.policy.embedding import Encoder, mean_hidden
 from pubswap_jax.records import Record
@@ -105,8 +106,9 @@ def fedgrpo(
     at_home = {"clients_at_once": clients_at_once, "part": part, "keeps": True, "program": program}
     learners = join(client, server, num_clients, model.config.adapter, **at_home)
     encoder = mean_hidden(model) if encoder is None else encoder
-    student = make_client(model, tx, how._replace(advantages=no_baseline), **make)
-    functions = student_functions(student) | expert_functions(model, encoder, num_clients, judging)
+    student = make_client(model, tx, how._replace(advantages=no_baseline, truncation=weights_alone(how.truncation)), **make)
+    worth = cut_off(how.truncation, model.config.eos_ids)
+    functions = student_functions(student) | expert_functions(model, encoder, num_clients, judging, worth)
 
     def init(adapter: PyTree, adapters: PyTree) -> State:
         experts, policy = learners.init(adapter), broadcast(student.start({"adapter": adapter}), 1)
@@ -179,13 +181,13 @@ class Together(NamedTuple):
         sent = run["repeated"]({"tokens": rollouts.tokens, "mask": rollouts.mask})
         sent["slots"] = run["slots"](asked, rollouts.mask)
         given = channel.down(Record("responses", "down", sent, ids)).arrays
-        said = run["answer"](base, clients.adapter, batch.prompts, run["keys"](answer_key, clients.id), hparams)
+        said = run["consult"](base, clients.adapter, batch.prompts, experts, run["keys"](answer_key, clients.id), hparams)
         held = run["nobody"](asked) if batch.held is None else batch.held
         reference = Reference(self.answers(batch.answers), held, asked, said)
         candidates = Rollout(given["tokens"], given["mask"], None)
         reward = judge(candidates, batch.replace(prompts=None, answers=reference)).reward
         found = channel.up(Record("rewards", "up", run["report"](reward, asked, clients.adapter), ids)).arrays
-        advantages, verdicts, use = run["advise"](found["reward"], experts, asked, state.use)
+        advantages, verdicts, use = run["advise"](found["reward"], experts, asked, state.use, rollouts)
         policy, metrics, plan = run["update"](base, policy, batch.prompts, rollouts, advantages, verdicts, hparams)
         metrics["competence"] = able
         record = StepRecord(metrics, rollouts, verdicts, rollouts, verdicts, plan, state.policy.adapter)

@@ -1,5 +1,6 @@
 """The functions that FedGRPO compiles: those of the server's policy, and those of the clients as experts."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,9 +23,12 @@ from pubswap_jax.algorithm.experts import (
 )
 from pubswap_jax.algorithm.federation import over_clients
 from pubswap_jax.algorithm.swap import no_swap, swap_metrics
+from pubswap_jax.algorithm.update import is_truncated
 from pubswap_jax.policy.embedding import Encoder
 from pubswap_jax.policy.sampling import sample
 from pubswap_jax.types import Array, ClientState, Hparams, PyTree, Rollout, Verdict
+
+Worth = Callable[[Array, Rollout], Array]  # (rewards [B, G, M], candidates [1, B, G, R]) -> rewards
 
 
 def student_functions(student) -> dict[str, Any]:
@@ -46,7 +50,17 @@ def student_functions(student) -> dict[str, Any]:
     return {"rollout": stacked.respond, "update": update, "moved": moved, "next": lambda round: round + 1}
 
 
-def expert_functions(model, encoder: Encoder, num_clients: int, judging: Judging) -> dict[str, Any]:
+def cut_off(truncation: Callable, eos_ids: tuple[int, ...]) -> Worth:
+    """What a rule for responses that the length limit cut off makes of rewards, before they become advantages."""
+
+    def worth(rewards: Array, rollouts: Rollout) -> Array:
+        mask, truncated = rollouts.mask[0], is_truncated(rollouts, eos_ids)[0]
+        return jax.vmap(lambda reward: truncation(reward, mask, truncated)[0], -1, -1)(rewards)
+
+    return worth
+
+
+def expert_functions(model, encoder: Encoder, num_clients: int, judging: Judging, worth: Worth) -> dict[str, Any]:
     """The functions of the clients as experts, and of the server that chooses them, by name."""
 
     def repeated(tree: PyTree) -> PyTree:
@@ -56,6 +70,17 @@ def expert_functions(model, encoder: Encoder, num_clients: int, judging: Judging
         tokens = model.config.max_new_tokens
         how = {"group": 1, "max_new_tokens": tokens, "temperature": hparams.temperature}
         return sample(model, base, adapters, repeated(prompts), keys, **how)
+
+    def consult(base, adapters, prompts, experts: Array, keys, hparams: Hparams) -> Rollout:
+        """What each expert answers to its own questions, [C, B, 1, R]; empty where a client is not asked."""
+        rows, whose = jnp.repeat(jnp.arange(experts.shape[0]), experts.shape[1]), experts.ravel()
+        theirs, asked = jax.tree.map(lambda x: x[whose], adapters), jax.tree.map(lambda x: x[0, rows][:, None], prompts)
+        fold = jax.vmap(jax.random.fold_in)
+        each = fold(fold(keys[whose], rows), jnp.zeros_like(rows))[:, None, None]  # as if every client answered every question
+        how = {"group": 1, "max_new_tokens": model.config.max_new_tokens, "temperature": hparams.temperature}
+        said = sample(model, base, theirs, asked, each, **how)
+        shape = num_clients, experts.shape[0]
+        return jax.tree.map(lambda x: jnp.zeros((*shape, *x.shape[2:]), x.dtype).at[whose, rows].set(x[:, 0]), said)
 
     def bits(correct: Array, adapters: PyTree) -> dict[str, Array]:
         right = correct & sound(adapters)[:, None, None]
@@ -74,10 +99,10 @@ def expert_functions(model, encoder: Encoder, num_clients: int, judging: Judging
         reward = jnp.where(sound(adapters)[:, None, None], reward, jnp.nan)
         return {"reward": jnp.where(asked[..., None], reward, 0.0), "asked": asked}
 
-    def advise(rewards: Array, experts: Array, asked: Array, use: Use) -> tuple[Verdict, Verdict, Use]:
+    def advise(rewards: Array, experts: Array, asked: Array, use: Use, rollouts: Rollout) -> tuple[Verdict, Verdict, Use]:
         """The advantages as a verdict's rewards, the experts' mean rewards as a verdict, and the experts' work."""
         each = rewards_of_experts(rewards, experts)
-        advantages = expert_advantages(each, judging.over, scale=judging.scale)[None]
+        advantages = expert_advantages(worth(each, rollouts), judging.over, scale=judging.scale)[None]
         reward = mean_rewards(each)[None]
         right = reward > 0.5
         verdict = Verdict(reward, right, right.astype(jnp.int8))
@@ -97,6 +122,7 @@ def expert_functions(model, encoder: Encoder, num_clients: int, judging: Judging
         "keys": jax.vmap(jax.random.fold_in, in_axes=(None, 0)),
         "repeated": repeated,
         "answer": answer,
+        "consult": consult,
         "bits": bits,
         "choose": choose,
         "report": report,

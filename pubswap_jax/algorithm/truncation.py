@@ -32,6 +32,11 @@ def penalise_truncated(buffer: int):
     return penalise
 
 
+def weights_alone(rule: Callable) -> Callable:
+    """The rule with its weights, and with the reward as it is."""
+    return lambda reward, mask, truncated: (reward, rule(reward, mask, truncated)[1])
+
+
 def truncated_importance(cap: float) -> Callable[[Array, Array], Array]:
     """min(π_old / π_sampler, cap) per token: corrects for a sampler whose log-probs differ from the scorer's."""
     return lambda old_logps, sampler_logps: jnp.minimum(jnp.exp(old_logps - sampler_logps), cap)

@@ -6,12 +6,15 @@ import numpy as np
 
 import pubswap_jax as ps
 from pubswap_jax.algorithm.experts import Judging, no_use
-from pubswap_jax.algorithm.fedgrpo_functions import expert_functions
+from pubswap_jax.algorithm.fedgrpo_functions import cut_off, expert_functions
+from pubswap_jax.algorithm.losses import group_advantages
+from pubswap_jax.algorithm.truncation import penalise_truncated
 from pubswap_jax.policy.embedding import Encoder
 
 C, B, G = 3, 2, 4
 ENCODER = Encoder(2, lambda base, prompts: base["at"])
-RUN = expert_functions(None, ENCODER, C, Judging(experts=2, neighbours=1, auxiliary=2))
+JUDGING = Judging(experts=2, neighbours=1, auxiliary=2)
+RUN = expert_functions(None, ENCODER, C, JUDGING, lambda rewards, rollouts: rewards)
 ADAPTERS = {"a": jnp.array([[1.0], [jnp.nan], [2.0]])}  # client 1's is not finite
 
 
@@ -40,12 +43,32 @@ def test_the_experts_are_those_who_know_the_nearest_auxiliary_question():
 def test_advice_is_of_the_experts_alone():
     experts, asked = jnp.array([[0, 1], [1, 2]]), jnp.array([[True, False], [True, True], [False, True]])
     rewards = jnp.zeros((C, B, G)).at[0, 0, 0].set(1.0).at[1, 0, 0].set(1.0).at[2, 0, 3].set(9.0).at[1, 1, 2].set(jnp.nan)
-    advantages, verdict, use = RUN["advise"](rewards, experts, asked, no_use(C))
+    advantages, verdict, use = RUN["advise"](rewards, experts, asked, no_use(C), None)
     np.testing.assert_array_equal(verdict.reward, [[[1, 0, 0, 0], [0, 0, 0, 0]]])
     np.testing.assert_array_equal(verdict.correct, np.asarray(verdict.reward) > 0.5)
     np.testing.assert_allclose(advantages.reward[0, 0], [3**0.5, *[-(3**-0.5)] * 3], atol=1e-4)
     assert (np.asarray(advantages.reward[0, 1]) == 0).all()
     assert use.asked.tolist() == [4, 8, 4] and use.given.tolist() == [4, 7, 4]
+
+
+def test_a_cut_off_candidate_loses_reward_before_rewards_become_advantages():
+    lengths, last = jnp.array([4, 4, 2, 2]), jnp.array([7, 5, 0, 0])  # 7 ends a response: the second one alone is cut off
+    mask, tokens = jnp.arange(4)[None] < lengths[:, None], jnp.where(jnp.arange(4)[None] == 3, last[:, None], 5)
+    rollouts = ps.Rollout(*(jnp.broadcast_to(x, (1, B, G, 4)) for x in (tokens, mask)), None)
+    rewards = jnp.broadcast_to(jnp.array([1.0, 0, 1, 0]), (C, B, G)).at[1, 1].set(jnp.nan)
+    experts, asked = jnp.array([[0, 1], [1, 2]]), jnp.array([[True, False], [True, True], [False, True]])
+
+    def advised(truncation):
+        run = expert_functions(None, ENCODER, C, JUDGING, cut_off(truncation, (7,)))
+        return run["advise"](rewards, experts, asked, no_use(C), rollouts)
+
+    advantages, verdict, _ = advised(penalise_truncated(2))
+    expected = group_advantages(jnp.array([0.0, -1, 1, 0]))
+    np.testing.assert_allclose(advantages.reward, jnp.broadcast_to(expected, (1, B, G)), atol=1e-5)
+    np.testing.assert_array_equal(verdict.reward[0, 0], [1, 0, 1, 0])
+    advantages, *_ = advised(lambda reward, mask, truncated: (reward - 3 * truncated, reward))
+    expected = group_advantages(jnp.array([1.0, -3, 1, 0]))
+    np.testing.assert_allclose(advantages.reward, jnp.broadcast_to(expected, (1, B, G)), atol=1e-5)
 
 
 def test_the_survey_is_a_group_of_one_answer_by_each_client():

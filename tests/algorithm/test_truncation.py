@@ -17,3 +17,10 @@ def test_truncated_responses():
 def test_truncated_importance():
     weights = truncation.truncated_importance(2.0)(jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.1, 1.0])))
     np.testing.assert_allclose(weights, [2.0, 0.5], rtol=1e-6)
+
+
+def test_weights_without_the_reward():
+    reward, mask, truncated = jnp.ones((1, 2)), jnp.ones((1, 2, 4), bool), jnp.array([[True, False]])
+    for rule, weights in ((truncation.mask_truncated, [[0, 1]]), (truncation.penalise_truncated(2), [[1, 1]])):
+        kept, found = truncation.weights_alone(rule)(reward, mask, truncated)
+        assert kept is reward and found.tolist() == weights
