@@ -12,7 +12,7 @@ import numpy as np
 
 from pubswap_jax.questions.leakage import near_copies
 from pubswap_jax.questions.problem import Problem, topics
-from pubswap_jax.questions.schedule import PARTITION
+from pubswap_jax.questions.schedule import OVERLAP, PARTITION
 
 Partition = Callable[[Sequence[Problem], int, np.random.Generator], list[np.ndarray]]
 
@@ -144,6 +144,25 @@ def natural(problems: Sequence[Problem], num_clients: int, rng: np.random.Genera
     for pile in sorted(piles.values(), key=len, reverse=True):
         min(parts, key=len).extend(pile)
     return [np.array(part) for part in parts]
+
+
+def overlapped(dealt: Split, share: float, labelled: int, seed: int) -> Split:
+    """The split in which every client also holds this share of the public questions after the first `labelled`.
+
+    Every client's share is drawn by itself, so several clients may hold a question.
+    """
+    if not share:
+        return dealt
+    asked = np.array(dealt.public[labelled:], int)
+    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, OVERLAP))))
+    drawn = [asked[rng.permutation(len(asked))[: round(share * len(asked))]] for _ in dealt.clients]
+    clients = [_listed(np.union1d(own, more)) for own, more in zip(dealt.clients, drawn, strict=True)]
+    return dataclasses.replace(dealt, clients=clients)
+
+
+def holders(dealt: Split, rows: np.ndarray) -> np.ndarray:
+    """Which clients hold these questions among their own. int[B] -> bool[C, B]."""
+    return np.stack([np.isin(rows, own) for own in dealt.clients])
 
 
 def draw_iid(problems: Sequence[Problem], size: int, rng: np.random.Generator) -> np.ndarray:

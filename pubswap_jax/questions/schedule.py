@@ -12,7 +12,7 @@ import numpy as np
 from pubswap_jax.fields import field_named
 
 # Random streams derived from one seed. Each stream's number is part of its key.
-PRIVATE, PUBLIC, PARTICIPATION, PARTITION, AGAIN = range(5)
+PRIVATE, PUBLIC, PARTICIPATION, PARTITION, AGAIN, OVERLAP = range(6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,16 +100,19 @@ def participants(seed: int, round: int, num_clients: int, count: int = 0) -> np.
     return present
 
 
-def rows(split, size: int, *, seed: int, event) -> np.ndarray:
+def rows(split, size: int, *, seed: int, event, labelled: int = 0) -> np.ndarray:
     """int[C, B]: every client's questions at an event, as indices into the list of questions that was split.
 
     In a public step all clients get the same rows. A client's private stream advances only in rounds in which it takes part,
-    so its epochs skip no question. The row of an absent client holds the questions that it gets when it returns.
+    so its epochs skip no question. The row of an absent client holds the questions that it gets when it returns. The first
+    `labelled` public questions are those of an auxiliary step, int[1, labelled], and no public step asks them.
     """
+    if event.kind == "auxiliary":
+        return np.array([split.public[:labelled]])
     if event.kind == "public":
         if not len(split.public):
             raise ValueError("a public step needs public questions: raise data.public, or set federation.swap_period to 0")
-        return np.tile(stream(split.public, size, event.number, seed, PUBLIC), (len(split.clients), 1))
+        return np.tile(stream(split.public[labelled:], size, event.number, seed, PUBLIC), (len(event.who), 1))
     clients = enumerate(split.clients)
     return np.stack([stream(questions, size, int(event.served[c]), seed, PRIVATE, c) for c, questions in clients])
 

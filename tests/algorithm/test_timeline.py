@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pubswap_jax.algorithm.timeline import lockstep
+from pubswap_jax.algorithm.timeline import experts_first, lockstep
 from pubswap_jax.questions.schedule import Schedule
 
 KINDS = {"e": "evaluate", "o": "open", "p": "private", "P": "public", "c": "close"}
@@ -93,3 +93,22 @@ def test_events_do_not_depend_on_the_order_in_which_they_are_asked():
     for one, other in zip(events(forwards), late, strict=True):
         assert one[0] == other[0] and one[2:5] == other[2:5]
         assert (one.who == other.who).all() and (one.served == other.served).all()
+
+
+@pytest.mark.parametrize("own, refresh", [(1, 0), (0, 1), (2, 2)])
+def test_experts_train_first_and_no_public_question_is_skipped(own, refresh):
+    steps, rounds, clients = 3, 5, 2
+    timeline = experts_first(steps, rounds, own, refresh, clients)
+    events = [timeline(i) for i in range(timeline.length)]
+    assert [event.kind for event in events[:2]] == ["evaluate", "open"] and events[-1].kind == "evaluate"
+    by_round = [[event for event in events if event.round == r] for r in range(rounds)]
+    for r, found in enumerate(by_round):
+        measured = r == own or (r > own and refresh and (r - own) % refresh == 0)
+        kinds = ["private"] * steps if r < own else (["auxiliary"] if measured else ["public"]) + ["public"] * (steps - 1)
+        assert [event.kind for event in found] == ["open", *kinds, "close", "evaluate"]
+    for kind in ("private", "public", "auxiliary"):
+        numbers = [event.number for event in events if event.kind == kind]
+        assert numbers == list(range(len(numbers)))
+        assert {len(event.who) for event in events if event.kind == kind} <= {clients if kind == "private" else 1}
+    assert [event.served.tolist() for event in events if event.kind == "private"] == [[n] * 2 for n in range(own * steps)]
+    assert all(timeline(timeline.number(e.round, e.step))[2:5] == e[2:5] for e in events if e.kind == "public")

@@ -16,8 +16,10 @@ from pubswap_jax.questions.partition import (
     counts,
     dirichlet,
     draw_iid,
+    holders,
     iid,
     natural,
+    overlapped,
     size_skew,
     split,
 )
@@ -209,3 +211,13 @@ def test_counts_of_topics_by_holder():
     problems = [Problem(str(i), "?", "1", topic) for i, topic in enumerate(["few", *["many"] * 8, "few"])]
     names, table = counts(Split([1], [[0, 2, 3], [4, 5, 6, 7, 8, 9]], {"test": [], "public": []}), problems)
     assert names == ["many", "few"] and table.tolist() == [[1, 2, 5], [0, 1, 1]]
+
+
+def test_every_client_holds_its_share_of_the_servers_questions():
+    dealt = Split(public=[3, 5, 7, 8, 9, 11], clients=[[0, 1], [2, 4]], removed={"test": [], "public": []})
+    assert overlapped(dealt, 0.0, 2, seed=0) is dealt
+    assert overlapped(dealt, 1.0, 2, seed=0).clients == [[0, 1, 7, 8, 9, 11], [2, 4, 7, 8, 9, 11]]
+    half = overlapped(dealt, 0.5, 2, seed=0)
+    assert half == overlapped(dealt, 0.5, 2, seed=0) and half.public == dealt.public
+    held = holders(half, np.array([7, 8, 9, 11]))
+    assert held.shape == (2, 4) and held.sum(1).tolist() == [2, 2] and not holders(half, np.array([3, 5])).any()
