@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from pubswap_jax.devices import hosts
 from pubswap_jax.questions.problem import Problem
 from pubswap_jax.questions.tokens import Tokenizer
-from pubswap_jax.types import CORRECT, STATUSES, Batch, Rollout, Verdict
+from pubswap_jax.types import CORRECT, STATUSES, UNPARSED, Batch, Reference, Rollout, Verdict
 from pubswap_jax.verifier.evaluated import is_evaluated
 from pubswap_jax.verifier.score import verify
 
@@ -54,18 +54,57 @@ def grade(
     tokens, mask = jax.device_get((rollouts.tokens, rollouts.mask))
     texts = tokenizer.decode(tokens, mask)
     asked = [problem for row in problems for problem in row for _ in range(texts.shape[2])]
-    flat, status, extracted = texts.ravel(), np.zeros(texts.size, np.int8), np.full(texts.size, "", object)
+    status, extracted = against(texts.ravel(), [problem.answer for problem in asked], asked, timeout, accept)
+    return Grades(status.reshape(texts.shape), texts, extracted.reshape(texts.shape))
+
+
+def against(
+    texts: Sequence[str], golds: Sequence[str], asked: Sequence[Problem], timeout: float = 1.0, accept: str = "value"
+) -> tuple[np.ndarray, np.ndarray]:
+    """The status int8[n] and the extracted answer [n] of each response to a question, compared with its gold."""
+    status, extracted = np.zeros(len(texts), np.int8), np.full(len(texts), "", object)
     for kind in dict.fromkeys(problem.kind for problem in asked):
         rows = [i for i, problem in enumerate(asked) if problem.kind == kind]
         options = [asked[i].options for i in rows] if kind == "choice" else None
-        said = [flat[i] for i in rows]
-        verdicts = verify(said, [asked[i].answer for i in rows], kind=kind, options=options, timeout=timeout)
+        verdicts = verify([texts[i] for i in rows], [golds[i] for i in rows], kind=kind, options=options, timeout=timeout)
         status[rows] = [STATUSES.index(word) for word in verdicts.status]
         extracted[rows] = verdicts.extracted
         if kind == "math" and accept == "evaluated":
-            left = [i for i in rows if status[i] == CORRECT and not is_evaluated(extracted[i], asked[i].answer)]
+            left = [i for i in rows if status[i] == CORRECT and not is_evaluated(extracted[i], golds[i])]
             status[left] = STATUSES.index("wrong")
-    return Grades(status.reshape(texts.shape), texts, extracted.reshape(texts.shape))
+    return status, extracted
+
+
+def agreement(
+    tokenizer: Tokenizer, rollouts: Rollout, reference: Reference, timeout: float = 1.0, accept: str = "value"
+) -> Grades:
+    """Grades [C, B, G] of candidates by experts: against the answer where an expert holds it, else against its own.
+
+    Reading: an expert whose own response has no answer agrees with no candidate. What was not asked is not graded.
+    """
+    held, wanted = jax.device_get((reference.held, reference.asked))
+    tokens, mask, said, said_mask = jax.device_get((rollouts.tokens, rollouts.mask, reference.said.tokens, reference.said.mask))
+    texts, own = tokenizer.decode(tokens, mask), tokenizer.decode(said, said_mask)[..., 0]
+    status, extracted = np.full(texts.shape, UNPARSED, np.int8), np.full(texts.shape, "", object)
+    places, golds, asked = [], [], []
+    for client, row in np.argwhere(wanted):
+        problem = reference.answers[client][row]
+        gold = problem.answer if held[client, row] else said_answer(own[client, row], problem)
+        for candidate in range(texts.shape[2]) if gold else ():
+            places.append((client, row, candidate)), golds.append(gold), asked.append(problem)
+    if places:
+        where = tuple(np.array(places).T)
+        status[where], extracted[where] = against(texts[where], golds, asked, timeout, accept)
+    return Grades(status, texts, extracted)
+
+
+def said_answer(text: str, problem: Problem) -> str:
+    """The final answer of a response, in a form that others are compared with; empty if it gives none. No gold is read."""
+    if problem.kind != "choice":
+        return verify([text], [""]).extracted[0]
+    keys = list(problem.options or "ABCDEFGHIJ")
+    right = verify([text] * len(keys), keys, kind="choice", options=[problem.options] * len(keys)).correct
+    return keys[int(np.argmax(right))] if right.any() else ""
 
 
 def make_judge(
@@ -75,11 +114,16 @@ def make_judge(
     *,
     accept: str = "value",
 ) -> Callable[[Rollout, Batch], Verdict]:
-    """The judge of a run: reward 1 for a correct response, else 0, or what `rewarded` makes of it."""
+    """The judge of a run: reward 1 for a correct response, else 0, or what `rewarded` makes of it.
+
+    Experts' rewards of candidates are 1 or 0, whatever `rewarded` is.
+    """
     graded = partial(grade, tokenizer, timeout=timeout, accept=accept)
     graded = rewarded(graded) if rewarded else graded
 
     def judge(rollouts: Rollout, batch: Batch) -> Verdict:
+        if isinstance(batch.answers, Reference):
+            return to_verdict(agreement(tokenizer, rollouts, batch.answers, timeout, accept))
         grades = grade_together(graded, rollouts, batch.answers)
         return to_verdict(grades, getattr(rollouts.tokens, "sharding", None))
 

@@ -6,7 +6,7 @@ import pytest
 from pubswap_jax.questions.problem import Problem
 from pubswap_jax.questions.tokens import load_tokenizer, save_char_tokenizer
 from pubswap_jax.run.judge import grade, make_judge
-from pubswap_jax.types import CORRECT, STATUSES, Batch, Prompts, Rollout
+from pubswap_jax.types import CORRECT, STATUSES, Batch, Prompts, Reference, Rollout
 
 OPTIONS = {"A": "aspirin", "B": "bed rest"}
 
@@ -54,3 +54,18 @@ def test_a_calculation_is_right_by_its_value_and_wrong_where_answers_must_be_eva
     assert strict.correct.tolist() == [[[False, True, False, False]]] and STATUSES[strict.status[0, 0, 0]] == "wrong"
     batch = Batch(Prompts(np.zeros((1, 1, 1), np.int32), np.ones((1, 1, 1), bool)), asked)
     assert make_judge(tokenizer, accept="evaluated")(made, batch).reward.tolist() == [[[0.0, 1.0, 0.0, 0.0]]]
+
+
+def test_experts_judge_by_the_answer_they_hold_and_else_by_agreement_with_their_own(tokenizer):
+    sums, choice = Problem("1", "?", "1"), Problem("3", "?", "B", kind="choice", options=OPTIONS)
+    candidates = rollouts(tokenizer, [[[r"\boxed{1}", r"\boxed{7}"], [r"\boxed{A}", r"\boxed{B}"]]] * 3)
+    said = rollouts(tokenizer, [[[r"\boxed{7}"], [r"\boxed{A}"]], [[r"\boxed{7}"], [r"\boxed{A}"]], [[""], [""]]])
+    held = np.array([[False, False], [True, True], [False, False]])
+    asked = np.array([[True, True], [True, True], [True, False]])
+    batch = Batch(None, Reference([[sums, choice]] * 3, held, asked, said))
+    verdict = make_judge(tokenizer)(candidates, batch)
+    assert verdict.correct.tolist() == [
+        [[False, True], [True, False]],  # its own wrong answers
+        [[True, False], [False, True]],  # the answers that it holds
+        [[False, False], [False, False]],  # no answer of its own, and a question that was not asked
+    ]
