@@ -104,7 +104,7 @@ def expert_functions(model, encoder: Encoder, num_clients: int, judging: Judging
         each = rewards_of_experts(rewards, experts)
         advantages = expert_advantages(worth(each, rollouts), judging.over, scale=judging.scale)[None]
         reward = mean_rewards(each)[None]
-        right = reward > 0.5
+        right = reward >= 0.5  # for half of its experts at least: of two, the one that knows the topic is enough
         verdict = Verdict(reward, right, right.astype(jnp.int8))
         return verdict.replace(reward=advantages), verdict, used(use, rewards, asked)
 
