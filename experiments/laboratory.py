@@ -69,6 +69,7 @@ def _figures(row: dict, steps: Sequence[dict]) -> dict[str, float]:
     ended, found = journal.scalars(row), {"round": row["round"]}
     for name, key in (("global", "eval/pass@1"), ("clients", "clients/pass@1")):
         found |= {name: ended[key]} if key in ended else {}
+    steps = [step for step in steps if "auxiliary/reward" not in step]  # a measurement of competence trains nothing
     phases = [("public" if "public/reward" in step else "private", journal.scalars(step)) for step in steps]
     found |= {name: float(np.mean([values[f"{phase}/{name}"] for phase, values in phases])) for name in KEPT}
     found |= {"drift": ended["round/drift"], "cosine": _off_diagonal(row["round/cosine"]), "residual": row["round/residual"]}

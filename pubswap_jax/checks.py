@@ -5,6 +5,7 @@ import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
+from pubswap_jax import expert_checks
 from pubswap_jax.field_table import CORRECTIONS, LINEAR_LAYERS, PLAIN_DESCENT
 
 # {field: the names that other tools use for it}
@@ -75,7 +76,7 @@ def together(flat: Mapping[str, Any]) -> str:
     needed, there = 2 * flat["federation.trim"] + 1, flat["federation.participants"] or clients
     if flat["federation.aggregate"] == "trimmed_mean" and there < needed:
         return f"federation.trim={flat['federation.trim']}: trimmed_mean needs {needed} clients, and {there} take part"
-    rules = (_plain, asynchronous, _family_of_rule, _partial_heads, _gain)
+    rules = (_plain, asynchronous, expert_checks.impossible, _family_of_rule, _partial_heads, _gain)
     return next(filter(None, (rule(flat) for rule in rules)), "") or targets(flat["model.lora_targets"])
 
 
@@ -172,6 +173,7 @@ def without_effect(flat: Mapping[str, Any]) -> str:
     rules = (
         _idle_kl,
         _idle_asynchronous,
+        expert_checks.idle,
         _idle_alone,
         _idle_rule,
         _idle_family,

@@ -106,7 +106,7 @@ def _train(run: Run, at: RunState, book: Book, examine: evaluation.Examine, chec
             if event.kind == "evaluate":
                 accounts = {f"ledger/{name}": sizes for name, sizes in gate.close_round().items()}
                 sure = at = book.ended(event, at._replace(account={}), values | closing | accounts)
-            elif event.kind in ("private", "public"):
+            elif event.kind not in ("open", "close"):
                 sure = book.reached(at, run.saves(event))
     except Stopped:
         if sure.number and place_of(run, sure.number)[1]:

@@ -21,6 +21,7 @@ PRESETS = {
         "fedbuff",
         "fedrevive",
         "sapo",
+        "fedgrpo",
         "qwen2.5-math-1.5b",
         "qwen3-1.7b",
         "qwen3-4b",

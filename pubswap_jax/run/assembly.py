@@ -17,8 +17,9 @@ from pubswap_jax import settings
 from pubswap_jax.algorithm.federation import Rows, make_rows
 from pubswap_jax.questions import pile, schedule, sources
 from pubswap_jax.questions.load import Asked, Questions, Wanted, load_questions
-from pubswap_jax.questions.partition import Split
+from pubswap_jax.questions.partition import Split, holders
 from pubswap_jax.questions.schedule import Schedule
+from pubswap_jax.run.experts import with_labelled
 from pubswap_jax.run.given import NOTHING, Given
 from pubswap_jax.run.journal import Clock
 from pubswap_jax.run.judge import grade, grade_together, make_judge
@@ -116,13 +117,14 @@ def assemble(config, given: Given = NOTHING) -> Run:
     place = placement(devices, config.federation.num_clients, config.training.prompts)
     programs = Programs(Clock(), place.shardings)
     timeline = make_timeline(config, plan)
+    asked, labelled = with_labelled(config, asked, timeline)
     key = jax.random.key(config.seed)
     return Run(
         settings=settings.flatten(config),
         policy=policy._replace(
             adapter=place.put(policy.adapter), base=policy.base | {"basis": place.put(policy.base["basis"])}
         ),
-        data=Data(asked.train, asked.split, asked.validation, asked.test, make_batches(config, asked, place)),
+        data=Data(asked.train, asked.split, asked.validation, asked.test, make_batches(config, asked, place, labelled)),
         federation=make_federation(config, policy.model, programs, given),
         timeline=timeline,
         rounds=config.federation.rounds,
@@ -207,11 +209,13 @@ def make_weights(config, split: Split, place: Callable = jax.device_put) -> Call
     return weights
 
 
-def make_batches(config, asked: Asked, place: Placement) -> Callable[[Event], Batch]:
+def make_batches(config, asked: Asked, place: Placement, labelled: int = 0) -> Callable[[Event], Batch]:
     seed, size = config.seed, config.training.prompts
     draws = config.training.resamples if config.training.zero_variance == "resample" else 0
     numbers = np.full(len(asked.train.problems), -1, np.int32)
     numbers[list(asked.split.public)] = np.arange(len(asked.split.public))
+
+    shared = labelled and config.federation.overlap
 
     def batch_of(rows: np.ndarray, public: bool) -> Batch:
         prompts = place.put(jax.tree.map(lambda x: x[rows], asked.train.prompts), *([place.batch] if place.batch else []))
@@ -219,8 +223,10 @@ def make_batches(config, asked: Asked, place: Placement) -> Callable[[Event], Ba
         return Batch(prompts, answers, public, numbers[rows])
 
     def batch(event: Event) -> Batch:
-        rows = schedule.rows(asked.split, size, seed=seed, event=event)
-        first = batch_of(rows, event.kind == "public")
+        rows = schedule.rows(asked.split, size, seed=seed, event=event, labelled=labelled)
+        first = batch_of(rows, event.kind != "private").replace(labelled=event.kind == "auxiliary")
+        if shared and event.kind == "public":
+            first = first.replace(held=place.put(holders(asked.split, rows[0])))
         if not draws or first.public:
             return first
         others = partial(schedule.other_rows, asked.split, rows, seed=seed, event=event)

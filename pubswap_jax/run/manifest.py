@@ -95,6 +95,7 @@ def describe(run: Run) -> dict:
         "base_sha256": run.policy.digest,
         "basis_sha256": basis_digest(run.policy.base["basis"]),
         "base_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(run.policy.base)),
+        "adapter_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(run.policy.adapter)),
         "split": run.data.split.manifest(),
         "own_sha256": {name: own.digest(run.settings[name]) for name in OWN if own.names(run.settings[name])},
         "asked_sha256": _digest(run.data.validation.problems, run.data.test.problems),

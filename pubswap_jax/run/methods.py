@@ -29,6 +29,7 @@ from pubswap_jax.field_table import CORRECTIONS, PLAIN_DESCENT
 from pubswap_jax.policy.logps import response_logps
 from pubswap_jax.questions import schedule
 from pubswap_jax.questions.schedule import Schedule
+from pubswap_jax.run import experts
 from pubswap_jax.run.given import NOTHING, Given
 from pubswap_jax.types import Aggregator, Correction, Event, Federation, Hparams, Program, Timeline, compiled
 
@@ -165,6 +166,11 @@ def fedrevive_of(config, model, program: Program = compiled) -> Federation:
     )
 
 
+def fedgrpo_of(config, model, program: Program = compiled) -> Federation:
+    """`federation.method=fedgrpo`: clients reward the candidates of a server's policy."""
+    return experts.make_fedgrpo(config, model, make_optimizer(config), program)
+
+
 def _pubswap(config, model, program: Program, rule: Aggregator, planner=None, lockstep=True, rebase=rebased) -> Federation:
     training, federation = config.training, config.federation
     one_cpu = jax.default_backend() == "cpu" and config.mesh.client * config.mesh.data * config.mesh.model == 1
@@ -232,6 +238,8 @@ def make_measurement(config, model, program: Program = compiled) -> Callable | N
     """The measure of M·β, by the advantages and the normaliser of the run."""
     if config.federation.swap == "no_swap" or not config.federation.swap_period or config.log.distortion == "off":
         return None
+    if config.federation.method == "fedgrpo":  # nothing is swapped, whatever federation.swap says
+        return None
     weighing = (settings.chosen(config, f"training.{name}") for name in ("advantages", "normalise"))
     return program("measure", make_measure(partial(response_logps, model), *weighing))
 
@@ -269,7 +277,12 @@ def _places(config) -> dict[str, int]:
     return {"jobs": jobs, "buffer": federation.buffer or jobs, "free": federation.free or jobs}
 
 
-TIMELINES = {"pubswap": _lockstep, "fedbuff": _arrivals, "fedrevive": partial(_arrivals, distils=True)}
+TIMELINES = {
+    "pubswap": _lockstep,
+    "fedbuff": _arrivals,
+    "fedrevive": partial(_arrivals, distils=True),
+    "fedgrpo": experts.make_timeline,
+}
 
 
 def make_hparams(config, steps: int, place: Callable = jax.device_put) -> Callable[[Event], Hparams]:

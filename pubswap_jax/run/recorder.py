@@ -56,7 +56,7 @@ class Recorder:
         row |= journal.row(round, step, phase, of_clients, present)
         row |= {} if event.time is None else {"simulated/time": event.time}
         row |= {f"{phase}/tokens": tokens, "time/step": seconds, "time/tokens_per_second": tokens / seconds, **more}
-        if batch.public:
+        if phase == "public":
             row["public/donors"] = hosts.fetch(donor_matrix(record.plan)).tolist()
             row |= journal.row(round, step, "swap", self._distortion(event, batch, record, hparams), present)
         row |= {f"time/step_{name}": spent for name, spent in self.clock.split().items()}
@@ -65,7 +65,9 @@ class Recorder:
         self._write(row, round * self.run.steps + step)
         seen = journal.scalars(row)
         flat = seen.get(f"{phase}/zero_variance_before", 0.0)
-        self.progress.step(round, seen[f"{phase}/reward"], seen[f"{phase}/swapped"], row["time/tokens_per_second"], flat)
+        self.progress.step(
+            round, seen[f"{phase}/reward"], seen.get(f"{phase}/swapped", 0.0), row["time/tokens_per_second"], flat
+        )
         return seen
 
     def transcript(self, record: Record) -> None:

@@ -41,7 +41,9 @@ WITH = {  # what a choice needs beside it
 }
 NUMBERS = {"training.dual_clip": 3.0, "training.importance_cap": 2.0, "training.inner_epochs": 2, "training.clip_high": 0.3}
 OF_ALGORITHM = [field for field in FIELDS if field.name.startswith(("training.", "federation."))]
-CHOICES = [(field.name, choice) for field in OF_ALGORITHM for choice in field.choices]
+OF_FEDGRPO = ("federation.choice", "federation.compare")  # test_fedgrpo_run.py sets these
+CHOICES = [(field.name, choice) for field in OF_ALGORITHM for choice in field.choices if field.name not in OF_FEDGRPO]
+CHOICES.remove(("federation.method", "fedgrpo"))
 
 
 @pytest.mark.parametrize(("name", "choice"), [*CHOICES, *NUMBERS.items()])
