@@ -63,7 +63,7 @@ class Book:
     def stepped(self, event: Event, batch: Batch, seen: StepRecord, hparams: Hparams, seconds: float, channel: Channel) -> None:
         """Writes a step's row and its transcripts, which pass the channel first."""
         for record in transcripts(self.run, event, batch, seen):
-            self.recorder.transcript(channel.up(record))
+            self.recorder.transcript(channel.up(record) if self.run.federation.reports else record)
         self.recorder.step(event, batch, seen, hparams, seconds, self._rewards(event, channel))
 
     def _rewards(self, event: Event, channel: Channel) -> dict[str, object]:
@@ -72,7 +72,8 @@ class Book:
         if not means or hosts.several():  # with several processes, each has called the functions for some clients alone
             return {}
         whole = {f"reward_{i}": _of_all(values, event.who) for i, values in enumerate(means.values())}
-        passed = channel.up(Record("counters", "up", whole, who=event.who)).arrays
+        record = Record("counters", "up", whole, who=event.who)
+        passed = (channel.up(record) if self.run.federation.reports else record).arrays
         given = {f"reward/{name}": values.tolist() for name, values in zip(means, passed.values(), strict=True)}
         given = {name: [None if x != x else x for x in values] for name, values in given.items()}  # NaN is no JSON
         return given | {f"time/reward_{name}": spent for name, spent in seconds.items()}
@@ -85,6 +86,8 @@ class Book:
         healthy(here, event if event.time is None else event._replace(who=np.ones_like(event.who)))
         if not here.all():
             self.say(exclusion(event.round + 1, here))
+        for line in silent(event.round + 1, figures):
+            self.say(line)
         values = {f"round/{name}": value for name, value in of_present(figures, event.who).items()}
         return values | {"round/excluded": [int(not fine) for fine in here]}
 
@@ -138,9 +141,28 @@ def exclusion(round: int, here: np.ndarray) -> str:
     """The line about the clients outside bool[C] `here`."""
     names = ", ".join(str(client) for client in np.flatnonzero(~here))
     return (
-        f"round {round}: the adapter of client {names} is not finite; it is left out of the average and starts anew from "
+        f"round {round}: the adapter of client {names} is not finite; it is left out of the average and starts again from "
         f"the server's"
     )
+
+
+def silent(round: int, figures: dict) -> list[str]:
+    """Lines about experts whose rewards taught nothing in a round; none where no client is an expert."""
+    lines = []
+    if not np.asarray(figures.get("experts_asked", 0)).any():
+        return lines
+    for client in range(len(figures["experts_asked"])):
+        if not figures["experts_sound"][client]:
+            lines.append(f"round {round}: the adapter of expert {client} is not finite; it starts again from the base's")
+        elif figures["experts_asked"][client] and figures["experts_given"][client] < 1:
+            share = 1 - float(figures["experts_given"][client])
+            lines.append(
+                f"round {round}: {share:.0%} of the rewards of expert {client} are missing or not finite, and left out"
+            )
+        if figures["experts_constant"][client]:
+            reward = float(figures["experts_reward"][client])
+            lines.append(f"round {round}: expert {client} gave every candidate the reward {reward:g}, which teaches nothing")
+    return lines
 
 
 def announcement(round: int, rounds: int, figures: dict, best: Best) -> str:

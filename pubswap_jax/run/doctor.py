@@ -44,7 +44,8 @@ def truncated(rows: Rows) -> str | None:
 
 
 def still_adapter(rows: Rows) -> str | None:
-    moved = [middle(clients) for row in rows if (clients := row.get("round/drift_by_module"))]
+    learnt = [row for row in rows if any(row.get("round/experts_asked", [1]))]  # in the other rounds FedGRPO's policy rests
+    moved = [middle(clients) for row in learnt if (clients := row.get("round/drift_by_module"))]
     if moved and len(steps_of(rows)) >= FEWEST and sum(moved) < STILL:
         return (
             f"the adapter hardly moves, by {sum(moved):.1e} a module in {len(moved)} rounds: raise training.lr, or "

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pubswap_jax.run.book import announcement, exclusion, healthy
+from pubswap_jax.run.book import announcement, exclusion, healthy, silent
 from pubswap_jax.run.state import Best
 from pubswap_jax.types import Event
 
@@ -24,3 +24,19 @@ def test_a_round_without_a_sound_participant_ends_the_run():
     healthy(np.array([True, False]), event)
     with pytest.raises(ValueError, match="round 2: no client's adapter is finite any more; lower --config.training.lr"):
         healthy(np.array([False, True]), event)
+
+
+def test_experts_that_teach_nothing_are_named():
+    figures = {
+        "experts_asked": np.array([0.5, 0.25, 0.25, 0.0]),
+        "experts_given": np.array([1.0, 0.5, 0.0, 0.0]),
+        "experts_reward": np.array([0.0, 0.5, 0.0, 0.0]),
+        "experts_constant": np.array([1.0, 0.0, 0.0, 0.0]),
+        "experts_sound": np.array([True, True, False, True]),
+    }
+    assert silent(3, figures) == [
+        "round 3: expert 0 gave every candidate the reward 0, which teaches nothing",
+        "round 3: 50% of the rewards of expert 1 are missing or not finite, and left out",
+        "round 3: the adapter of expert 2 is not finite; it starts again from the base's",
+    ]
+    assert silent(1, {}) == [] == silent(1, figures | {"experts_asked": np.zeros(4)})

@@ -46,6 +46,10 @@ def still():
     return {"round/drift_by_module": [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]}
 
 
+def resting():
+    return {"round/experts_asked": [0.0, 0.0]}
+
+
 def falling(round, half):
     score = 0.5 - 0.04 * round
     return {"eval/pass@1": score, "eval/pass@1_low": score - half, "eval/pass@1_high": score + half}
@@ -60,7 +64,11 @@ CASES = {
     "truncated": ([rows_of(truncated=0.35), rows_of(truncated=late(0, 0.9))], [rows_of(truncated=late(0.9, 0.2))]),
     "still_adapter": (
         [rows_of(ended=lambda r: {"round/drift_by_module": [[1e-3, 2e-3, 0.9]]}), rows_of(ended=lambda r: still())],
-        [rows_of(ended=lambda r: {"round/drift_by_module": [[1e-3, 3e-3, 0.9]]}), rows_of(1, 8, ended=lambda r: still())],
+        [
+            rows_of(ended=lambda r: {"round/drift_by_module": [[1e-3, 3e-3, 0.9]]}),
+            rows_of(1, 8, ended=lambda r: still()),
+            rows_of(ended=lambda r: still() | resting()),
+        ],
     ),
     "reward_without_validation": (
         [
