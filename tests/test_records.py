@@ -29,6 +29,12 @@ def verdicts(rng, slots=ALL, finer=False):
     return {"correct": correct, "reward": reward.astype(np.float32)}
 
 
+def rewards(rng):
+    asked = rng.random((C, B)) < 0.5
+    reward = np.where(asked[..., None], rng.normal(size=(C, B, G)), 0).astype(np.float32)
+    return {"asked": asked, "reward": np.where(reward > 1, np.nan, reward)}  # a missing reward crosses as NaN
+
+
 def a_record(kind, direction, seed):
     rng = np.random.default_rng(seed)
     slots = rng.random((C, B, G)) < 0.5
@@ -40,10 +46,11 @@ def a_record(kind, direction, seed):
         ("responses", "up"): lambda: rollouts(rng),
         ("responses", "down"): lambda: rollouts(rng, slots) | verdicts(rng, slots, finer=seed % 2) | {"slots": slots},
         ("verdicts", "up"): lambda: verdicts(rng, finer=seed % 2),
+        ("rewards", "up"): lambda: rewards(rng),
         ("counters", "up"): lambda: {"loss": rng.normal(size=C).astype(np.float32), "swapped": np.zeros(C)},
         ("transcripts", "up"): lambda: {"row": rng.integers(0, 256, (C, 17)).astype(np.uint8)},
     }[kind, direction]()
-    ids = rng.integers(0, 99, (C, B), np.int32) if kind in ("questions", "responses", "verdicts") else None
+    ids = rng.integers(0, 99, (C, B), np.int32) if kind in ("questions", "responses", "verdicts", "rewards") else None
     return Record(kind, direction, arrays, ids)
 
 
@@ -54,6 +61,7 @@ KINDS = [
     ("responses", "up"),
     ("responses", "down"),
     ("verdicts", "up"),
+    ("rewards", "up"),
     ("counters", "up"),
     ("transcripts", "up"),
 ]

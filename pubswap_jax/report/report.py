@@ -11,6 +11,7 @@ from pubswap_jax.report import charts
 from pubswap_jax.report.asynchronous import asynchronous
 from pubswap_jax.report.charts import Line
 from pubswap_jax.report.drift import drift
+from pubswap_jax.report.experts import experts
 from pubswap_jax.report.headline import change_from_base, headline
 from pubswap_jax.report.page import PAGE, figure, section, table
 from pubswap_jax.report.series import numbered, over_steps
@@ -41,7 +42,7 @@ def sections(run: Mapping, rows: list[dict], evaluations: list[dict], rollouts: 
         headline(run, evaluations),
         alarms(rows),
         learning(steps, rounds, evaluations),
-        swaps(steps),
+        experts(rounds) or swaps(steps),
         asynchronous(steps, rounds),
         partition(run, evaluations),
         drift(run, rounds),
@@ -123,6 +124,11 @@ def traffic(run: Mapping, rounds: Sequence[Mapping]) -> str:
         ["averaging whole models", bytes_text(total["full_model_averaging"])],
         ["sharing every public response", bytes_text(total["sharing_every_response"])],
     ]
+    if adapter := run.get("adapter_bytes", 0):
+        trips = 2 * len(rounds) * run["config"]["federation.num_clients"]
+        other.insert(1, ["averaging adapters in every round", bytes_text(trips * adapter)])
+        if not total["full_model_averaging"]:  # no adapter crosses, in whose place a whole model could
+            other[2:] = [["averaging whole models", bytes_text(trips * run["base_bytes"])]]
     body = figure("All rounds, all clients", table(["", *ledger.DIRECTIONS], lines))
     body += figure("Compared with other protocols", table(["", "bytes"], other))
     note = "What the protocol sends, counted at the one gate through which it passes. Up is from a client to the server."

@@ -1,0 +1,30 @@
+"""The report's section on experts: how competent each client is, how often it is asked, and what it says (FedGRPO)."""
+
+from collections.abc import Mapping, Sequence
+
+from pubswap_jax.report import charts
+from pubswap_jax.report.charts import Line
+from pubswap_jax.report.page import figure, section
+
+CURVES = {
+    "experts_asked": "Share of all rewards that were asked of a client",
+    "experts_reward": "Mean reward that a client gave",
+    "experts_given": "Share of the rewards asked of a client that it gave",
+}
+
+
+def experts(rounds: Sequence[Mapping]) -> str:
+    """The section, from the rows of finished rounds; empty where no client was ever asked as an expert."""
+    asked = [row for row in rounds if any(row.get("round/experts_asked", ()))]
+    if not asked:
+        return ""
+    clients = range(len(asked[0]["round/experts_asked"]))
+    names, x = [f"client {i}" for i in clients], [row["round"] for row in asked]
+    known = [[row["round/experts_competence"][i] for row in asked] for i in clients]
+    caption = "Competence (share of the auxiliary questions answered right) by client and round"
+    body = figure(caption, charts.heat_map(names, [str(number) for number in x], known, largest=1.0))
+    for name, caption in CURVES.items():
+        lines = [Line(label, x, [row[f"round/{name}"][i] for row in asked]) for i, label in enumerate(names)]
+        body += figure(caption, charts.lines(lines, "round", "share", (0.0, 1.0)))
+    note = "A question's experts are chosen by competence on its nearest auxiliary questions, so a row here is only its mean."
+    return section("Experts", f'<div class="two">{body}</div>{charts.note(note)}')
