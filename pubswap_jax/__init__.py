@@ -26,6 +26,8 @@ _HOMES = {
     "policy.model": "Transformer response_logps",
     "policy.sampling": "sample",
     "algorithm.pubswap": "pubswap",
+    "algorithm.fedgrpo": "fedgrpo",
+    "algorithm.experts": "Judging expert_advantages",
     "algorithm.client": "make_client",
     "algorithm.server": "make_server",
     "algorithm.corrections": "proximal scaffold",
