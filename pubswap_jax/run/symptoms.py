@@ -11,13 +11,8 @@ Rows = Sequence[dict]
 WINDOW = 20  # newest steps that an alarm looks at: 20 steps of 8 questions and 4 clients are 640 groups
 FEWEST = 10  # steps before an alarm says anything: with fewer, one unlucky batch decides
 READ = ("reward", "correct", "entropy", "truncated", "zero_variance", "timeout")  # quantities of a step
-WHOLE = (
-    "public/donors",
-    "round/excluded",
-    "round/drift_by_module",
-    "round/experts_asked",
-    "round/alarms",
-)  # values that are no number a client
+# Values that are no number a client, or whose clients are looked at one by one.
+WHOLE = ("public/donors", "round/excluded", "round/drift_by_module", "round/experts_asked", "round/alarms")
 
 
 def needed(row: dict) -> dict:

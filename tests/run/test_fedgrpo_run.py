@@ -7,7 +7,7 @@ import random
 import jax
 import numpy as np
 import pytest
-from small_world import CHARACTERS, small_config
+from small_world import CHARACTERS, small_config, write_base
 
 from pubswap_jax import loop, settings
 from pubswap_jax.questions.load import Questions
@@ -23,6 +23,7 @@ FEDGRPO = {
     "federation__neighbours": 3,
     "data__public": 0.3,
     "evaluation__every": 2,
+    "model__lora_targets": "q_proj,v_proj",  # one layer and two adapters: programs that compile soon
 }
 KINDS = {  # the records of the protocol, and the arrays of each
     ("questions", "down"): {"numbers"},
@@ -35,7 +36,8 @@ KINDS = {  # the records of the protocol, and the arrays of each
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run whose private questions and answers are made-up texts that occur nowhere else."""
-    config = small_config(tmp_path_factory.mktemp("fedgrpo"), **FEDGRPO)
+    folder = tmp_path_factory.mktemp("fedgrpo")
+    config = small_config(folder, **FEDGRPO, model__path=str(write_base(folder / "shallow", num_hidden_layers=1)))
     made, chance = assembly.assemble(config), random.Random(1)
     train, tokenizer, width = made.data.train, made.policy.tokenizer, made.data.train.prompts.tokens.shape[1]
     text = lambda length: "".join(chance.choice(CHARACTERS[:3]) for _ in range(length))  # noqa: E731
