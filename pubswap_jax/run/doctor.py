@@ -11,7 +11,19 @@ from typing import NamedTuple
 
 from pubswap_jax.run import earlier, journal
 from pubswap_jax.run.journal import mean
-from pubswap_jax.run.symptoms import FEWEST, WINDOW, Rows, middle, of_round, own_phase, recent, step_means, steps_of, timeouts
+from pubswap_jax.run.symptoms import (
+    FEWEST,
+    WINDOW,
+    Rows,
+    middle,
+    of_round,
+    own_phase,
+    recent,
+    solved,
+    step_means,
+    steps_of,
+    timeouts,
+)
 
 SOLVED = 0.8  # share of right responses above which flat groups and low entropy mean success
 FLAT = 0.8  # share of groups without a gradient: the rest, a fifth of the rollouts, pays for the whole
@@ -28,7 +40,7 @@ FALLEN = 0.6  # share of the best window's reward
 
 def flat_groups(rows: Rows) -> str | None:
     flat, right = recent(rows, "zero_variance"), recent(rows, "correct")
-    if flat and right and mean(flat) > FLAT and mean(right) < SOLVED:
+    if flat and right and mean(flat) > FLAT and solved(rows) < SOLVED:
         return (
             f"{mean(flat):.0%} of the groups are all right or all wrong, and give no gradient: raise training.temperature or "
             f"training.group, set training.zero_variance=resample, or give questions of another difficulty (data.path)"
@@ -73,7 +85,7 @@ def reward_without_validation(rows: Rows) -> str | None:
 def entropy_collapse(rows: Rows) -> str | None:
     now, right = recent(rows, "entropy"), recent(rows, "correct")
     first = step_means(rows, "entropy")[:FEWEST]
-    if now and right and mean(now) < COLLAPSED * mean(first) and mean(right) < SOLVED:
+    if now and right and mean(now) < COLLAPSED * mean(first) and solved(rows) < SOLVED:
         return (
             f"the entropy fell from {mean(first):.3f} to {mean(now):.3f}, with {mean(right):.0%} right: lower training.lr, "
             f"or raise training.clip_high or training.kl_coef"
@@ -156,13 +168,15 @@ ALARMS = (  # causes before their symptoms
     ),
     Alarm(
         flat_groups,
-        f"more than {FLAT:.0%} of the groups have equal rewards, and fewer than {SOLVED:.0%} of the responses are right",
+        f"more than {FLAT:.0%} of the groups have equal rewards, and fewer than {SOLVED:.0%} of the responses are right "
+        f"in training and in the newest evaluation",
         "training.temperature training.group training.zero_variance data.path",
     ),
     Alarm(truncated, f"more than {TRUNCATED:.0%} of the responses are cut off", "training.max_new_tokens"),
     Alarm(
         entropy_collapse,
-        f"the entropy is below {COLLAPSED:.0%} of the first steps', and fewer than {SOLVED:.0%} of the responses are right",
+        f"the entropy is below {COLLAPSED:.0%} of the first steps', and fewer than {SOLVED:.0%} of the responses are right "
+        f"in training and in the newest evaluation",
         "training.lr training.clip_high training.kl_coef",
     ),
     Alarm(

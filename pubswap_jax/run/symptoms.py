@@ -60,6 +60,15 @@ def of_round(rows: Rows, round: int) -> list[float]:
     return step_means([row for row in rows if row["round"] == round], "reward", own_phase(rows))
 
 
+def solved(rows: Rows) -> float:
+    """The share of right responses in the newest steps, or in the newest evaluation if that is larger.
+
+    Training may underrate a policy: FedGRPO's experts reject right responses to questions that they cannot answer.
+    """
+    evaluated = [row["eval/pass@1"] for row in rows if "eval/pass@1" in row]
+    return max([mean(recent(rows, "correct") or [0.0]), *evaluated[-1:]])
+
+
 def middle(clients: Iterable[Sequence[float] | None]) -> float:
     """The median over modules, averaged over the clients that took part. [C][L]"""
     medians = [sorted(modules)[len(modules) // 2] for modules in clients if modules and None not in modules]

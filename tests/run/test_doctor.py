@@ -46,6 +46,10 @@ def still():
     return {"round/drift_by_module": [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]}
 
 
+def evaluated(round):
+    return {"eval/pass@1": 0.85}
+
+
 def resting():
     return {"round/experts_asked": [0.0, 0.0]}
 
@@ -59,7 +63,12 @@ def falling(round, half):
 CASES = {
     "flat_groups": (
         [rows_of(zero_variance=0.85), rows_of(zero_variance=0.9, correct=0.1, reward=0.1)],
-        [rows_of(zero_variance=0.75), rows_of(zero_variance=0.99, correct=0.95), rows_of(1, 8, zero_variance=1.0)],
+        [
+            rows_of(zero_variance=0.75),
+            rows_of(zero_variance=0.99, correct=0.95),
+            rows_of(1, 8, zero_variance=1.0),
+            rows_of(zero_variance=0.9, ended=evaluated),
+        ],
     ),
     "truncated": ([rows_of(truncated=0.35), rows_of(truncated=late(0, 0.9))], [rows_of(truncated=late(0.9, 0.2))]),
     "still_adapter": (

@@ -32,3 +32,9 @@ def test_windows_have_the_newest_values_and_nothing_before_enough_steps():
 def test_the_middle_module_of_the_clients_that_took_part():
     assert symptoms.middle([[3.0, 1.0, 2.0], None, [6.0, 4.0, 5.0]]) == 3.5
     assert symptoms.middle([None]) == float("inf")
+
+
+def test_the_newest_evaluation_may_say_more_than_training():
+    rows = [{"round": 0, "step": i, "public/correct": [0.6]} for i in range(symptoms.FEWEST)]
+    assert symptoms.solved(rows) == 0.6 and symptoms.solved([]) == 0.0
+    assert symptoms.solved([{"round": 0, "eval/pass@1": 0.9}, *rows, {"round": 1, "eval/pass@1": 0.7}]) == 0.7
