@@ -13,18 +13,27 @@ CURVES = {
 }
 
 
-def experts(rounds: Sequence[Mapping]) -> str:
-    """The section, from the rows of finished rounds; empty where no client was ever asked as an expert."""
+def experts(steps: Sequence[Mapping], rounds: Sequence[Mapping]) -> str:
+    """The section, from the rows of steps and of finished rounds; empty where no client was ever asked as an expert."""
     asked = [row for row in rounds if any(row.get("round/experts_asked", ()))]
     if not asked:
         return ""
     clients = range(len(asked[0]["round/experts_asked"]))
     names, x = [f"client {i}" for i in clients], [row["round"] for row in asked]
-    known = [[row["round/experts_competence"][i] for row in asked] for i in clients]
-    caption = "Competence (share of the auxiliary questions answered right) by client and round"
-    body = figure(caption, charts.heat_map(names, [str(number) for number in x], known, largest=1.0))
+    body = competence([row for row in steps if "auxiliary/known" in row], names)
     for name, caption in CURVES.items():
         lines = [Line(label, x, [row[f"round/{name}"][i] for row in asked]) for i, label in enumerate(names)]
         body += figure(caption, charts.lines(lines, "round", "share", (0.0, 1.0)))
-    note = "A question's experts are chosen by competence on its nearest auxiliary questions, so a row here is only its mean."
+    note = "A question's experts are chosen by competence on its nearest auxiliary questions; nobody is told their topics."
     return section("Experts", f'<div class="two">{body}</div>{charts.note(note)}')
+
+
+def competence(surveys: Sequence[Mapping], names: Sequence[str]) -> str:
+    """The figure of the newest survey: what each client knows of each topic."""
+    if not surveys:
+        return ""
+    known = surveys[-1]["auxiliary/known"]
+    topics = [f"{topic or '(no topic)'} ({count})" for topic, count in known["questions"].items()]
+    shares = charts.heat_map(topics, names, list(known["right"].values()), largest=1.0)
+    when = f"round {surveys[-1]['round'] + 1}"
+    return figure(f"Competence: share of the auxiliary questions answered right, by topic (their number), {when}", shares)

@@ -42,7 +42,7 @@ def sections(run: Mapping, rows: list[dict], evaluations: list[dict], rollouts: 
         headline(run, evaluations),
         alarms(rows),
         learning(steps, rounds, evaluations),
-        experts(rounds) or swaps(steps),
+        experts(steps, rounds) or swaps(steps),
         asynchronous(steps, rounds),
         partition(run, evaluations),
         drift(run, rounds),

@@ -64,7 +64,8 @@ class Book:
         """Writes a step's row and its transcripts, which pass the channel first."""
         for record in transcripts(self.run, event, batch, seen):
             self.recorder.transcript(channel.up(record) if self.run.federation.reports else record)
-        self.recorder.step(event, batch, seen, hparams, seconds, self._rewards(event, channel))
+        more = self._rewards(event, channel) | surveyed(batch, seen)
+        self.recorder.step(event, batch, seen, hparams, seconds, more)
 
     def _rewards(self, event: Event, channel: Channel) -> dict[str, object]:
         """Each reward function's mean for each client, which passes the channel, and its seconds. Empty without own rewards."""
@@ -144,6 +145,18 @@ def exclusion(round: int, here: np.ndarray) -> str:
         f"round {round}: the adapter of client {names} is not finite; it is left out of the average and starts again from "
         f"the server's"
     )
+
+
+def surveyed(batch: Batch, seen: StepRecord) -> dict[str, object]:
+    """What each client knows: of every topic, the auxiliary questions and each client's share of right answers.
+
+    Empty where the step was no survey. The server computes these figures from the bits that it received.
+    """
+    if not batch.labelled:
+        return {}
+    right, topics = hosts.fetch(seen.verdicts.correct)[0], np.array([problem.topic for problem in batch.answers[0]])
+    shares = {str(topic): right[topics == topic].mean(0).tolist() for topic in np.unique(topics)}
+    return {"auxiliary/known": {"questions": {topic: int((topics == topic).sum()) for topic in shares}, "right": shares}}
 
 
 def silent(round: int, figures: dict) -> list[str]:

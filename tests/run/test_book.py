@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from pubswap_jax.run.book import announcement, exclusion, healthy, silent
+from pubswap_jax.questions.problem import Problem
+from pubswap_jax.run.book import announcement, exclusion, healthy, silent, surveyed
 from pubswap_jax.run.state import Best
-from pubswap_jax.types import Event
+from pubswap_jax.types import Batch, Event, StepRecord, Verdict
 
 
 def test_a_round_is_announced_with_its_figures():
@@ -40,3 +41,13 @@ def test_experts_that_teach_nothing_are_named():
         "round 3: the adapter of expert 2 is not finite; it starts again from the base's",
     ]
     assert silent(1, {}) == [] == silent(1, figures | {"experts_asked": np.zeros(4)})
+
+
+def test_a_survey_says_what_each_client_knows_of_each_topic():
+    asked = [[Problem(str(i), "?", "1", topic) for i, topic in enumerate(["b", "a", "b"])]]
+    correct = np.array([[[True, False], [False, True], [False, False]]])  # [1, A, C]
+    seen = StepRecord({}, None, Verdict(None, correct, None), None, None, None, None)
+    assert surveyed(Batch(None, asked, True), seen) == {}
+    assert surveyed(Batch(None, asked, True, labelled=True), seen) == {
+        "auxiliary/known": {"questions": {"a": 1, "b": 2}, "right": {"a": [0.0, 1.0], "b": [0.5, 0.0]}}
+    }

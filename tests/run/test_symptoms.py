@@ -35,6 +35,6 @@ def test_the_middle_module_of_the_clients_that_took_part():
 
 
 def test_the_newest_evaluation_may_say_more_than_training():
-    rows = [{"round": 0, "step": i, "public/correct": [0.6]} for i in range(symptoms.FEWEST)]
-    assert symptoms.solved(rows) == 0.6 and symptoms.solved([]) == 0.0
+    rows = [{"round": 0, "step": i, "public/correct": [0.5]} for i in range(symptoms.FEWEST)]
+    assert symptoms.solved(rows) == 0.5 and symptoms.solved([]) == 0.0
     assert symptoms.solved([{"round": 0, "eval/pass@1": 0.9}, *rows, {"round": 1, "eval/pass@1": 0.7}]) == 0.7
