@@ -112,3 +112,6 @@ def test_experts_train_first_and_no_public_question_is_skipped(own, refresh):
         assert {len(event.who) for event in events if event.kind == kind} <= {clients if kind == "private" else 1}
     assert [event.served.tolist() for event in events if event.kind == "private"] == [[n] * 2 for n in range(own * steps)]
     assert all(timeline(timeline.number(e.round, e.step))[2:5] == e[2:5] for e in events if e.kind == "public")
+    for index in range(2, timeline.length):
+        if events[index - 1].kind not in ("open", "close"):  # where a checkpoint may be
+            assert timeline.resume(*timeline.place(index)) == index
