@@ -117,7 +117,8 @@ def assemble(config, given: Given = NOTHING) -> Run:
     place = placement(devices, config.federation.num_clients, config.training.prompts)
     programs = Programs(Clock(), place.shardings)
     timeline = make_timeline(config, plan)
-    asked, labelled = with_labelled(config, asked, timeline)
+    shared = {"labelled": config.federation.auxiliary, "overlap": config.federation.overlap, "seed": config.seed}
+    asked, labelled = with_labelled(asked, timeline, **shared)
     key = jax.random.key(config.seed)
     return Run(
         settings=settings.flatten(config),

@@ -18,18 +18,21 @@ from pubswap_jax.algorithm.aggregation import alone, rebased
 from pubswap_jax.algorithm.arrivals import arrivals, slowest_staleness
 from pubswap_jax.algorithm.corrections import proximal
 from pubswap_jax.algorithm.distortion import make_measure
+from pubswap_jax.algorithm.experts import Judging
+from pubswap_jax.algorithm.fedgrpo import fedgrpo
 from pubswap_jax.algorithm.fedrevive import Distilling, fedrevive, revived
 from pubswap_jax.algorithm.gain import by_gain
 from pubswap_jax.algorithm.heads import given_heads, partial_heads
 from pubswap_jax.algorithm.pubswap import pubswap
 from pubswap_jax.algorithm.server_optimizers import buffered
-from pubswap_jax.algorithm.timeline import lockstep
+from pubswap_jax.algorithm.timeline import experts_first, lockstep
 from pubswap_jax.algorithm.truncation import truncated_importance
+from pubswap_jax.algorithm.update import Learning
 from pubswap_jax.field_table import CORRECTIONS, PLAIN_DESCENT
 from pubswap_jax.policy.logps import response_logps
 from pubswap_jax.questions import schedule
 from pubswap_jax.questions.schedule import Schedule
-from pubswap_jax.run import experts
+from pubswap_jax.run.experts import load_experts
 from pubswap_jax.run.given import NOTHING, Given
 from pubswap_jax.types import Aggregator, Correction, Event, Federation, Hparams, Program, Timeline, compiled
 
@@ -168,37 +171,64 @@ def fedrevive_of(config, model, program: Program = compiled) -> Federation:
 
 def fedgrpo_of(config, model, program: Program = compiled) -> Federation:
     """`federation.method=fedgrpo`: clients reward the candidates of a server's policy."""
-    return experts.make_fedgrpo(config, model, make_optimizer(config), program)
+    training, federation = config.training, config.federation
+    return fedgrpo(
+        model,
+        make_optimizer(config),
+        num_clients=federation.num_clients,
+        group=training.group,
+        how=make_learning(config),
+        judging=Judging(
+            experts=federation.experts,
+            neighbours=federation.neighbours,
+            auxiliary=federation.auxiliary,
+            choose=settings.chosen(config, "federation.choice"),
+            over=federation.compare,
+            scale=training.advantages == "group",
+        ),
+        adapters=load_experts(federation.adapters, model.config),
+        clients_at_once=1 if jax.default_backend() == "cpu" else None,
+        part=training.client_microbatch or None,
+        program=program,
+    )
 
 
 def _pubswap(config, model, program: Program, rule: Aggregator, planner=None, lockstep=True, rebase=rebased) -> Federation:
     training, federation = config.training, config.federation
     one_cpu = jax.default_backend() == "cpu" and config.mesh.client * config.mesh.data * config.mesh.model == 1
-    loss = settings.chosen(config, "training.loss")
     return pubswap(
         model,
         make_optimizer(config),
         num_clients=federation.num_clients,
         group=training.group,
         planner=planner or settings.chosen(config, "federation.swap"),
-        loss=partial(loss, dual_clip=True) if training.dual_clip else loss,
         aggregator=rule,
         moments=federation.moments,
-        microbatch=training.microbatch or None,
         clients_at_once=1 if one_cpu else None,
         part=training.client_microbatch or None,
-        inner_epochs=training.inner_epochs,
+        lockstep=lockstep,
+        rebase=rebase,
+        program=program,
+        **make_learning(config)._asdict(),
+    )
+
+
+def make_learning(config) -> Learning:
+    """How a client learns from its responses."""
+    training = config.training
+    loss = settings.chosen(config, "training.loss")
+    return Learning(
+        loss=partial(loss, dual_clip=True) if training.dual_clip else loss,
         advantages=settings.chosen(config, "training.advantages"),
         normalise=settings.chosen(config, "training.normalise"),
         counted=settings.chosen(config, "training.zero_variance"),
         kl=settings.chosen(config, "training.kl"),
         kl_in_reward=training.kl_in == "reward",
         truncation=settings.chosen(config, "training.truncation"),
-        correction=make_correction(config),
         importance=truncated_importance(training.importance_cap) if training.importance_cap else None,
-        lockstep=lockstep,
-        rebase=rebase,
-        program=program,
+        correction=make_correction(config),
+        microbatch=training.microbatch or None,
+        inner_epochs=training.inner_epochs,
     )
 
 
@@ -277,11 +307,16 @@ def _places(config) -> dict[str, int]:
     return {"jobs": jobs, "buffer": federation.buffer or jobs, "free": federation.free or jobs}
 
 
+def _experts_first(config, plan: Schedule) -> Timeline:
+    federation = config.federation
+    return experts_first(plan.length, federation.rounds, federation.own_rounds, federation.refresh, federation.num_clients)
+
+
 TIMELINES = {
     "pubswap": _lockstep,
     "fedbuff": _arrivals,
     "fedrevive": partial(_arrivals, distils=True),
-    "fedgrpo": experts.make_timeline,
+    "fedgrpo": _experts_first,
 }
 
 

@@ -21,6 +21,8 @@ FEDGRPO = {
     "federation__overlap": 0.5,
 }
 
+OWN = {"labelled": 6, "overlap": 0.5, "seed": 0}
+
 
 @pytest.fixture(scope="module")
 def run():
@@ -39,7 +41,7 @@ def config(run):
 
 def test_batches_are_of_the_clients_the_auxiliary_and_the_servers_questions(run, config, asked):
     timeline = methods.make_timeline(config, methods.make_schedule(config))
-    asked, labelled = experts.with_labelled(config, asked, timeline)
+    asked, labelled = experts.with_labelled(asked, timeline, **OWN)
     batch, at = assembly.make_batches(config, asked, run.place, labelled), run._replace(timeline=timeline)
     private, auxiliary, public = (batch(event_at(at, *place)) for place in ((0, 0), (1, 0), (1, 1)))
     assert labelled == 6 and private.prompts.tokens.shape[:2] == (3, 4) and not private.public and private.held is None
@@ -56,11 +58,10 @@ def test_batches_are_of_the_clients_the_auxiliary_and_the_servers_questions(run,
 
 
 def test_too_few_public_questions_are_named(run, config, asked):
-    many = config_of(run, **FEDGRPO | {"federation__auxiliary": 60})
     timeline = methods.make_timeline(config, methods.make_schedule(config))
     with pytest.raises(ValueError, match=r"federation.auxiliary=60: there are \d+ public questions"):
-        experts.with_labelled(many, asked, timeline)
-    assert experts.with_labelled(many, asked, run.timeline) == (asked, 0), "no other way of federating has labelled questions"
+        experts.with_labelled(asked, timeline, **OWN | {"labelled": 60})
+    assert experts.with_labelled(asked, run.timeline, **OWN) == (asked, 0), "no other way of federating has labelled questions"
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_every_choice_builds_a_federation(run, changes):
 
 def test_the_policy_learns_as_the_training_fields_say(run):
     config = config_of(run, training__truncation="mask", training__zero_variance="exclude", training__importance_cap=2.0)
-    how = experts.make_learning(config)
+    how = methods.make_learning(config)
     assert how.truncation is mask_truncated and how.counted is not_flat and how.importance is not None
     assert how.kl is None and how.inner_epochs == 1 and how.microbatch is None
 
