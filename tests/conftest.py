@@ -3,6 +3,8 @@
 import gc
 import hashlib
 import os
+import shutil
+import tempfile
 
 # Tests compile far more than they compute, so XLA need not optimise, and one kernel for each operation compiles in half the
 # time of fused ones.
@@ -10,6 +12,13 @@ FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_lev
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# A program that one test, worker or process has compiled is read by the others from a folder that lasts as long as the tests.
+OWN_FOLDER = "JAX_COMPILATION_CACHE_DIR" not in os.environ  # workers and processes find the variable set
+if OWN_FOLDER:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="pubswap-compiled-")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import pathlib
 
@@ -22,6 +31,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 def third_of(nodeid: str) -> int:
     """Which third of the slow tests a test belongs to: the same one on every machine."""
     return int(hashlib.sha256(nodeid.encode()).hexdigest(), 16) % 3
+
+
+def pytest_unconfigure():
+    if OWN_FOLDER:
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(config, items):
