@@ -10,6 +10,7 @@ import optax
 
 import pubswap_jax as ps
 from pubswap_jax.algorithm.update import Learning
+from pubswap_jax.policy.toyworld import TOY_CONFIG
 
 CLIENTS, GROUP = 3, 4
 TX = optax.scale_by_adam(eps_root=1e-16)
@@ -19,8 +20,8 @@ KEY = jax.random.key(2)
 
 @functools.cache
 def world():
-    """model, base, an adapter that is not zero, and two private batches and a public one."""
-    model, base, adapter = ps.toy(jax.random.key(0))
+    """model, base, an adapter that is not zero, and two private batches and a public one. One layer compiles fast."""
+    model, base, adapter = ps.toy(jax.random.key(0), TOY_CONFIG.replace(num_layers=1))
     adapter = jax.tree.map(lambda x: x + 0.05 * jax.random.normal(jax.random.key(5), x.shape), adapter)
     return model, base, adapter, ps.toy_batches(jax.random.key(1), num_clients=CLIENTS)
 

@@ -10,10 +10,12 @@ import pubswap_jax as ps
 from pubswap_jax.algorithm.corrections import scaffold
 from pubswap_jax.algorithm.federation import direct
 from pubswap_jax.algorithm.server_optimizers import scaffold_rule
+from pubswap_jax.policy.toyworld import TOY_CONFIG
 from pubswap_jax.run.channel import packed
 from pubswap_jax.types import Correction
 
 HPARAMS = ps.Hparams.create(lr=0.05)
+ONE_LAYER = TOY_CONFIG.replace(num_layers=1)  # compiles fast
 
 
 def rounds(federation, base, adapter, batches, channel=direct, count=2, weights=None):
@@ -28,7 +30,7 @@ def rounds(federation, base, adapter, batches, channel=direct, count=2, weights=
 
 
 def test_scaffolds_controls_are_the_mean_gradients_and_their_mean():
-    model, base, adapter = ps.toy(jax.random.key(0))
+    model, base, adapter = ps.toy(jax.random.key(0), ONE_LAYER)
     batches = ps.toy_batches(jax.random.key(1), num_clients=3)
     seen = []
 
@@ -60,7 +62,7 @@ def test_scaffolds_controls_are_the_mean_gradients_and_their_mean():
 
 
 def test_what_a_correction_sends_crosses_the_channel():
-    model, base, adapter = ps.toy(jax.random.key(0))
+    model, base, adapter = ps.toy(jax.random.key(0), ONE_LAYER)
     batches = ps.toy_batches(jax.random.key(1), num_clients=3)
     federation = ps.pubswap(
         model, optax.scale_by_adam(), num_clients=3, group=4, correction=scaffold(), aggregator=scaffold_rule()
@@ -76,7 +78,7 @@ def test_what_a_correction_sends_crosses_the_channel():
 
 
 def test_steps_are_counted_from_a_clients_start():
-    model, base, adapter = ps.toy(jax.random.key(0))
+    model, base, adapter = ps.toy(jax.random.key(0), ONE_LAYER)
     batches = ps.toy_batches(jax.random.key(1), num_clients=3)
     counted = Correction(
         lambda adapter: (),
@@ -99,7 +101,7 @@ def test_steps_are_counted_from_a_clients_start():
 
 
 def test_a_rule_that_waits_makes_no_new_version():
-    model, base, adapter = ps.toy(jax.random.key(0))
+    model, base, adapter = ps.toy(jax.random.key(0), ONE_LAYER)
     batches = ps.toy_batches(jax.random.key(1), num_clients=3)
     never = ps.Aggregator(lambda adapter: (), lambda memory, adapter, *_: (adapter, memory), due=lambda memory, weights: False)
     federation = ps.pubswap(model, optax.identity(), num_clients=3, group=4, aggregator=never)
@@ -107,7 +109,7 @@ def test_a_rule_that_waits_makes_no_new_version():
 
 
 def test_too_few_clients_for_a_rule_are_an_error():
-    model, base, adapter = ps.toy(jax.random.key(0))
+    model, base, adapter = ps.toy(jax.random.key(0), ONE_LAYER)
     batches = ps.toy_batches(jax.random.key(1), num_clients=4)
     federation = ps.pubswap(model, optax.identity(), num_clients=4, group=4, aggregator=ps.trimmed_mean(1))
     with pytest.raises(ValueError, match="at least 3 clients expected, got 2 of 4"):

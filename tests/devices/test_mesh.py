@@ -20,6 +20,7 @@ CLIENTS, GROUP, PROMPTS, LENGTH = 8, 4, 4, 4
 HPARAMS = ps.Hparams.create(lr=1e-2)
 KEY = jax.random.key(0)
 TX = optax.scale_by_adam()
+CONFIG = toyworld.TOY_CONFIG.replace(num_layers=1)  # a second layer would only compile longer
 COLLECTIVE = re.compile(
     r"= (.*?) (all-gather|all-reduce|all-to-all|collective-permute|collective-broadcast|reduce-scatter)(?:-start)?\("
 )
@@ -31,7 +32,7 @@ def collectives(function, *args):
     return [(match[2], re.sub(r"\{[^}]*\}", "", match[1])) for match in COLLECTIVE.finditer(text)]
 
 
-def ingredients(place_clients, place_server, config=toyworld.TOY_CONFIG, shardings=None):
+def ingredients(place_clients, place_server, config=CONFIG, shardings=None):
     """The toy world as a public step sees it, its arrays placed as told: client, federation, and the arrays of a step."""
     model, base, adapter = ps.toy(jax.random.key(0), config)
     ends = config.eos_ids, config.pad_id
@@ -131,7 +132,7 @@ def test_eight_devices_equal_one(on_eight):
 
 def test_the_base_sharded_over_model_and_prompts_over_data_equals_one_device():
     mesh = meshes.make_mesh(client=2, data=2, model=2)
-    even = toyworld.TOY_CONFIG.replace(vocab_size=18)  # 17 rows of an embedding cannot be halved
+    even = CONFIG.replace(vocab_size=18)  # 17 rows of an embedding cannot be halved
     expected = run_round(*ingredients(lambda x: x, lambda x: x, even))
     place = placement(mesh, CLIENTS, PROMPTS)
     clients = meshes.clients_sharding(mesh, CLIENTS)

@@ -15,6 +15,7 @@ from pubswap_jax.algorithm.federation import direct
 from pubswap_jax.algorithm.robust_pca import inverse_share
 from pubswap_jax.field_table import CORRECTIONS
 from pubswap_jax.fields import default_config
+from pubswap_jax.policy.toyworld import TOY_CONFIG
 from pubswap_jax.run import methods
 from pubswap_jax.run.methods import make_federation
 
@@ -52,13 +53,13 @@ def config_with(name, changes):
 
 
 def check_round(config, rule):
-    model, _, adapter = ps.toy(jax.random.key(0))
+    model, _, adapter = ps.toy(jax.random.key(0), TOY_CONFIG.replace(num_layers=1))
     federation = make_federation(config, model)
     state = federation.open(federation.init(adapter), direct)
     moved = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(1), x.shape), state.clients.adapter)
     weights = jnp.array([1.0, 2.0, 0.0, 1.0])
     closed, _ = federation.close(state.replace(clients=state.clients.replace(adapter=moved)), direct, weights)
-    expected, _ = rule.apply(rule.init(adapter), adapter, moved, weights, jnp.zeros(4, jnp.int32))
+    expected, _ = jax.jit(rule.apply)(rule.init(adapter), adapter, moved, weights, jnp.zeros(4, jnp.int32))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-4, atol=2e-5), federation.shared(closed), expected)
 
 
