@@ -52,7 +52,7 @@ FIELD_OF = {alias: field for field, aliases in ALIASES.items() for alias in alia
 
 
 def field_of(name: str) -> str:
-    """The field that another tool calls `name`, given with or without a section; else empty."""
+    """The config's field that another tool calls `name`, with or without a section; empty if no tool is known to use it."""
     return FIELD_OF.get(name.split(".")[-1].lower().replace("-", "_"), "")
 
 
@@ -136,7 +136,7 @@ def _family_of_rule(flat: Mapping[str, Any]) -> str:
 
 
 def heads(text: str) -> tuple[int, ...]:
-    """The numbers of `federation.heads`; a ValueError where it is not whole numbers joined by commas."""
+    """Parses `federation.heads`, such as 4,4,1: heads of each client. A ValueError unless whole numbers joined by commas."""
     return tuple(int(part) for part in text.split(",")) if text.strip() else ()
 
 
@@ -317,12 +317,12 @@ def _idle_test(flat: Mapping[str, Any]) -> str:
 
 
 def speeds(text: str) -> tuple[float, ...]:
-    """The numbers of `federation.speeds`. A ValueError says what is none."""
+    """Parses `federation.speeds`, the clients' steps per unit of time; a ValueError names the entry that is not a speed."""
     return tuple(float(speed) for speed in text.split(","))
 
 
 def layers(text: str) -> tuple[str, ...]:
-    """The layers that `model.lora_targets` names: all of them, those of the attention, or names joined by commas."""
+    """Parses `model.lora_targets`: the layers that get an adapter, all, those of the attention, or names joined by commas."""
     named = {"all": LINEAR_LAYERS, "attention": LINEAR_LAYERS[:4]}
     return named.get(text) or tuple(name.strip() for name in text.split(","))
 

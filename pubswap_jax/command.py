@@ -102,7 +102,7 @@ def helped(name: str) -> str:
 
 
 def translated(name: str, words: Sequence[str]) -> list[str]:
-    """The flags of main.py for `pubswap NAME WORDS`: the word that is no flag becomes --config or --workdir."""
+    """Translates `pubswap NAME WORDS` to flags of main.py: the word that is no flag becomes --config or --workdir."""
     flag, alone, flags = GIVEN_AS[COMMANDS[name].takes], [], []
     rest = iter(words)
     for word in rest:

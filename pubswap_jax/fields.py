@@ -1,4 +1,4 @@
-"""The fields of a config: their defaults as a config, and their table as Markdown and as text.
+"""Makes the default config from the table of fields, and prints that table as Markdown or as text.
 
 `python -m pubswap_jax.fields` prints the table in configs/README.md.
 """

@@ -5,7 +5,7 @@ import pathlib
 
 
 def bytes_text(count: float) -> str:
-    """1536 -> '1.5 kB'."""
+    """A number of bytes for a reader: 1536 -> '1.5 kB'."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if count < 1000 or unit == "TB":
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"

@@ -73,7 +73,7 @@ def train(
 
 
 def _train(run: Run, at: RunState, book: Book, examine: evaluation.Examine, check: Check) -> RunState:
-    """The loop: every event of the run's timeline from `at` on. `book` records and saves."""
+    """The training loop: runs every event of the run's timeline from `at` on. `book` records and saves."""
     federation, clock, gate = run.federation, book.recorder.clock, make_gate(run, at)
     sure, closing = at, {}  # the last state that can be saved, and the figures of the last close
     judge = watched(run.judge, clock, check)
@@ -173,7 +173,7 @@ def asked(run: Run) -> dict[str, list]:
 
 
 def unknown_files(workdir: pathlib.Path) -> None:
-    """Raises if a file that the run would overwrite already exists; called only if no run wrote to this folder."""
+    """Raises if a file that the run would overwrite exists already. Called only for a folder to which no run has written."""
     for name in FILES:
         path = workdir / f"{name}.jsonl"
         if path.exists() and path.stat().st_size:

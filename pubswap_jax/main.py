@@ -86,7 +86,7 @@ def helped(section: str) -> str:
 
 
 def parse(arguments: Sequence[str]) -> Flags:
-    """Parses the flags and checks what can be checked without loading a model or data."""
+    """Parses the command's flags, and checks what can be checked without loading a model or data."""
     parser = Parser(add_help=False, allow_abbrev=False)
     for name in ("config", "workdir", "mode", "adapter", "questions", "merge"):
         parser.add_argument(f"--{name}", default="train" if name == "mode" else "")
@@ -154,8 +154,9 @@ def _field(flag: str) -> tuple[str, str]:
 
 
 def dated(config: str, overrides: Sequence[str], rounds: int | None) -> pathlib.Path:
-    """runs/2026-05-01-math-tiny, plus a digest of the overrides, so that the same command has the same folder.
+    """The default folder of a run: runs/2026-05-01-math-tiny plus a digest of the overrides.
 
+    The same command has the same folder.
     Without a folder of today, the latest earlier folder is taken if its run has checkpoints but has not finished `rounds`. With
     `rounds=None` the latest earlier folder is always taken.
     """

@@ -91,7 +91,7 @@ def train(
 
 
 def configured(config: Any, changes: Mapping[str, Any]) -> Any:
-    """The config of that name, or a copy of the ConfigDict, with these fields changed; checked."""
+    """The config of this name, or a copy of the ConfigDict, with the fields in `changes` set; checked."""
     made = settings.load(str(config)) if isinstance(config, (str, pathlib.Path)) else config.copy_and_resolve_references()
     for name, value in changes.items():
         settings.override(made, name, str(value))
@@ -110,7 +110,7 @@ def _function(value: Any) -> Any:
 
 
 def _asked(questions: Any) -> dict[str, str]:
-    """The field that a text names questions in."""
+    """The field for questions given as a text: {data.path: text} for files, {data.name: text} for names of data sets."""
     if not isinstance(questions, (str, pathlib.Path)):
         return {}
     return {"data.name" if hub.is_name(str(questions)) else "data.path": str(questions)}
@@ -123,7 +123,7 @@ def _rewards(functions: Any) -> list[reward.Reward]:
 
 
 def _folder(config: Any, changes: Mapping[str, Any], given: Given, rounds: int) -> pathlib.Path:
-    """The dated folder of these arguments. The number of rounds does not count, so that a longer run goes on."""
+    """The run's dated folder, which depends on these arguments. The number of rounds does not count: a longer run resumes."""
     words = [f"{name}={value}" for name, value in changes.items() if name != "federation.rounds"]
     words += [f"{name}={one['sha256']}" for name, one in given.described().items()]
     words += [f"reward {one.name} {one.sha256}" for one in given.rewards]
@@ -184,7 +184,7 @@ class Report(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Responses to one question, before and after training."""
+    """Responses to one question by the base model and by the trained adapter; a notebook shows them side by side."""
 
     question: str
     before: Sequence[str]
@@ -201,7 +201,7 @@ class Comparison(NamedTuple):
 
 
 class Trained:
-    """A run that was trained, to the end or until it was interrupted."""
+    """A run that was trained, to the end or until an interrupt: its results, its best adapter, and answers of its model."""
 
     def __init__(self, run: Run, workdir: pathlib.Path):
         self.run, self.workdir = run, workdir
@@ -229,7 +229,7 @@ class Trained:
         return export.export_run(self.run, self.workdir, folder=pathlib.Path(folder))
 
     def ask(self, question: str, samples: int = 1, *, seed: int = 0) -> Any:
-        """The best round's response to a question; a list of them if `samples` is above 1."""
+        """The response of the best round's model to a question; a list of responses if `samples` is above 1."""
         said = self._responses(self._adapter(), question, samples, seed)
         return said if samples > 1 else said[0]
 

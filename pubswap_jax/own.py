@@ -1,4 +1,4 @@
-"""Functions of the user's own that a field names as FILE.py:NAME."""
+"""Loads the user's own functions, which a field of the config names as FILE.py:NAME."""
 
 import hashlib
 import importlib.util
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def names(value: str) -> bool:
-    """Whether a field's value names a function of a file: 'rules.py:half_step'."""
+    """Whether a field's value names a function in the user's file, such as 'rules.py:half_step'."""
     return pathlib.Path(value.rpartition(":")[0]).suffix == ".py"
 
 
@@ -19,12 +19,12 @@ def file_of(value: str) -> pathlib.Path:
 
 
 def digest(value: str) -> str:
-    """SHA-256 of the file that a field's value names."""
+    """SHA-256 of the user's file that a field's value, FILE.py:NAME, names."""
     return hashlib.sha256(file_of(value).read_bytes()).hexdigest()
 
 
 def load(field: str, value: str) -> Callable[[], Any]:
-    """The function without arguments that `value` names. A mistake is a ValueError of one line."""
+    """Loads the function that `value`, FILE.py:NAME, names. It takes no arguments. A mistake is a ValueError of one line."""
     file, name, said = file_of(value), value.rpartition(":")[2], f"config.{field}={value}"
     if not file.is_file():
         raise ValueError(f"{said}: no such file {file}")
@@ -39,7 +39,7 @@ def load(field: str, value: str) -> Callable[[], Any]:
 
 
 def executed(file: pathlib.Path, said: str) -> types.ModuleType:
-    """The module of a file. An exception in it is a ValueError of one line that begins with `said`."""
+    """Runs a Python file and returns its module. An exception in it is a ValueError of one line that begins with `said`."""
     spec = importlib.util.spec_from_file_location(f"_own_{file.stem}", file)
     module = importlib.util.module_from_spec(spec)
     try:

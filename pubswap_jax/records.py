@@ -1,4 +1,7 @@
-"""Records: what crosses between clients and a server, and how a record becomes bytes.
+"""Records: the messages that cross between clients and a server, and how a record becomes bytes.
+
+A record is stacked over clients. `pack` writes one client's share; `unpack` reads it on the other side. Only what the reader
+cannot know is written: of a response the tokens up to its end, and of a swapped batch only the swapped slots.
 
 A record is stacked over clients. `pack` writes one client's share; `unpack` reads it on the other side. Only what the reader
 cannot know is written: the tokens of a response up to its end, and of a swapped batch the swapped slots alone.
@@ -19,10 +22,11 @@ SLOTS = ("responses", "verdicts")  # kinds with an entry for every response [C, 
 
 @flax.struct.dataclass
 class Record:
-    """One message of every client in `who`.
+    """One message of every client in `who`, in one direction.
 
     The arrays of each kind, leaves [C, ...]:
-      adapters     adapter, and moments where they are averaged
+      adapters     adapter; down also `sent`, of the aggregation rule; up also `extra`, of the clients' correction;
+               both ways the optimizer's moments, if moments are averaged
       questions    numbers int32[C, B]
       responses    tokens, mask [C, B, G, R]; going down also slots, correct, reward [C, B, G]
       verdicts     correct, reward [C, B, G]
@@ -38,7 +42,7 @@ class Record:
     who: Any = None  # bool[C]; None: everybody
 
     def pack(self, client: int = 0) -> bytes:
-        """The share of one client: a line of JSON that says what follows, then the arrays."""
+        """One client's share of the record as bytes: a line of JSON that describes the arrays, then the arrays."""
         own = jax.tree.map(lambda x: np.asarray(x)[client], self.arrays)
         parts = own if self.kind == "counters" else {str(i): np.asarray(x) for i, x in enumerate(jax.tree.leaves(own))}
         parts = _slots(own) if self.kind in SLOTS else parts
@@ -50,7 +54,7 @@ class Record:
 
     @staticmethod
     def unpack(data: bytes, like: "Record") -> "Record":
-        """The record of one client, C = 1. `like` is a record of the same kind: the reader's own, or one of shapes.
+        """Reads one client's record, C = 1, from bytes. `like` is a record of the same kind, which gives the shapes.
 
         Counters name themselves, so a reader of counters needs no `like.arrays`.
         """
@@ -73,24 +77,27 @@ class Record:
 
 
 def joined(records: list[Record]) -> Record:
-    """Records of one kind as one record, in this order of clients."""
+    """Joins several records of one kind into one record, with the clients in this order."""
     arrays = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(record.arrays for record in records))
     ids = None if records[0].ids is None else np.concatenate([record.ids for record in records])
     return records[0].replace(arrays=arrays, ids=ids)
 
 
 def sent_rewards(reward: np.ndarray, correct: np.ndarray, slots: np.ndarray) -> np.ndarray:
-    """Whether rewards cross: only if some reward in bool[..., B, G] `slots` is not its verdict's bit. -> bool[...]."""
+    """Whether rewards must be written beside verdicts: where some reward in `slots` bool[..., B, G] differs from its bit.
+
+    -> bool[...].
+    """
     return ((reward != correct) & slots).any((-2, -1))
 
 
 def sent_bits(correct: np.ndarray, slots: np.ndarray, down: bool) -> np.ndarray:
-    """Whether verdicts cross: always up; down, where swaps are of right responses alone, they are known. -> bool[...]."""
+    """Whether verdicts must be written. Always going up; going down, swaps of right responses alone need none. -> bool[...]."""
     return np.ones(slots.shape[:-2], bool) if not down else (~correct & slots).any((-2, -1))
 
 
 def _slots(own: dict) -> dict[str, np.ndarray]:
-    """One client's slots as flat arrays."""
+    """Picks the responses of one client's swapped or own slots, as flat arrays to be written."""
     shape = own["correct"].shape if "correct" in own else own["mask"].shape[:2]
     slots, parts = own.get("slots", np.ones(shape, bool)), {}
     if "slots" in own:
@@ -129,12 +136,12 @@ def _of_slots(parts: dict[str, np.ndarray], like: dict) -> dict[str, np.ndarray]
 
 
 def _rewards(own: dict) -> dict[str, np.ndarray]:
-    """One client's rewards of the questions that were asked."""
+    """Picks one client's rewards of the questions that it was asked, to be written."""
     return {"asked": np.packbits(own["asked"]), "reward": own["reward"][own["asked"]]}
 
 
 def _of_rewards(parts: dict[str, np.ndarray], like: dict) -> dict[str, np.ndarray]:
-    """One client's rewards; 0 for questions that were not asked."""
+    """The inverse of `_rewards`: one client's reward array from the values that were read; 0 for questions not asked."""
     asked = np.unpackbits(parts["asked"], count=like["asked"].size).astype(bool)
     reward = np.zeros(like["reward"].shape, like["reward"].dtype)
     reward[asked] = parts["reward"].reshape(-1, reward.shape[-1])

@@ -1,4 +1,4 @@
-"""Configs: loading from a file, overriding by flags, checking before a model or data is loaded, comparing two configs."""
+"""Configs: loads them from a file, changes fields by flags, checks them before a model or data is loaded, and compares two."""
 
 import ast
 import difflib
@@ -21,7 +21,7 @@ SHARED = "common.py"  # a file of this name has what the configs of its folder s
 
 
 def load(spec: str) -> ConfigDict:
-    """The config of `math`, `math:preset`, `path/to/config.py` or `path/to/config.py:preset`."""
+    """Loads the config that `spec` names: `math`, `math:preset`, `path/to/config.py` or `path/to/config.py:preset`."""
     name, _, preset = spec.partition(":")
     file = config_file(name)
     try:
@@ -66,7 +66,7 @@ def _module(file: pathlib.Path) -> types.ModuleType:
 
 
 def beside(config_file: str, name: str) -> types.ModuleType:
-    """The module of the file `name` in the folder of `config_file`: code that the configs of one folder share.
+    """Imports the file `name` in the folder of `config_file`: code that the configs of one folder share.
 
     A config cannot import its neighbour by name, since it is loaded by its path, from any folder, or as part of a package.
     """
@@ -199,7 +199,7 @@ def value_of(config: ConfigDict, name: str) -> Any:
 
 
 def chosen(config: ConfigDict, name: str) -> Any:
-    """The function that the value of the field `name` stands for in the table of fields; None if it stands for no function.
+    """The function that a field's value names, by the table of fields; None for a value that stands for no function.
 
     The module of the function is loaded here. Where the table gives a factory, the factory's result is returned.
     """
@@ -239,19 +239,19 @@ def flatten(config: ConfigDict) -> dict[str, Any]:
 
 
 def differences(ours: dict, theirs: dict) -> list[str]:
-    """One line for each field whose values differ. `theirs` is the earlier config."""
+    """Compares two configs: one line for each field whose values differ. `theirs` is the earlier config."""
     names = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
     return [f"{name}: {theirs.get(name)!r} before, {ours.get(name)!r} now" for name in names]
 
 
 def nearest_field(name: str) -> str:
-    """Like `nearest`, among the fields and the names that other tools use for them."""
+    """End of an error message about an unknown field: the nearest field, also by the names of other tools."""
     meant = field_called(name)
     return f"; did you mean {meant}?" if meant else nearest(name, [field.name for field in FIELDS])
 
 
 def field_called(name: str) -> str:
-    """The field that other tools call `name`, or the only field with the same last part; else empty."""
+    """The field that a user means by `name`: what other tools call it, or the only field with this last part; else empty."""
     named = [field.name for field in FIELDS if field.name.split(".")[-1] == name.split(".")[-1]]
     return checks.field_of(name) or (named[0] if len(named) == 1 else "")
 

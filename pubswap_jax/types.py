@@ -1,4 +1,6 @@
-"""The data types of the project. Every array that passes between files is a field of a type in this file.
+"""The data types of the project. Arrays that pass between files are fields of these types.
+
+A few folders have types of their own for values that only they use.
 
 Axes: C clients, B prompts, G samples per prompt (the paper's K), P prompt length, R response length, V vocabulary, r rank.
 Shapes are written for one client; the stacked form has a leading C and a plural name (`client` / `clients`).
@@ -46,7 +48,7 @@ class Rollout:
 
 @flax.struct.dataclass
 class Verdict:
-    """The judge's result for each response. The swap reads `correct`, never `reward`."""
+    """The judge's result for each response: `correct` and `reward`. The swap reads `correct`, never `reward`."""
 
     reward: Array  # f32[B, G]
     correct: Array  # bool[B, G]
@@ -60,7 +62,7 @@ class Verdict:
 
 @flax.struct.dataclass
 class SwapPlan:
-    """Source of each slot's response, for all clients (stacked)."""
+    """Says where each slot's response comes from, for all clients: `source` numbers the response of some client."""
 
     source: Array  # int32[C, B, G]   client * G + g over all clients; a slot's own index where nothing is swapped
     swapped: Array  # bool[C, B, G]
@@ -68,7 +70,7 @@ class SwapPlan:
 
 @flax.struct.dataclass
 class Batch:
-    """One step's questions (stacked). A public batch repeats its rows for every client."""
+    """The questions of one step for all clients. A public batch repeats its rows for every client."""
 
     prompts: Prompts  # [C, B, P]
     answers: Any  # the judge's input: an array for a jnp judge, problems [C][B] for a judge on the host
@@ -83,7 +85,7 @@ class Batch:
 
 @flax.struct.dataclass
 class Reference:
-    """What experts compare candidates with: the `answers` of a batch that experts judge, for C clients and B questions."""
+    """FedGRPO's `answers` of a batch: for C clients and B questions, what a client as expert compares candidates with."""
 
     answers: Any  # as a batch's; read only where a client holds the question
     held: Array  # bool[C, B], the client holds the question, and so its answer
@@ -93,7 +95,10 @@ class Reference:
 
 @flax.struct.dataclass
 class ClientState:
-    """State of one client. Keys are folded with `id`, so a client samples the same alone and stacked."""
+    """State of one client: adapter, optimizer, and what it received.
+
+    Keys are folded with `id`, so a client samples the same alone and stacked.
+    """
 
     id: Array  # int32[]
     adapter: PyTree
@@ -116,10 +121,10 @@ class ServerState:
 
 @flax.struct.dataclass
 class StepRecord:
-    """What one step did, stacked over clients. After a private step, `swapped_*` are the clients' own.
+    """What one step did, for all clients: responses, verdicts, swaps and metrics.
 
-    Metrics are f32[C]. An absent client's rows mean nothing: they are zeros and metrics of zeros where only the clients that
-    take part are computed, and else whatever was computed.
+    After a private step, `swapped_*` are the clients' own. Metrics are f32[C]. An absent client's rows mean nothing: they are
+    zeros where only the clients that take part are computed, and else whatever was computed.
     """
 
     metrics: dict[str, Array]
@@ -155,7 +160,7 @@ class Hparams:
 
 
 class Adapter(NamedTuple):
-    """An adapter family: what it adds to x W of a linear layer. Pure functions of one layer's arrays, two dicts by name.
+    """An adapter family such as LoRA: pure functions that make, apply and send the adapter of one linear layer.
 
     `frozen` arrays are shared by all clients and never trained; `trained` arrays are a client's own. Factories such as `lora`
     are cached: equal arguments give the same object, and so the same compiled programs.
@@ -175,7 +180,7 @@ class Adapter(NamedTuple):
     settings: tuple[tuple[str, float | str], ...] = ()  # the factory's arguments, by name
 
     def delta(self, frozen: dict, trained: dict) -> Array:
-        """ΔW = P Q, [..., in, out]; for tests."""
+        """The dense change ΔW = P Q of a layer, [..., in, out]; used by tests only."""
         p, q = self.factors(frozen, trained)
         return p @ q
 
@@ -238,12 +243,12 @@ Program = Callable[[str, Callable], Callable]  # (name, function) -> the compile
 
 
 def compiled(name: str, function: Callable) -> Callable:
-    """The default Program."""
+    """Compiles a function by `jax.jit`, whatever its name: the default `Program`."""
     return jax.jit(function)
 
 
 class Aggregator(NamedTuple):
-    """How uploads become the next adapter: pure functions that know no model and see adapters only.
+    """An aggregation rule: how clients' uploads become the next adapter. Pure functions that see adapters, never a model.
 
     A weight of 0 means absent: whatever that upload holds, NaN included, changes nothing.
     """
@@ -260,7 +265,7 @@ class Aggregator(NamedTuple):
 
 
 class Correction(NamedTuple):
-    """What a federated method does inside a client, beside its optimizer: pure functions written for one client.
+    """What a federated method changes inside a client: terms for its gradient, as pure functions of one client.
 
     A client calls `receive` at the start of a round, `observe` and then `gradient` at every step, and `finish` at the end.
     """
@@ -275,7 +280,7 @@ class Correction(NamedTuple):
 
 
 class Client(NamedTuple):
-    """What a client does. It knows the model and the optimizer.
+    """What a client does: answers questions, learns, uploads. It knows the model and the optimizer.
 
     `start`, `learn` and `upload` are written for one client and vmapped by `over_clients`; `respond` is stacked already.
     """
@@ -290,7 +295,7 @@ class Client(NamedTuple):
 
 
 class Server(NamedTuple):
-    """What a server does. PubSwap's knows no model."""
+    """What a server does: sends its adapter, plans swaps, aggregates uploads. PubSwap's server knows no model."""
 
     download: Callable[[ServerState], PyTree | None]  # None: nothing comes down, and everybody trains alone
     swap: Callable[..., tuple[PyTree, SwapPlan]]  # (key, correct, responses [C, B, G, ...], present) -> responses, plan
@@ -325,9 +330,9 @@ class Federation(NamedTuple):
 
 
 class Event(NamedTuple):
-    """One event of a run, in host values."""
+    """One event of a run: a step, or the begin or end of a round, or an evaluation. All values are on the host."""
 
-    kind: str  # evaluate | open | private | public | auxiliary | close; auxiliary: public questions whose answers are known
+    kind: str  # evaluate | open | private | public | auxiliary | close; auxiliary: a survey of FedGRPO
     who: Any  # bool[C], the clients it concerns
     round: int  # from 0; -1 for the evaluation of the base model
     step: int

@@ -70,7 +70,7 @@ def _read(path: str) -> list[dict]:
 
 
 def _grade(rows: list[dict], timeout: float) -> None:
-    """Adds `status` and `extracted` to each row."""
+    """Verifies all rows and writes `status` and `extracted` into each."""
     for kind in KINDS:
         chosen = [row for row in rows if row.get("kind", "math") == kind]
         texts, golds = [_completion(row) for row in chosen], [row["gold"] for row in chosen]

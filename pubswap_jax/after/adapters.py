@@ -1,4 +1,4 @@
-"""The clients' own adapters of a run that has ended, as blocks of factors, and adapters made of such blocks."""
+"""Reads the clients' own adapters of a run that has ended, as blocks of low-rank factors that can be merged."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from pubswap_jax.weights.peft_tensors import adapted_layers, layer_arrays
 
 
 class Own(NamedTuple):
-    """The clients' own adapters at the end of a run, from before the last averaging if there was one."""
+    """The clients' own adapters at the end of a run; if the run averages, those from before the last averaging."""
 
     round: int  # rounds done
     clients: list[int]  # N of the run's clients
@@ -32,7 +32,11 @@ class Own(NamedTuple):
 
 
 def own_adapters(run: Run, workdir: pathlib.Path) -> Own:
-    """Raises if there are not two adapters that differ. The adapters pass a gate, as on their way to an averaging.
+    """Each client's own adapter from the newest checkpoint in `workdir`. Raises unless two of the adapters differ.
+
+    An adapter passes a `Gate`, which counts its bytes, as on its way to an averaging. The adapters are those of the last
+    round, not of the best one: clients that train alone forget the topics of other clients, so by the mean over all topics,
+    which chooses the best round, the base model is often the best.
 
     They are the last ones, not those of the best round. Clients that train alone forget the topics of the others. By the mean
     over all topics, which chooses the best round, the base model is then often the best.
@@ -64,7 +68,10 @@ def own_adapters(run: Run, workdir: pathlib.Path) -> Own:
 
 
 def blocks_of(config: ModelConfig, parts: Sequence[Mapping[str, tuple[dict, dict]]]) -> list[Block]:
-    """The blocks of N adapters, from the arrays (frozen, trained) of each adapter's linear layers."""
+    """One `Block` for each transformer layer: the factors P and Q of N adapters.
+
+    `parts`: each adapter's (frozen, trained) arrays.
+    """
     blocks: list[dict[str, Factors]] = [{} for _ in range(config.num_layers)]
     for name, layer in adapted_layers(config).items():
         pairs = [config.adapter.factors(*part[name]) for part in parts]
@@ -74,17 +81,20 @@ def blocks_of(config: ModelConfig, parts: Sequence[Mapping[str, tuple[dict, dict
 
 
 def sizes_of(blocks: Sequence[Block]) -> np.ndarray:
-    """f64[B]: the parameters of each block's dense matrices."""
+    """f64[B]: for each of B blocks, the number of parameters of the dense matrices ΔW that its factors stand for."""
     return np.array([sum(p.shape[-2] * q.shape[-1] for p, q in block.values()) for block in blocks], float)
 
 
 def rank_of(blocks: Sequence[Block]) -> int:
-    """The largest rank of one adapter's factors."""
+    """The largest rank of any factor in the blocks, which one LoRA adapter needs to hold all of them."""
     return max(p.shape[-1] for block in blocks for p, _ in block.values())
 
 
 def lora_of(config: ModelConfig, blocks: Sequence[Block], rank: int) -> tuple[ModelConfig, PyTree]:
-    """One adapter's blocks as LoRA of this rank and scale 1. Lower ranks are padded with zeros, which changes no product."""
+    """Turns one adapter's blocks into a LoRA adapter of this rank: (its model config, its arrays).
+
+    Its scale is 1. Blocks of a lower rank are padded with zeros, which changes no product.
+    """
     leaves: dict = {}
     for name, layer in adapted_layers(config).items():
         p, q = blocks[layer.number][name]
@@ -98,20 +108,20 @@ def lora_of(config: ModelConfig, blocks: Sequence[Block], rank: int) -> tuple[Mo
 
 
 def with_rank(run: Run, config, rank: int) -> Run:
-    """The run with a model and an evaluation for the adapters of `lora_of`."""
+    """A copy of the run whose model and evaluation take LoRA adapters of this rank, as `lora_of` makes them."""
     model = Transformer(run.policy.config.replace(adapter=lora(rank, float(rank))))
     policy = run.policy._replace(model=model, base=run.policy.base | {"basis": {}})
     return run._replace(policy=policy, examiner=make_examiner(config, policy, run.place, run.programs, run.own))
 
 
 def mixture(run: Run, client: int) -> dict[str, float]:
-    """Topic -> share of the client's private questions."""
+    """{topic: its share of the client's private questions}. The shares add up to 1."""
     topics = [run.data.train.problems[i].topic for i in run.data.split.clients[client]]
     return {topic: topics.count(topic) / len(topics) for topic in sorted(set(topics))}
 
 
 def accuracy(found: Evaluation, shares: Mapping[str, float]) -> float:
-    """pass@1 with topics weighted by their shares. Topics without a question in `found` are left out."""
+    """pass@1 of a client: the mean over topics, weighted by their shares. Topics that `found` did not ask are left out."""
     asked = {problem.topic for problem in found.problems}
     weights = {topic: share for topic, share in shares.items() if topic in asked}
     if not weights:
@@ -121,5 +131,5 @@ def accuracy(found: Evaluation, shares: Mapping[str, float]) -> float:
 
 
 def names_of(clients: Sequence[int], group: Group) -> str:
-    """'0+2': the run's clients in a group."""
+    """Names the clients of a group by their numbers in the run, such as '0+2'."""
     return "+".join(str(clients[i]) for i in group)

@@ -1,4 +1,4 @@
-"""The mode `flexmerge`: merges the clients' own adapters of a run at a size, and says what each client loses by it."""
+"""The mode `flexmerge`: merges the clients' adapters into fewer models, and says what each client loses by it."""
 
 import html
 import json
@@ -45,7 +45,7 @@ The adapter of client {client} after merging by FlexMerge ({how}) at {size:.2f}x
 
 
 class Row(NamedTuple):
-    """The figures at one size."""
+    """What merging to one size gives: the size that was reached, the groups, the clients' accuracies, the error of merging."""
 
     size: float  # reached
     groups: list[list[Group]]  # of each block
@@ -59,7 +59,7 @@ def flexmerge(config, workdir: pathlib.Path) -> str:
 
 
 def merge_run(run: Run, config, workdir: pathlib.Path) -> str:
-    """`flexmerge` for an assembled run."""
+    """Does what `flexmerge` does, for a run that is already assembled: writes folders and a page, and returns the table."""
     asked = make_merging(config)
     found = own_adapters(run, workdir)
     clients = len(found.clients)
@@ -79,14 +79,14 @@ def merge_run(run: Run, config, workdir: pathlib.Path) -> str:
 
 
 def curve_of(clients: int) -> list[float]:
-    """Sizes from 1 to the number of clients, at most MOST_SIZES of them."""
+    """The sizes that the picture shows: at most MOST_SIZES numbers of models, from 1 to the number of clients."""
     return np.round(np.linspace(1, clients, min(clients, MOST_SIZES)), 2).tolist()
 
 
 def merged_blocks(
     blocks: Sequence[Block], grouped: Sequence[Sequence[Sequence[Group]]], merge: Merge
 ) -> dict[tuple[int, Group], Merged]:
-    """(block, group) -> the block that the group shares, for every group of every size. A group of one keeps its own."""
+    """Merges every group of every size once: (block, group) -> the block that the group shares. One client keeps its own."""
     found: dict[tuple[int, Group], Merged] = {}
     for groups in grouped:
         for number, block in enumerate(groups):
@@ -99,12 +99,12 @@ def merged_blocks(
 
 
 def model_of(groups: Sequence[Sequence[Group]], client: int) -> tuple[Group, ...]:
-    """The group that the client belongs to in each block."""
+    """For each block, the group that the client belongs to. Together these groups say of which blocks its model is made."""
     return tuple(merging.group_of(block, client) for block in groups)
 
 
 def evaluated(run: Run, config, found: Own, grouped, shared, weights: np.ndarray) -> list[Row]:
-    """A row for each size. A model that several clients or sizes have in common is evaluated once."""
+    """Evaluates the merged models of every size and returns one Row per size. Equal models are evaluated once."""
     rank = rank_of([merged.block for merged in shared.values()])
     wide = with_rank(run, config, rank)
     examine, known, rows = evaluation.make_examine(wide, lambda: None), {}, []
@@ -123,7 +123,7 @@ def evaluated(run: Run, config, found: Own, grouped, shared, weights: np.ndarray
 
 
 def exported(run: Run, how: str, workdir: pathlib.Path, found: Own, row: Row, shared) -> list[pathlib.Path]:
-    """Writes one PEFT folder for each client, at the largest rank of its blocks, and returns their paths."""
+    """Writes each client's merged adapter as a PEFT folder, at the largest rank of its blocks. Returns the folders' paths."""
     folders = []
     for i, client in enumerate(found.clients):
         model = model_of(row.groups, i)
@@ -144,7 +144,7 @@ def exported(run: Run, how: str, workdir: pathlib.Path, found: Own, row: Row, sh
 
 
 def summary(run: Run, how: str, found: Own, rows: Sequence[Row], chosen: Row) -> str:
-    """The table as text, and the groups of every block at the chosen size."""
+    """Text for the terminal: a table with one row per size, then the groups of every block at the chosen size."""
     names = [f"client {client}" for client in found.clients]
     head = f"{'size':>6}{'mean':>9}" + "".join(f"{name:>11}" for name in names) + f"{'error':>9}  groups in each block"
     said = [
@@ -164,7 +164,7 @@ def summary(run: Run, how: str, found: Own, rows: Sequence[Row], chosen: Row) ->
 
 
 def write_page(workdir: pathlib.Path, found: Own, rows: Sequence[Row], text: str) -> None:
-    """Writes flexmerge.html, with the picture of accuracy against size, and figures.json."""
+    """Writes two files: flexmerge.html, with a chart of accuracy against size, and figures.json."""
     x = [row.size for row in rows]
     curves = [Line("mean of clients", x, [float(np.mean(row.accuracies)) for row in rows])]
     curves += [Line(f"client {c}", x, [row.accuracies[i] for row in rows]) for i, c in enumerate(found.clients)]

@@ -14,7 +14,7 @@ Group = tuple[int, ...]  # adapters that share a block, in ascending order
 
 
 class Factors(NamedTuple):
-    """ΔW = P Q of one linear layer."""
+    """The change of one linear layer's matrix as a product of two low-rank factors, ΔW = P Q."""
 
     p: np.ndarray  # [in, k]; of N adapters [N, in, k]
     q: np.ndarray  # [k, out]; of N adapters [N, k, out]
@@ -24,7 +24,7 @@ Block = Mapping[str, Factors]  # linear layer -> factors
 
 
 class Step(NamedTuple):
-    """One merge of two groups."""
+    """One merge: the block, the two groups that become one, and how similar they are."""
 
     block: int
     members: Group  # of both groups
@@ -32,7 +32,7 @@ class Step(NamedTuple):
 
 
 class Merged(NamedTuple):
-    """A merged group's block."""
+    """The block of a merged group: its factors, and the error of cutting them to a rank."""
 
     block: Block  # P [in, k], Q [k, out]
     error: float  # ‖ΔW − P Q‖ / ‖ΔW‖ over the block; 0: exact
@@ -45,7 +45,7 @@ Merge = Callable[[Block, Group], Merged]  # (the N adapters' block, two or more 
 
 
 def gram(block: Block) -> np.ndarray:
-    """f64[N, N]: ⟨ΔWᵢ, ΔWⱼ⟩ = Σ (PᵢᵀPⱼ) ⊙ (QᵢQⱼᵀ), summed over the layers of the block."""
+    """f64[N, N]: the inner products ⟨ΔWᵢ, ΔWⱼ⟩ = Σ (PᵢᵀPⱼ) ⊙ (QᵢQⱼᵀ) of N adapters in one block, summed over its layers."""
     total = 0.0
     for p, q in block.values():
         clients, _, rank = p.shape
@@ -67,7 +67,9 @@ def cosines(products: np.ndarray) -> np.ndarray:
 
 
 def order(similarity: np.ndarray) -> list[Step]:
-    """All B (N − 1) merges, the most similar pair first. f64[B, N, N], the cosines of each block.
+    """The order in which FlexMerge merges: all B (N − 1) merges of B blocks and N clients, the most similar pair first.
+
+    `similarity` is f64[B, N, N], the cosines of each block.
 
     The similarity of two groups is the minimum over pairs of their members. Ties go to the lower block, then to the pair of
     groups with the lower least members.
@@ -94,7 +96,10 @@ def order(similarity: np.ndarray) -> list[Step]:
 
 
 def groups_at(steps: Sequence[Step], size: float, clients: int, weights: np.ndarray) -> list[list[Group]]:
-    """The groups of each block after the fewest steps that reach `size` models or less. `weights` f64[B]: sizes of blocks."""
+    """Each block's groups when merging stops: after the fewest steps that leave at most `size` models.
+
+    `weights`: blocks' sizes.
+    """
     if not 1 <= size <= clients:
         raise ValueError(f"size={size:g}: 1 to {clients} expected, since there are {clients} adapters")
     groups = [{(i,) for i in range(clients)} for _ in weights]
@@ -106,13 +111,13 @@ def groups_at(steps: Sequence[Step], size: float, clients: int, weights: np.ndar
 
 
 def size_of(groups: Sequence[Sequence[Group]], weights: np.ndarray) -> float:
-    """How many models' blocks there are, a block counted by its number of parameters: 1 is one model."""
+    """The size of all groups together, where 1 is one model. A group counts with its block's parameters, `weights` f64[B]."""
     counts = np.array([len(block) for block in groups], float)
     return float(counts @ weights / np.sum(weights))
 
 
 def group_of(groups: Sequence[Group], client: int) -> Group:
-    """The client's group in one block."""
+    """The group of one block that contains the client."""
     return next(group for group in groups if client in group)
 
 
@@ -120,17 +125,19 @@ def group_of(groups: Sequence[Group], client: int) -> Group:
 
 
 def own(block: Block, client: int) -> Block:
-    """One adapter's block."""
+    """The block with one adapter's factors alone, taken from a block that holds all adapters."""
     return {name: Factors(p[client], q[client]) for name, (p, q) in block.items()}
 
 
 def average(rank: int = 0) -> Merge:
-    """(1/n) Σ ΔWᵢ, exact at rank n·r, or cut to `rank`."""
+    """Returns the merge (1/n) Σ ΔWᵢ of n adapters of rank r: exact at rank n·r, or cut to `rank` by an SVD."""
     return task_arithmetic(1.0, rank)
 
 
 def task_arithmetic(scale: float = 1.5, rank: int = 0) -> Merge:
-    """(scale/n) Σ ΔWᵢ, exact at rank n·r, or cut to `rank` (Ilharco et al., arXiv 2212.04089).
+    """Returns the merge (scale/n) Σ ΔWᵢ of n adapters of rank r (Ilharco et al., arXiv 2212.04089).
+
+    It is exact at rank n·r, or cut to `rank` by an SVD.
 
     Reading: the factor is that of the mean, as in FlexMerge's experiments with images, whose scale is 1.5.
     """
@@ -146,7 +153,7 @@ def task_arithmetic(scale: float = 1.5, rank: int = 0) -> Merge:
 
 
 def ties(density: float = 0.2, rank: int = 0) -> Merge:
-    """TIES (arXiv 2306.01708): trims small entries, elects signs, and averages the entries that agree; cut to `rank` by an SVD.
+    """Returns the TIES merge (arXiv 2306.01708): trims small entries, elects signs, and averages the entries that agree.
 
     Each adapter keeps its largest `density` of a block's entries. An entry's sign is that of the sum. The result is the mean
     over the adapters that kept the entry with this sign. It has full rank, and is cut to the best approximation of rank `rank`;
@@ -167,7 +174,7 @@ def ties(density: float = 0.2, rank: int = 0) -> Merge:
 
 
 def cut(block: Block, rank: int) -> Merged:
-    """The best approximation of this rank, by an SVD of the factors: ΔW is not formed."""
+    """The best approximation of a block by this rank, computed from its factors P and Q by an SVD: ΔW is not formed."""
     merged, lost, whole = {}, 0.0, 0.0
     for name, (p, q) in block.items():
         (left, upper), (right, lower) = np.linalg.qr(p), np.linalg.qr(q.T)
@@ -179,12 +186,12 @@ def cut(block: Block, rank: int) -> Merged:
 
 
 def _beside(p: np.ndarray) -> np.ndarray:
-    """[N, in, k] -> [in, N·k], the adapters' columns one after another."""
+    """Joins the adapters' columns side by side: [N, in, k] -> [in, N·k]."""
     return np.moveaxis(p, 0, 1).reshape(p.shape[1], -1)
 
 
 def _threshold(block: Block, density: float) -> float:
-    """The least magnitude among the block's largest `density` of entries."""
+    """The magnitude above which a share `density` of the block's entries lies."""
     entries = np.concatenate([np.abs(p @ q).ravel() for p, q in block.values()])
     kept = max(1, int(np.ceil(density * entries.size - 1e-9)))
     return float(np.partition(entries, entries.size - kept)[entries.size - kept])
@@ -195,7 +202,7 @@ def _trimmed(dense: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def _elected(trimmed: Sequence[np.ndarray]) -> np.ndarray:
-    """The mean over entries whose sign is that of their sum. Where the sum is 0, so is the result."""
+    """For each entry, the mean over the adapters whose value has the sign of the sum of all values; 0 where that sum is 0."""
     sign = np.sign(sum(trimmed))
     total, count = np.zeros_like(trimmed[0]), np.zeros_like(trimmed[0])
     for one in trimmed:
@@ -206,7 +213,7 @@ def _elected(trimmed: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _leading(dense: np.ndarray, rank: int) -> Factors:
-    """The best approximation of this rank, from the eigenvectors of the smaller of W Wᵀ and WᵀW."""
+    """The best approximation of a dense matrix W by this rank, as factors; from eigenvectors of the smaller of W Wᵀ and WᵀW."""
     rank = min(rank, *dense.shape)
     wide = dense.astype(np.float64)
     if dense.shape[0] <= dense.shape[1]:

@@ -1,4 +1,4 @@
-"""The mode `route`: routes a run's test questions to its clients' own adapters, beside what other choices would reach.
+"""The mode `route`: sends each test question to one client's adapter, and compares its accuracy with other ways to choose.
 
 References are public questions, which every client's adapter answers at home. The verdicts and one number, the mean length of
 an answer, go up through a gate. With `route.questions=own` every client has a router of its own: the adapters come down to it,
@@ -33,7 +33,7 @@ FOLDER = "route"
 
 
 class Known(NamedTuple):
-    """What one router knows: n reference questions and M adapters."""
+    """What one router knows: n reference questions with their embeddings, and how well each of M adapters answers them."""
 
     embedded: np.ndarray  # f[n, D]
     values: np.ndarray  # f[n, M], accuracy less the weighted cost
@@ -41,7 +41,7 @@ class Known(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """The adapter that answers each of q test questions."""
+    """Which adapter answers each of q test questions: by the router, and by the simplest alternative."""
 
     routed: np.ndarray  # int[q], by the router
     single: np.ndarray  # int[q], the adapter that is best on the references, the same one for all questions of a topic
@@ -53,7 +53,7 @@ def route(config, workdir: pathlib.Path) -> str:
 
 
 def route_run(run: Run, config, workdir: pathlib.Path) -> str:
-    """`route` for an assembled run."""
+    """Does what `route` does, for a run that is already assembled: writes the files and returns the table."""
     asked, found = make_routing(config), own_adapters(run, workdir)
     examine = evaluation.make_examine(run, lambda: None)
     homes, account = references(run, found, asked, examine)
@@ -72,7 +72,7 @@ def route_run(run: Run, config, workdir: pathlib.Path) -> str:
 
 
 def references(run: Run, found: Own, asked: Routing, examine) -> tuple[list[Known], dict[str, list[int]]]:
-    """The references of each router, and the bytes that crossed for them, by direction and kind."""
+    """Has adapters answer reference questions: what each router knows, and the bytes that crossed, by direction and kind."""
     split, gate = run.data.split, _gate(run, found)
     rows = [split.clients[client] for client in found.clients] if asked.own else [split.public]
     if not all(rows):
@@ -107,7 +107,7 @@ def _sent(run: Run, found: Own) -> PyTree:
 
 
 def _crossed(gate: Gate, correct: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The clients' verdicts bool[M, n, samples] on public questions, and their mean lengths f32[M], after the gate."""
+    """Sends the clients' results on public questions through the gate: verdicts bool[M, n, samples], mean lengths f32[M, n]."""
     ids = np.broadcast_to(np.arange(correct.shape[1], dtype=np.int32), correct.shape[:2])
     verdicts = {"correct": correct, "reward": correct.astype(np.float32)}
     up = gate.channel.up(Record("verdicts", "up", verdicts, ids=ids))
@@ -115,7 +115,7 @@ def _crossed(gate: Gate, correct: np.ndarray, length: np.ndarray) -> tuple[np.nd
 
 
 def hidden_states(run: Run, questions: Questions) -> np.ndarray:
-    """f32[n, D]: the base model's last state of each prompt's last token, from which it begins to answer."""
+    """Embeds questions: f32[n, D], the base model's last hidden state at each prompt's last token."""
     size, count, found = run.examiner.batch, len(questions.problems), []
     for start in range(0, count, size):
         # The last batch is padded with the last question: a smaller batch would compile a second program.
@@ -127,7 +127,7 @@ def hidden_states(run: Run, questions: Questions) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _states(model: Transformer, params: PyTree, tokens: Array, mask: Array) -> Array:
-    """f32[B, D]: the last state of each prompt's last token."""
+    """The model's last hidden state at each prompt's last token: tokens [B, P] -> f32[B, D]."""
     hidden = model.apply({"params": params}, tokens, attention.positions(mask), attention.causal(mask), method="hidden")
     return at_least_f32(hidden[:, -1])  # prompts are padded on the left
 
@@ -136,7 +136,7 @@ def _states(model: Transformer, params: PyTree, tokens: Array, mask: Array) -> A
 
 
 def choose(asked: Routing, known: Known, embedded: np.ndarray, topics: Sequence[str], held_out: bool) -> Choice:
-    """The adapters that answer the test questions; with `held_out`, without references of a question's own topic."""
+    """Routes the test questions. With `held_out`, references with a question's own topic are left out: the topic is new."""
     routed, single = np.zeros((2, len(topics)), int)
     for topic in dict.fromkeys(topics) if held_out else [None]:
         left = [i for i, of in enumerate(known.topics) if of != topic]
@@ -152,7 +152,9 @@ def choose(asked: Routing, known: Known, embedded: np.ndarray, topics: Sequence[
 def compared(
     scores: np.ndarray, average: np.ndarray, topics: Sequence[str], inliers: Sequence[Choice], outliers: Sequence[Choice]
 ) -> dict[str, tuple[float, float, float]]:
-    """Mean accuracy of each way to choose, with its 95 % bootstrap interval over questions. f64[M, q], f64[q].
+    """{way to choose an adapter: (mean accuracy, low, high)} with 95 % bootstrap intervals over q questions.
+
+    `scores` f64[M, q]: each adapter's accuracy on each question; `average` f64[q]: that of the averaged adapter.
 
     Figures of several routers are means over them.
     """
@@ -177,7 +179,7 @@ def _placed(run: Run, found: Own) -> PyTree:
 
 
 def _average(run: Run, config, found: Own) -> Evaluation:
-    """The answers of the mean of all ΔW to the test questions, exact at the sum of the ranks."""
+    """Evaluates, on the test questions, one adapter whose ΔW is the mean of all clients' ΔW, exact at the sum of the ranks."""
     everybody = tuple(range(len(found.clients)))
     blocks = [merging.average()(block, everybody).block for block in found.blocks]
     rank = rank_of(blocks)
@@ -188,7 +190,7 @@ def _average(run: Run, config, found: Own) -> Evaluation:
 
 
 def summary(run: Run, found: Own, homes: Sequence[Known], account: dict[str, list[int]], figures: dict) -> str:
-    """The table as text."""
+    """Text for the terminal: accuracy of the router beside other ways to choose, and the bytes that crossed."""
     crossed = ", ".join(f"{name} {bytes_text(sum(sizes))}" for name, sizes in sorted(account.items()))
     whose = "public" if len(homes) == 1 else "private, one router for each client"
     said = [
@@ -203,7 +205,7 @@ def summary(run: Run, found: Own, homes: Sequence[Known], account: dict[str, lis
 
 
 def _write(workdir: pathlib.Path, found: Own, test: Questions, inliers: Sequence[Choice], figures: dict) -> None:
-    """Writes route.jsonl, with the client whose adapter answers each test question by each router, and figures.json."""
+    """Writes two files: route.jsonl, which has the client that each router chose for each test question, and figures.json."""
     folder = workdir / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     rows = [

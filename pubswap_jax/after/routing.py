@@ -16,7 +16,10 @@ FLOOR = 1e-2  # of a cluster's spread: a cluster of one question has spread 0
 
 
 class References(NamedTuple):
-    """K reference questions, or clusters of them. D sizes of a hidden state, M adapters."""
+    """What a router compares questions with: K reference questions or clusters, each with a weight and M utilities.
+
+    values[k, m] is the utility of adapter m at reference k.
+    """
 
     centre: np.ndarray  # f[D], which is subtracted from every embedding
     points: np.ndarray  # f[K, D], of length 1
@@ -29,7 +32,7 @@ Build = Callable[[np.ndarray, np.ndarray], References]  # (embeddings f[n, D], u
 
 
 def neighbours(nearest: int = 100) -> Build:
-    """Every question is a reference. The `nearest` ones count equally, before they are weighed by their distance."""
+    """Returns a builder of `References` in which every question is one. Only the `nearest` ones of a question count for it."""
 
     def build(embedded: np.ndarray, values: np.ndarray) -> References:
         embedded, values = _checked(embedded, values)
@@ -40,7 +43,10 @@ def neighbours(nearest: int = 100) -> Build:
 
 
 def clusters(count: int = 32, seed: int = 0) -> Build:
-    """References are centroids of k-means by cosine, with pᵢ ∝ nᵢ / sᵢ: size over mean distance to the centroid, floored.
+    """Returns a builder of `References` that are centroids of k-means by cosine: at most `count` clusters of the questions.
+
+    Prior pᵢ ∝ nᵢ / sᵢ: the cluster's size over its mean distance to the centroid, which has a floor. A cluster's utility is
+    the mean over its questions.
 
     A cluster's utility is the mean over its questions.
     """
@@ -60,7 +66,7 @@ def clusters(count: int = 32, seed: int = 0) -> Build:
 
 
 def weights(references: References, embedded: np.ndarray, sharpness: float = SHARPNESS) -> np.ndarray:
-    """w of each question, f[q, K]; rows add up to 1. f[q, D] -> f[q, K]."""
+    """How much each reference counts for each question: f[q, D] -> f[q, K]. Rows add up to 1; near references count more."""
     distance = 1 - unit(np.asarray(embedded, float) - references.centre) @ references.points.T
     logits = np.log(np.maximum(references.prior, np.finfo(float).tiny)) - sharpness * distance
     if references.nearest:
@@ -72,18 +78,23 @@ def weights(references: References, embedded: np.ndarray, sharpness: float = SHA
 
 
 def utilities(references: References, embedded: np.ndarray, sharpness: float = SHARPNESS) -> np.ndarray:
-    """U of each question and adapter, f[q, M]."""
+    """The utility that the references predict for each adapter on each question: f[q, D] -> f[q, M]."""
     return weights(references, embedded, sharpness) @ references.values
 
 
 def route(references: References, embedded: np.ndarray, sharpness: float = SHARPNESS) -> np.ndarray:
-    """The adapter that answers each question, int[q]. Ties go to the lower number."""
+    """The number of the adapter with the largest predicted utility for each question: f[q, D] -> int[q].
+
+    Ties go to the lower one.
+    """
     # Rounded: sums of equal values in another order differ in the last bits, which must not decide a tie.
     return np.argmax(np.round(utilities(references, embedded, sharpness), 9), axis=1)
 
 
 def k_means(points: np.ndarray, count: int, seed: int = 0, rounds: int = 100) -> tuple[np.ndarray, np.ndarray]:
-    """Centroids of length 1, and the centroid of each point: f[n, D] of length 1 -> f[K, D], int[n]; K at most `count`.
+    """Clusters points by cosine distance: f[n, D] of length 1 -> centroids f[K, D], and each point's centroid int[n].
+
+    K is at most `count`.
 
     It starts from k-means++ (Arthur and Vassilvitskii 2007), with the cosine distance. No cluster is empty.
     """
@@ -107,7 +118,7 @@ def k_means(points: np.ndarray, count: int, seed: int = 0, rounds: int = 100) ->
 
 
 def unit(x: np.ndarray) -> np.ndarray:
-    """Rows scaled to length 1; a zero row stays zero, so that its distance to everything is 1. f[n, D]."""
+    """Scales each row of f[n, D] to length 1; a zero row stays zero, so that its cosine distance to everything is 1."""
     length = np.linalg.norm(x, axis=-1, keepdims=True)
     return np.where(length > 0, x / np.where(length > 0, length, 1), 0)
 

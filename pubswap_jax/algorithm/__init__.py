@@ -1,1 +1,1 @@
-"""The mathematics: losses, the swap, averaging, one client's update and the federated algorithm made of them."""
+"""The mathematics: losses, the swap, averaging, one client's update, and the federated algorithms made of them."""

@@ -1,4 +1,4 @@
-"""Averaging over clients, and what it costs. Every aggregation rule is built on this file."""
+"""Averages over clients, and the error of averaging LoRA's factors. Every aggregation rule is built on this file."""
 
 import functools
 
@@ -15,13 +15,13 @@ LARGEST = 1e6  # norm of an adapter, or of its moments, that an average lets in:
 
 @functools.cache
 def mean() -> Aggregator:
-    """The weighted mean of A and of B apart (FedAvg, FedIT): `fedavg`."""
+    """The rule FedAvg (FedIT for LoRA): the weighted mean of the clients' A, and that of their B, each by `fedavg`."""
     return Aggregator(lambda adapter: (), _mean)
 
 
 @functools.cache
 def alone() -> Aggregator:
-    """No aggregation: every client trains alone, and the server's adapter stays as it is."""
+    """The rule without averaging: every client trains alone, and the server's adapter stays as it is."""
     return Aggregator(lambda adapter: (), _unchanged, shares=False)
 
 
@@ -34,7 +34,7 @@ def _unchanged(memory, adapter, uploads, weights, staleness, extra=None):
 
 
 def broadcast(tree: PyTree, num_clients: int) -> PyTree:
-    """The same tree for every client. [...] -> [C, ...]."""
+    """Copies a tree to every client: leaves [...] -> [C, ...]."""
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (num_clients, *jnp.shape(x))), tree)
 
 
@@ -74,17 +74,17 @@ def check_weights(weights: Array | None, num_clients: int) -> Array:
 
 
 def weights_of(uploads: PyTree, weights: Array | None) -> Array:
-    """The checked weights of stacked uploads, uniform where None. f32[C]."""
+    """The clients' averaging weights after `check_weights`, f32[C]: uniform where `weights` is None."""
     return check_weights(weights, jax.tree.leaves(uploads)[0].shape[0])
 
 
 def shares_of(weights: Array | None, num_clients: int) -> Array:
-    """Weights that sum to 1, or zeros where traced weights sum to zero. f32[C]."""
+    """Scales clients' weights to sum 1, f32[C]; uniform for None, zeros where traced weights sum to zero."""
     return _shares(check_weights(weights, num_clients))
 
 
 def _shares(weights: Array) -> Array:
-    """Weights that sum to 1 over the leading axis, or zeros where they sum to zero. f32[C, ...]."""
+    """Scales weights to sum 1 over the leading axis; zeros where they sum to zero. f32[C, ...]."""
     total = weights.sum(0, keepdims=True)
     return weights / jnp.where(total == 0, 1.0, total)
 
@@ -100,7 +100,7 @@ def check_enough(rule: str, needed: int, weights: Array | None, num_clients: int
 def gain_weights(
     weights: Array, reward: Array, baseline: Array, *, temperature: float = 1.0, decay: float = 0.9, floor: float = 0.1
 ) -> tuple[Array, Array]:
-    """Weights by each client's gain over its own running mean reward, and the next means. f32[C] each -> f32[C], f32[C].
+    """Averaging weights by each client's gain in reward over its own running mean, and the next means: f32[C], f32[C].
 
     wᵢ exp(gᵢ/temperature) with gᵢ = (rᵢ − bᵢ)/(|bᵢ| + floor), scaled so that the sum of the weights stays. A baseline of NaN
     has seen no round yet, and its client gains 0. Absent clients keep a weight of 0 and their baseline.
@@ -118,7 +118,7 @@ def gain_weights(
 
 
 def per_client(values: Array, x: Array) -> Array:
-    """One value a client, in a shape that broadcasts against x. [C], [C, ...] -> [C, 1, ..., 1]."""
+    """Reshapes one value per client, [C] -> [C, 1, ..., 1], so that it broadcasts against x [C, ...]."""
     return values.reshape(-1, *[1] * (x.ndim - 1))
 
 
@@ -132,12 +132,15 @@ def changes(adapter: PyTree, uploads: PyTree, weights: Array) -> PyTree:
 
 
 def moved(adapter: PyTree, change: PyTree) -> PyTree:
-    """adapter + change, in the adapter's dtype."""
+    """The adapter after a change: adapter + change, in the adapter's dtype."""
     return jax.tree.map(lambda x, d: (x + d).astype(x.dtype), adapter, change)
 
 
 def rebased(adapter: PyTree, uploads: PyTree, received: PyTree, staleness: Array, waiting: PyTree = ()) -> PyTree:
-    """What clients changed since their start, on the present adapter. A `types.Rebase`. [C, ...].
+    """Turns asynchronous uploads into uploads from the server's present adapter: present + what the client changed. [C, ...].
+
+    Where the staleness is 0 this is the upload itself, since x + (y − x) is not y to the bit; else adapter + (upload −
+    received). It has the type `types.Rebase`.
 
     The upload itself where the staleness is 0, for x + (y − x) is not y to the bit; else adapter + (upload − received).
     """
@@ -150,21 +153,24 @@ def rebased(adapter: PyTree, uploads: PyTree, received: PyTree, staleness: Array
 
 
 def squared_norms(trees: PyTree) -> Array:
-    """The squared norm of each client's tree. [C, ...] -> f32[C]."""
+    """‖xᵢ‖² of each client's whole tree. [C, ...] -> f32[C]."""
     squares = [jnp.sum(jnp.square(at_least_f32(x)), axis=tuple(range(1, x.ndim))) for x in jax.tree.leaves(trees)]
     return sum(squares[1:], start=squares[0])
 
 
 @jax.jit
 def sound(trees: PyTree) -> Array:
-    """Whether a client's tree has a norm of at most LARGEST: one NaN in an average is everybody's. [C, ...] -> bool[C]."""
+    """Whether each client's tree has a norm of at most LARGEST.
+
+    False for NaN, which would spoil an average. [C, ...] -> bool[C].
+    """
     inexact = [x for x in jax.tree.leaves(trees) if jnp.issubdtype(x.dtype, jnp.inexact)]
     return squared_norms(inexact) <= LARGEST**2  # NaN compares as False
 
 
 @jax.jit
 def choose(which: Array, new: PyTree, old: PyTree) -> PyTree:
-    """The new tree of the clients that bool[C] names, the old one of all others. Leaves [C, ...]."""
+    """Takes the new tree of the clients that `which` bool[C] names, and the old tree of all other clients. Leaves [C, ...]."""
     return jax.tree.map(lambda x, y: jnp.where(per_client(which, x), x, y), new, old)
 
 
@@ -199,7 +205,7 @@ def aggregation_residual(
 
 
 def _product_norm2(p: Array, q: Array, share: Array) -> Array:
-    """‖Σ wᵢ pᵢ qᵢ‖² for p [C, ..., in, k] and q [C, ..., k, out]."""
+    """‖Σ wᵢ pᵢ qᵢ‖² of a weighted sum of products, w = `share`, for p [C, ..., in, k] and q [C, ..., k, out]."""
     p = p * share.reshape(-1, *[1] * (p.ndim - 1))
     left = jnp.einsum("c...ir,d...is->...crds", p, p)
     right = jnp.einsum("c...ro,d...so->...crds", q, q)

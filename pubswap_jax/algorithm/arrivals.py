@@ -72,7 +72,7 @@ def _check(speeds: Sequence[float], jobs: int, buffer: int, free: int) -> None:
 
 
 def slowest_staleness(timeline: Timeline, speeds: Sequence[float]) -> float:
-    """The median staleness of the uploads of the slowest clients that return; at least 1."""
+    """The median staleness of uploads of the slowest clients that ever return; at least 1. FedRevive's usual s_max."""
     slowest = np.equal(speeds, min(speed for speed in speeds if speed))
     events = map(timeline, range(timeline.length))
     found = [event.staleness[event.who & slowest] for event in events if event.kind == "close"]
@@ -89,7 +89,7 @@ class _Job:
 
 
 class _Simulation:
-    """Clients and server on a simulated clock. `run` appends to `events`."""
+    """Simulates clients and a server on a clock. `run` appends what happens to `events`."""
 
     def __init__(self, schedule, speeds: np.ndarray, order: Callable, places: tuple[int, int, int], distils: bool):
         self.schedule, self.speeds, self.order, self.distils = schedule, speeds, order, distils
@@ -119,7 +119,7 @@ class _Simulation:
         self.kinds[kind] += 1
 
     def dispatch(self) -> None:
-        """Fills all free places with clients that have no job."""
+        """Starts jobs: fills all free places with clients that have no job."""
         places = self.jobs - len(self.running)
         chosen = [int(client) for client in self.order(self.kinds["open"]) if client not in self.running][:places]
         self.emit("open", chosen, self.version)
@@ -131,12 +131,12 @@ class _Simulation:
         self.ready -= set(chosen)
 
     def ends(self, client: int) -> float:
-        """The time at which the client's present step ends."""
+        """The simulated time at which the client's current step ends."""
         job, speed = self.running[client], self.speeds[client]
         return job.began + (job.done + 1) / speed if speed else np.inf
 
     def advance(self) -> None:
-        """The steps that end next."""
+        """Moves the clock to the next end of a step, and appends the events of the steps that end there."""
         self.time = min(map(self.ends, self.running), default=np.inf)
         if self.time == np.inf:
             raise ValueError(
@@ -156,7 +156,7 @@ class _Simulation:
                 self.served[client] += not public
 
     def arrive(self, rounds: int) -> None:
-        """Uploads of the jobs that have ended, new versions and new jobs."""
+        """Handles the jobs that have ended: appends their uploads, the server's new versions, and the starts of new jobs."""
         ended = sorted(client for client, job in self.running.items() if job.done == self.schedule.length)
         while ended and self.version < rounds:
             count = min(self.buffer - self.waiting, self.free - (self.jobs - len(self.running)))

@@ -1,4 +1,4 @@
-"""The client of PubSwap: it answers with its adapter, learns by GRPO, and knows the model."""
+"""The client of PubSwap: it samples responses with its adapter and learns by GRPO. Only the client knows the model."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,10 @@ def make_client(
     moments: str = "reset",
     lockstep: bool = True,
 ) -> Client:
-    """A client that answers and learns by GRPO. `ends`: all stop tokens, and the token that pads."""
+    """A `Client` that samples responses and learns from them by GRPO.
+
+    `ends`: all stop tokens, and the token that pads. `moments`: what an averaging does to the optimizer's moments.
+    """
     if group < 2:
         raise ValueError(f"group: at least 2 responses a prompt expected, since advantages compare them; got {group}")
     if moments not in MOMENTS:
@@ -70,7 +73,7 @@ def make_client(
 
 
 def arrived(family: Adapter, crossed: PyTree) -> PyTree:
-    """An adapter in the form that is trained, from the form that crosses."""
+    """Converts an adapter from the form that crosses between client and server to the form that is trained."""
     return each_layer(family.download, crossed)
 
 
@@ -85,7 +88,7 @@ def receive(rollouts: Rollout, verdicts: Verdict, given: PyTree) -> tuple[Rollou
 
 
 def check_shapes(prompts: Prompts, rollouts: Rollout, verdicts: Verdict, swapped: Array) -> None:
-    """Everything an update reads speaks of the same clients, prompts and groups; a ValueError names what does not."""
+    """Raises ValueError, with the input's name, unless all inputs of an update have the same clients, prompts and groups."""
     if rollouts.tokens.ndim != 4:
         raise ValueError(f"rollouts.tokens: [C, B, G, R] expected, got {list(rollouts.tokens.shape)}")
     slots = rollouts.tokens.shape[:3]

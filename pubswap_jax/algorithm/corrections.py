@@ -10,7 +10,10 @@ from pubswap_jax.types import Correction
 
 @functools.cache
 def proximal() -> Correction:
-    """FedProx (arXiv 1812.06127): the gradient of hparams.prox_coef · ½‖adapter − received‖² is added."""
+    """FedProx (arXiv 1812.06127): pulls a client to the adapter it received.
+
+    Adds the gradient of hparams.prox_coef · ½‖adapter − received‖² to the client's gradient.
+    """
 
     def gradient(gradient, adapter, received, memory, hparams):
         return jax.tree.map(lambda g, x, x0: g + hparams.prox_coef * (x - x0), gradient, adapter, received)

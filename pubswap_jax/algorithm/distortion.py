@@ -1,4 +1,6 @@
-"""Measures the quantities of the paper's bound: how far one replaced response, and a whole swap, move a group's gradient.
+"""How far one replaced response, and a whole swap, move a group's gradient: the quantities of the paper's bound.
+
+The bound is M·β: M is the number of replaced responses, β the farthest that a single replacement moves the gradient.
 
 A group is a pytree with leaves [G, ...] (tokens, mask, reward, or other inputs of `gradient`). A pool of donors has leaves
 [N, ...]. `gradient(group) -> pytree` is G(θ; x, Y) of one group. It is passed in, so this file does not depend on a model. With
@@ -18,7 +20,10 @@ from pubswap_jax.types import Array, Hparams, Prompts, PyTree, at_least_f32
 
 @flax.struct.dataclass
 class Distortion:
-    """The bound M·β and the distance it bounds: ‖G(Y^M) − G(Y⁰)‖ ≤ M·β, by the triangle inequality."""
+    """How far a swap moved a group's gradient, and its bound: ‖G(Y^M) − G(Y⁰)‖ ≤ M·β, by the triangle inequality.
+
+    M is the number of replaced responses, β the largest effect of one replacement.
+    """
 
     distance: Array  # f32[]   ‖G(θ; x, Ỹ) − G(θ; x, Y)‖ of the whole swap
     replacements: Array  # int32[]  M, the number of swapped slots
@@ -27,14 +32,16 @@ class Distortion:
 
 
 def one_replacement_distortion(gradient: Callable[[PyTree], PyTree], group: PyTree, donors: PyTree) -> Array:
-    """‖G(θ; x, Ỹ) − G(θ; x, Y)‖ for every Ỹ that differs from Y in one response: slot g holds donor n. f32[G, N]."""
+    """How far each single replacement moves the gradient, f32[G, N]: ‖G(θ; x, Ỹ) − G(θ; x, Y)‖ with donor n in slot g."""
     return _distances(gradient, group, donors, gradient(group))
 
 
 def distortion_bound(
     gradient: Callable[[PyTree], PyTree], group: PyTree, donors: PyTree, source: Array, swapped: Array, legal: Array
 ) -> Distortion:
-    """M, β and the true distance of one group's swap. The path Y⁰ … Y^M replaces one swapped slot after another.
+    """The bound M·β of one group's swap, its factors M and β, and the distance that the gradient really moved.
+
+    The path Y⁰ … Y^M replaces one swapped slot after another.
 
     Args:
       gradient: group -> pytree, the GRPO gradient of one group.
@@ -65,7 +72,7 @@ def distortion_bound(
 
 
 def make_measure(logps: Callable, advantages: Callable, normalise: Callable) -> Callable[..., Distortion]:
-    """Returns a measure of M·β on a public step: (base, adapters, prompts, record, hparams) -> Distortion, fields [C].
+    """Returns a function that measures M·β on a public step: (base, adapters, prompts, record, hparams) -> Distortion, [C].
 
     The measure takes one group per client, the group with the most replacements, and the adapters that sampled the responses.
     `logps` is (base, adapter, prompts, tokens, temperature=...) -> f32[B, G, R]; `advantages` and `normalise` are those of
@@ -101,7 +108,7 @@ def make_measure(logps: Callable, advantages: Callable, normalise: Callable) -> 
 
 
 def swap_distortion(score: Callable, weigh: Callable, before: PyTree, after: PyTree, swapped: Array) -> Distortion:
-    """`distortion_bound` of one group, on policy: its gradient is −Σ wᵢ sᵢ with the scores sᵢ = ∇ log π(yᵢ).
+    """`distortion_bound` of one group from per-response scores sᵢ = ∇ log π(yᵢ): its gradient on policy is −Σ wᵢ sᵢ.
 
     β ranges over every received response in every wrong slot. `score` is (tokens [R], mask [R]) -> pytree, `weigh` is
     group -> f32[G]. A group has tokens, mask, reward and correct.

@@ -38,7 +38,7 @@ def kl_k3(logps: Array, ref_logps: Array) -> Array:
 
 
 def kl_of_tokens(kl: Callable[[Array, Array], Array], logps: Array, ref_logps: Array, mask: Array) -> Array:
-    """The estimator `kl` of masked log-probs, [..., R]. Masked positions are zeroed first, so every value is finite."""
+    """Applies the estimator `kl` to the log-probs of tokens, [..., R]. Masked positions are zeroed first, so all are finite."""
     return kl(jnp.where(mask, at_least_f32(logps), 0.0), jnp.where(mask, at_least_f32(ref_logps), 0.0))
 
 

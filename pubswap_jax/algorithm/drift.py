@@ -1,4 +1,4 @@
-"""Client drift since the start of the round: norms, also by module, cosines between clients, and the averaging error."""
+"""Client drift in a round: norms of the clients' changes, also by module, cosines between clients, and the averaging error."""
 
 from functools import partial
 
@@ -15,7 +15,7 @@ from pubswap_jax.types import Adapter, Array, PyTree
 def drift(
     adapters: PyTree, anchor: PyTree, weights: Array | None = None, family: Adapter | None = None, basis: PyTree | None = None
 ) -> dict[str, Array]:
-    """d_i = adapter_i − anchor: norms [C], cosines [C, C], norms by module [C, L]; and the relative error of averaging.
+    """Measures d_i = adapter_i − anchor: norms [C], cosines [C, C], norms by module [C, L]; and the relative averaging error.
 
     `family` and `basis` are those of `aggregation_residual`; for a family whose average is exact the error is 0.
     """
@@ -56,7 +56,7 @@ def opposing_share(adapters: PyTree, anchor: PyTree, weights: Array | None = Non
 
 
 def modules(adapter: PyTree) -> list[str]:
-    """The names of the columns of `drift_by_module`, such as 'layers_003/q_proj'."""
+    """The names of the adapted modules, such as 'layers_003/q_proj': the columns of the metric `drift_by_module`."""
     return sorted({name for path, leaf in flatten_dict(adapter).items() for name in _modules(path, leaf)})
 
 

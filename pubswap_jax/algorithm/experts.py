@@ -1,4 +1,4 @@
-"""Which experts judge a question, and what their rewards teach: the mathematics of FedGRPO (arXiv 2602.12014), without a model.
+"""Mathematics of FedGRPO (arXiv 2602.12014): which clients judge a question as experts, and what their rewards teach.
 
 Axes: C clients, A auxiliary questions, B questions, G candidates of a question, M experts of a question.
 """
@@ -24,7 +24,10 @@ AXES = {"candidates_and_experts": (-2, -1), "candidates": (-2,), "experts_then_m
 
 
 def nearest(questions: Array, auxiliary: Array, count: int) -> Array:
-    """The `count` auxiliary questions of largest cosine, or all if fewer. [B, D], [A, D], rows of norm 1 -> int32[B, L]."""
+    """For each question, the `count` auxiliary questions of largest cosine, or all if fewer: [B, D], [A, D] -> int32[B, L].
+
+    Rows have norm 1. Auxiliary questions have known answers.
+    """
     similarity = jnp.matmul(questions, auxiliary.T, precision=jax.lax.Precision.HIGHEST)
     return jax.lax.top_k(similarity, min(count, auxiliary.shape[0]))[1]
 
@@ -35,7 +38,7 @@ def competence(known: Array, neighbours: Array) -> Array:
 
 
 def by_competence(competence: Array, usable: Array, key: Array, count: int) -> Array:
-    """The `count` most competent clients of every question; ties are broken at random. [C, B], bool[C] -> int32[B, M].
+    """The `count` most competent clients for each question; ties are broken at random. [C, B], bool[C] -> int32[B, M].
 
     A client that is not usable comes after all others.
     Reading: the paper names no rule for ties, which are frequent in shares of 20. The lowest number would favour one client.
@@ -48,7 +51,10 @@ def by_competence(competence: Array, usable: Array, key: Array, count: int) -> A
 
 
 def at_random(competence: Array, usable: Array, key: Array, count: int) -> Array:
-    """Any `count` usable clients: the control, and what the paper's repository does. [C, B], bool[C] -> int32[B, M]."""
+    """Chooses any `count` usable clients for each question: the control of `by_competence`. [C, B], bool[C] -> int32[B, M].
+
+    The paper's repository does this.
+    """
     return by_competence(jnp.zeros_like(competence), usable, key, count)
 
 
@@ -61,12 +67,14 @@ def asked_of(experts: Array, num_clients: int) -> Array:
 
 
 def rewards_of_experts(rewards: Array, experts: Array) -> Array:
-    """The rewards of each question's experts. [C, B, G], int32[B, M] -> [B, G, M]."""
+    """Picks, from all clients' rewards, those of each question's experts. [C, B, G], int32[B, M] -> [B, G, M]."""
     return jnp.moveaxis(rewards[experts, jnp.arange(experts.shape[0])[:, None]], 1, 2)
 
 
 def expert_advantages(rewards: Array, over: str = "candidates_and_experts", *, scale: bool = True, eps: float = 1e-6) -> Array:
-    """A_g = mean over experts m of (r_gm − μ) / (σ + ε); without `scale`, of r_gm − μ. [..., G, M] -> [..., G].
+    """A candidate's advantage from its experts' rewards. [..., G, M] -> [..., G].
+
+    A_g = mean over experts m of (r_gm − μ) / (σ + ε); without `scale`, of r_gm − μ.
 
     A reward that is not finite is missing: it enters neither μ nor σ nor the mean, and a candidate without rewards gets 0.
 
@@ -89,7 +97,7 @@ def expert_advantages(rewards: Array, over: str = "candidates_and_experts", *, s
 
 
 def mean_rewards(rewards: Array) -> Array:
-    """Each candidate's mean over the rewards that are finite, 0 if there are none. [..., G, M] -> [..., G]."""
+    """Each candidate's mean over its experts' finite rewards; 0 if there are none. [..., G, M] -> [..., G]."""
     given = jnp.isfinite(rewards)
     return masked_mean(jnp.where(given, rewards, 0.0), given, axis=-1)
 
@@ -103,7 +111,7 @@ def smallest(x: Array, where: Array, axis) -> Array:
 
 
 class Judging(NamedTuple):
-    """How experts are chosen, and how their rewards become advantages."""
+    """How FedGRPO chooses the experts of a question, and how their rewards become advantages."""
 
     experts: int = 2  # M, experts of a question
     neighbours: int = 20  # L, auxiliary questions that a client's competence on a question is measured by
@@ -118,7 +126,7 @@ class Judging(NamedTuple):
 
 @flax.struct.dataclass
 class Use:
-    """Every client's work as an expert since the round began. f32[C] each."""
+    """Counts of each client's work as an expert since the round began. f32[C] each."""
 
     asked: Array  # rewards that were asked of it
     given: Array  # finite rewards that it gave
@@ -133,7 +141,7 @@ def no_use(num_clients: int) -> Use:
 
 
 def used(use: Use, rewards: Array, asked: Array) -> Use:
-    """The work after a step. rewards [C, B, G], asked bool[C, B]."""
+    """Adds one step's work to the counts: rewards [C, B, G], and `asked` bool[C, B], who was an expert of which question."""
     wanted = jnp.broadcast_to(asked[..., None], rewards.shape)
     given = wanted & jnp.isfinite(rewards)
     known = jnp.where(given, rewards, 0.0)
@@ -147,7 +155,7 @@ def used(use: Use, rewards: Array, asked: Array) -> Use:
 
 
 def figures(use: Use, known: Array) -> dict[str, Array]:
-    """A round's figures, f32[C] each: shares of the rewards asked and given, mean reward, competence over all questions."""
+    """A round's metrics of the experts, f32[C] each: shares of rewards asked and given, mean reward, mean competence."""
     asked = use.asked.sum()
     return {
         "experts_asked": use.asked / jnp.maximum(asked, 1),

@@ -24,7 +24,7 @@ FASTEST = 4.0  # a client's step stays within this factor of the configured lear
 
 
 def fedecado(gamma: float | Array = 1e-2, momentum: bool = True) -> Correction:
-    """A client's half: the gradient becomes pᵢ g − Iᵢ, in steps that γ chooses, with critically damped momentum.
+    """FedECADO at a client: the gradient becomes pᵢ g − Iᵢ, in steps that γ chooses, with critically damped momentum.
 
     The truncation error of a step dt is (dt/2)‖F_k − F_{k−1}‖; dt doubles at most, or shrinks by γ‖x‖/error, and starts at
     hparams.lr. A step is never taken back: its error is known only at the next gradient.
@@ -71,7 +71,7 @@ def fedecado(gamma: float | Array = 1e-2, momentum: bool = True) -> Correction:
 def fedecado_rule(
     shares: Array, gamma: float | Array = 1e-2, inductance: float | Array = 1.0, substeps: int = 16
 ) -> Aggregator:
-    """The server's half: backward Euler with client sensitivities. shares f32[C], of all clients.
+    """FedECADO at the server: solves the circuit by backward Euler with client sensitivities. `shares` f32[C], of all clients.
 
     A client's node follows its simulated path, straight from where it started to what it uploads and beyond, plus an offset d:
     dd/dt = Iᵢ − Iᵢ(start) − hᵢd, so that its sensitivity is 1/(1/dt + hᵢ) with hᵢ the curvature in `extra`. `substeps` bounds
@@ -120,12 +120,15 @@ def fedecado_rule(
 
 
 def of_equal_clients(num_clients: int, gamma: float = 1e-2) -> Aggregator:
-    """The server's half for clients of equal shares."""
+    """FedECADO's server rule, `fedecado_rule`, for clients of equal shares 1/C, as a config builds it."""
     return fedecado_rule(jnp.ones(num_clients), gamma)
 
 
 def _backward_euler(circuit, nodes, tau: Array, dt: Array):
-    """Centre, currents and offsets at tau + dt. Every entry of the adapter is a circuit of its own, solved in closed form."""
+    """One implicit step from tau to tau + dt: returns the centre, the currents and the offsets.
+
+    Every entry of the adapter is a circuit of its own, solved in closed form.
+    """
     (starts, slopes), first, present, curvature, inductance = circuit
     stiff = 1 + dt * curvature
     share = jnp.where(present, dt / (inductance + dt**2 / stiff), 0.0)  # of x_c in each current

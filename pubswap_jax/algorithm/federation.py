@@ -1,4 +1,7 @@
-"""What ways of federating share: the client axis, the rows that a step computes, and one round as a function.
+"""What all ways of federating share: the client axis, the choice of clients that a step computes, and one round as a function.
+
+In PubSwap a public step differs from a private one in two ways: all clients get the same prompts, and the swap comes between
+verdict and update. Both are prompts → rollout → verdict → update.
 
 A private and a public step are the same: prompts → rollout → verdict → update. A public one shares its prompts among the
 clients and inserts `swap` before the update.
@@ -19,7 +22,7 @@ direct = Channel(lambda record: record, lambda record: record)
 
 
 def over_clients(client: Client, clients_at_once: int | None = None) -> Client:
-    """The same client, stacked: every function takes and returns leaves [C, ...].
+    """Gives a client, written for one, the client axis: each of its functions takes and returns leaves [C, ...].
 
     `learn` takes `received` stacked, or without the client axis where all clients received the same. `clients_at_once`: clients
     whose updates run as one batch; None: all of them.
@@ -43,7 +46,7 @@ def _rank(tree: PyTree) -> int:
 
 
 class Rows(NamedTuple):
-    """Programs that take clients out of stacked trees, leaves [C, ...], and put them back."""
+    """Compiled functions that take some clients' rows out of stacked trees [C, ...], join them, and put them back."""
 
     take: Callable  # (tree, int32[k]) -> leaves [k, ...]
     join: Callable  # (trees) -> their rows one after another
@@ -52,7 +55,7 @@ class Rows(NamedTuple):
 
 
 def make_rows(program: Program = compiled) -> Rows:
-    """All of them are compiled: an eager slice would send its offset from the host to the device."""
+    """Builds the functions of `Rows`, all compiled: an eager slice would send its offset from the host to the device."""
 
     def spread(some, who, whole):
         # `whole` bool[C] gives the number of clients; its values are not read.
@@ -67,7 +70,7 @@ def make_rows(program: Program = compiled) -> Rows:
 
 
 class Parts:
-    """The clients that a step computes, in parts of at most `size`. They are sampled, judged and updated part by part.
+    """Divides the clients that a step computes into parts of at most `size`, which are sampled, judged and updated in turn.
 
     `who` as a numpy array bool[C] computes its clients alone. None, or an array on a device, computes all of them.
     """
@@ -81,11 +84,11 @@ class Parts:
         self._all = np.zeros(total, bool)
 
     def of(self, tree: PyTree) -> list[PyTree]:
-        """One tree for each part."""
+        """Divides a stacked tree [C, ...]: returns one tree for each part of the clients, with that part's rows."""
         return [tree] if self._one else [self._rows.take(tree, jax.device_put(numbers)) for numbers in self.numbers]
 
     def batches(self, batch: Batch) -> list[Batch]:
-        """The judge's view of the batch: the answers of each part."""
+        """Divides a batch for the judge: one batch per part, with the answers of that part's clients and no prompts."""
         if self._one:
             return [batch]
         answers = batch.answers
@@ -94,12 +97,12 @@ class Parts:
         return [batch.replace(prompts=None, answers=part) for part in parts]
 
     def whole(self, parts: list[PyTree]) -> PyTree:
-        """Leaves [C, ...]; clients that were not computed have zeros."""
+        """The inverse of `of`: joins the parts' trees into one tree [C, ...], with zeros for clients that were not computed."""
         joined = parts[0] if len(parts) == 1 else self._rows.join(parts)
         return joined if self._everybody else self._rows.spread(joined, self._who(), jax.device_put(self._all))
 
     def put_back(self, tree: PyTree, parts: list[PyTree]) -> PyTree:
-        """The tree with the computed clients' rows replaced."""
+        """Joins the parts' trees and writes them over the rows of their clients in `tree` [C, ...]."""
         joined = parts[0] if len(parts) == 1 else self._rows.join(parts)
         return joined if self._everybody else self._rows.put_back(tree, joined, self._who())
 
@@ -117,7 +120,7 @@ def round_step(
     hparams: Hparams,
     weights: Array | None = None,
 ) -> tuple[PyTree, dict[str, Array]]:
-    """One round: `open`, a step for each batch, `close`. Metrics are f32[steps, C].
+    """Runs one round as a function: `open`, a step for each batch, `close`. Returns the state and metrics f32[steps, C].
 
     `key` is the run's: it is folded with the round and the step. A client of weight 0 is absent. With a judge written in
     jax.numpy the whole round can be jitted, differentiated and vmapped.
@@ -140,5 +143,5 @@ def round_step(
 
 @jax.jit
 def step_key(key: Array, at: Array) -> Array:
-    """The run's key folded with (round, step), as `round_step` does. key, uint32[2] -> key."""
+    """The random key of a step: the run's key folded with (round, step), as `round_step` does. key, uint32[2] -> key."""
     return jax.random.fold_in(jax.random.fold_in(key, at[0]), at[1])

@@ -46,7 +46,7 @@ from pubswap_jax.types import (
 
 @flax.struct.dataclass
 class State:
-    """The server's policy, and the clients with what they said about the auxiliary questions."""
+    """The state of FedGRPO: the server's policy, the clients, and what the clients answered to the auxiliary questions."""
 
     policy: ClientState  # stacked, C = 1; `received` is its adapter when the round began
     experts: Experts  # the clients' own models, which train alone
@@ -78,7 +78,7 @@ def fedgrpo(
     part: int | None = None,
     program: Program = compiled,
 ) -> Federation:
-    """FedGRPO as reconstructed from the paper and its repository.
+    """The federation FedGRPO, as reconstructed from the paper and its repository.
 
     A batch that is not `public` is a step of the clients' own training, [C, B]. A `labelled` one measures their competence, and
     any other public one is a step of the server's policy; both are [1, B]. Absence is a reward that is not finite: `who` and
@@ -136,7 +136,7 @@ def fedgrpo(
 
 
 class Together(NamedTuple):
-    """FedGRPO's `open`, `step` and `close` over compiled functions."""
+    """FedGRPO's `open`, `step` and `close` for all clients and the server, over compiled functions."""
 
     num_clients: int
     learners: Federation
@@ -158,7 +158,7 @@ class Together(NamedTuple):
         return state.replace(experts=experts), record
 
     def survey(self, base, state: State, batch: Batch, judge: Judge, channel: Channel, key: Array, hparams: Hparams):
-        """Auxiliary questions go down, and one bit of each client and question comes up."""
+        """Measures competence: all clients get auxiliary questions, and each returns one bit per question, right or wrong."""
         run, clients, ids = self.run, state.experts.clients, self.of_all(batch.ids)
         channel.down(Record("questions", "down", {"numbers": ids}, ids))
         keys = run["keys"](run["two_keys"](key)[0], clients.id)
@@ -171,7 +171,7 @@ class Together(NamedTuple):
         return state.replace(embedded=embedded, known=known), record
 
     def lesson(self, base, state: State, batch: Batch, judge: Judge, channel: Channel, key: Array, hparams: Hparams):
-        """Candidates go down to the experts of each question, and their rewards come up."""
+        """One step of the server's policy: each question's experts get its candidates, and their rewards train the policy."""
         run, policy, clients, ids = self.run, state.policy, state.experts.clients, self.of_all(batch.ids)
         respond_key, other = run["two_keys"](key)
         choose_key, answer_key = run["two_keys"](other)
@@ -199,12 +199,12 @@ class Together(NamedTuple):
         return state.replace(experts=experts, round=self.run["next"](state.round)), found | {"experts_sound": own["sound"]}
 
     def of_all(self, ids):
-        """Question numbers [1, B] for every client, [C, B]. Numbers of the host stay there."""
+        """Repeats question numbers [1, B] for every client, [C, B]. Numbers that are on the host stay on the host."""
         if ids is None:
             return None
         everybody = (self.num_clients, ids.shape[-1])
         return np.broadcast_to(ids, everybody) if isinstance(ids, np.ndarray) else jnp.broadcast_to(ids, everybody)
 
     def answers(self, answers):
-        """The answers of a batch for every client: lists on the host, or arrays [C, B]."""
+        """Repeats a batch's answers for every client: lists on the host, or arrays [C, B]."""
         return answers * self.num_clients if isinstance(answers, list) else self.run["repeated"](answers)

@@ -36,7 +36,7 @@ def student_functions(student) -> dict[str, Any]:
     stacked = over_clients(student)
 
     def update(base, policy: ClientState, prompts, rollouts: Rollout, advantages: Verdict, verdicts: Verdict, hparams):
-        """The policy after the step, its metrics, and the plan of a step in which nothing is swapped."""
+        """The policy after a step, its metrics, and the `SwapPlan` of a step in which nothing is swapped."""
         plan = no_swap(None, verdicts.correct)
         policy, metrics = stacked.learn(base, policy.received, policy, prompts, rollouts, advantages, plan.swapped, hparams)
         metrics |= swap_metrics(plan, verdicts, verdicts, rollouts.mask)
@@ -87,7 +87,7 @@ def expert_functions(model, encoder: Encoder, num_clients: int, judging: Judging
         return {"correct": right, "reward": right.astype(float)}
 
     def choose(base, prompts, embedded: Array, known: Array, adapters: PyTree, key: Array) -> tuple[Array, Array, Array]:
-        """The experts int[B, M], whom to ask bool[C, B], and the experts' mean competence f32[1]."""
+        """Chooses a step's experts: int[B, M], which client is asked what bool[C, B], and their mean competence f32[1]."""
         one = jax.tree.map(lambda x: x[0], prompts)
         able = competence(known, nearest(encoder.embed(base, one), embedded, judging.neighbours))
         experts = judging.choose(able, sound(adapters), key, judging.experts)
@@ -95,12 +95,12 @@ def expert_functions(model, encoder: Encoder, num_clients: int, judging: Judging
         return experts, asked, (able * asked).sum(keepdims=True)[0] / (asked.shape[1] * judging.experts)
 
     def report(reward: Array, asked: Array, adapters: PyTree) -> dict[str, Array]:
-        """A client whose adapter is not finite has nothing to say, which is a reward of NaN."""
+        """An expert's rewards as it sends them. A client whose adapter is not finite sends NaN, which counts as no reward."""
         reward = jnp.where(sound(adapters)[:, None, None], reward, jnp.nan)
         return {"reward": jnp.where(asked[..., None], reward, 0.0), "asked": asked}
 
     def advise(rewards: Array, experts: Array, asked: Array, use: Use, rollouts: Rollout) -> tuple[Verdict, Verdict, Use]:
-        """The advantages as a verdict's rewards, the experts' mean rewards as a verdict, and the experts' work."""
+        """Turns experts' rewards into advantages and mean rewards, each as a `Verdict`, and counts the experts' work."""
         each = rewards_of_experts(rewards, experts)
         advantages = expert_advantages(worth(each, rollouts), judging.over, scale=judging.scale)[None]
         reward = mean_rewards(each)[None]
@@ -109,7 +109,10 @@ def expert_functions(model, encoder: Encoder, num_clients: int, judging: Judging
         return verdict.replace(reward=advantages), verdict, used(use, rewards, asked)
 
     def surveyed(base, prompts, said: Rollout, correct: Array) -> tuple:
-        """The embeddings, the bits, and the responses as groups [1, A, C] of one answer by each client."""
+        """What a survey leaves at the server: embeddings of the auxiliary questions, and the clients' bits and responses.
+
+        The responses form groups [1, A, C]: one answer by each client.
+        """
         embedded = encoder.embed(base, jax.tree.map(lambda x: x[0], prompts))
         together = lambda x: jnp.moveaxis(x, 0, 2)[:, 0][None]  # noqa: E731  # [C, A, 1, ...] -> [1, A, C, ...]
         verdicts = Verdict.from_correct(together(correct))

@@ -42,7 +42,7 @@ APART = 0x5EED  # folded into a distillation's key: a job's step may have the sa
 
 
 class Distilling(NamedTuple):
-    """How a student learns from a teacher."""
+    """Settings of a distillation: how a student learns from a teacher."""
 
     steps: int = 10  # of Adam
     lr: float = 1e-4
@@ -50,13 +50,18 @@ class Distilling(NamedTuple):
 
 
 def beta(staleness: Array, s_max: float | Array) -> Array:
-    """β(s) = 1 − (1 + cos(π s / (2 s_max))) / 2, and 1 beyond 2 s_max. int32[...] -> f32[...]."""
+    """The weight of FedRevive's distilled change at staleness s: int32[...] -> f32[...].
+
+    β(s) = 1 − (1 + cos(π s / (2 s_max))) / 2, and 1 beyond 2 s_max.
+    """
     share = jnp.clip(staleness / (2.0 * s_max), 0.0, 1.0)
     return jnp.where(share == 1, 1.0, (1 - jnp.cos(jnp.pi * share)) / 2)
 
 
 def blended(adapter: PyTree, uploads: PyTree, students: PyTree, weight: Array) -> PyTree:
-    """adapter + (1 − β) (upload − adapter) + β (student − adapter), from rebased uploads. [C, ...], f32[C] -> [C, ...].
+    """Mixes each upload with its distilled student, by the weight β: [C, ...], f32[C] -> [C, ...].
+
+    adapter + (1 − β) (upload − adapter) + β (student − adapter), from rebased uploads.
 
     β = 0 is the upload and β = 1 the student, to the bit.
     """
@@ -70,12 +75,15 @@ def blended(adapter: PyTree, uploads: PyTree, students: PyTree, weight: Array) -
 
 
 def revived(adapter: PyTree, uploads: PyTree, received: PyTree, staleness: Array, waiting: PyTree) -> PyTree:
-    """What a distillation made of an upload, and the rebased upload of all other clients. A `types.Rebase`."""
+    """What the server averages for each client: its distilled upload if there is one, else its rebased upload.
+
+    A `types.Rebase`.
+    """
     return choose(waiting["here"], waiting["uploads"], rebased(adapter, uploads, received, staleness))
 
 
 def that_count(correct: Array, count: int) -> Array:
-    """`count` of the responses, right ones first, then in their order. bool[B, G] -> bool[B, G]."""
+    """Marks the `count` responses that a distillation uses: right ones first, then in their order. bool[B, G] -> bool[B, G]."""
     order = jnp.argsort(~correct.ravel(), stable=True)
     return jnp.zeros(correct.size, bool).at[order[:count]].set(True).reshape(correct.shape)
 
@@ -83,7 +91,7 @@ def that_count(correct: Array, count: int) -> Array:
 def distil(
     model, how: Distilling, base: PyTree, adapter: PyTree, teacher: PyTree, material: tuple[Prompts, Rollout, Verdict], hparams
 ) -> tuple[PyTree, dict[str, Array]]:
-    """The student that starts at `adapter` and learns from the teacher's responses; and its figures.
+    """Trains a student, which starts at `adapter`, to the teacher's distributions on its responses: (student, figures).
 
     The figures are the loss of the last step, and the mean KL before and after. The loss is the mean over
     tokens of KL(teacher‖student), over whole distributions. No gradient reaches the teacher.
@@ -119,7 +127,7 @@ def fedrevive(
     part: int | None = None,
     program: Program = compiled,
 ) -> Federation:
-    """`inner` with distillation: its public steps distil stale clients' policies, of which the coming `close` is made.
+    """Adds distillation to the federation `inner`: a public step distils stale clients' policies for the next `close`.
 
     Args:
       inner: `pubswap(..., lockstep=False, rebase=revived)`, whose jobs take private steps alone.
@@ -133,7 +141,7 @@ def fedrevive(
 
 
 def make_functions(model, how: Distilling, num_clients: int, group: int, s_max: float) -> dict[str, Callable]:
-    """The functions that a run compiles, by name. They take and return leaves [C, ...]."""
+    """The functions of FedRevive that a run compiles, by name. They take and return leaves [C, ...]."""
     family, config = model.config.adapter, model.config
     form = jax.vmap(partial(each_layer, family.upload))  # as it crosses
 
@@ -172,7 +180,7 @@ def make_functions(model, how: Distilling, num_clients: int, group: int, s_max: 
 
 
 class Reviving(NamedTuple):
-    """FedRevive's `init`, `step` and `close` over compiled functions."""
+    """FedRevive's `init`, `step` and `close`, which wrap those of an inner federation, over compiled functions."""
 
     inner: Federation
     num_clients: int
@@ -187,7 +195,7 @@ class Reviving(NamedTuple):
     def step(
         self, base, state, batch: Batch, judge: Judge, channel: Channel, key: Array, hparams: Hparams, who=None
     ) -> tuple[PyTree, StepRecord]:
-        """A client's private step; or the server's public one: `who` upload, teach, and their students wait for the close."""
+        """A private step of clients, or a public step in which uploads of `who` teach students, kept for the next `close`."""
         if not batch.public:
             return self.inner.step(base, state, batch, judge, channel, key, hparams, who)
         run, parts = self.run, Parts(self.rows, self.num_clients, who, self.part)
@@ -206,7 +214,7 @@ class Reviving(NamedTuple):
         return state.replace(waiting=waiting), StepRecord(metrics, *own, *own, plan, teachers)
 
     def close(self, state, channel: Channel, weights: Array | None = None) -> tuple[PyTree, dict[str, Array]]:
-        """The inner `close`. What crossed for a distillation does not cross again."""
+        """Closes the inner federation. Uploads that crossed for a distillation do not cross again."""
 
         def up(record: Record) -> Record:
             if record.kind != "adapters":

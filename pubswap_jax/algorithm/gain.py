@@ -10,7 +10,7 @@ from pubswap_jax.types import Array, Federation, Program, PyTree, ServerState, c
 
 @flax.struct.dataclass
 class Gaining:
-    """A federation's state, and what the server knows of the clients' rewards."""
+    """A federation's own state, and beside it what the server knows of the clients' rewards."""
 
     inner: PyTree
     reward: Array  # f32[C], sum over the private steps of this round
@@ -31,7 +31,7 @@ class Gaining:
 
 
 def by_gain(federation: Federation, program: Program = compiled) -> Federation:
-    """The same federation, whose weights in `close` are multiplied as `gain_weights` says.
+    """A copy of a federation whose averaging weights follow each client's gain in reward, by `gain_weights`.
 
     The server reads the rewards among the counters that go up after each step, so that nothing more crosses. Public steps do
     not count: after a swap the counter is not the reward of the client's own responses. A round without a private step leaves

@@ -1,4 +1,4 @@
-"""Partial heads of RAVAN (arXiv 2506.05568): weak clients train some of them, and a head's mean is over those who did."""
+"""Partial heads of RAVAN (arXiv 2506.05568): weak clients train few heads, and a head is averaged over those who trained it."""
 
 import functools
 
@@ -12,7 +12,9 @@ from pubswap_jax.types import Aggregator, Array, Correction, PyTree
 
 @functools.cache
 def partial_heads(counts: tuple[int, ...], heads: int, seed: int = 0) -> Aggregator:
-    """Client c trains `counts[c]` of the heads, and every head is the mean of s·H over the clients that trained it.
+    """An aggregation rule by which client c trains only `counts[c]` heads of its adapter in a round.
+
+    Every head becomes the mean of s·H over the clients that trained it.
 
     The server draws each client's heads in every round, and sends them as a mask. A head that nobody trained stays.
     Reading: the paper scores heads at random, by weights or by gradients; this is at random, the same heads in all layers.
@@ -22,7 +24,7 @@ def partial_heads(counts: tuple[int, ...], heads: int, seed: int = 0) -> Aggrega
         raise ValueError(f"counts: numbers from 1 to {heads} heads expected, one a client; got {counts}")
 
     def drawn(round: Array) -> Array:
-        """The heads that each client trains in a round, bool[C, H]."""
+        """Draws the heads that each client trains in this round, bool[C, H]."""
         key = jax.random.fold_in(jax.random.key(seed), round)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(counts)))
         places = jax.vmap(lambda key: jax.random.permutation(key, heads))(keys)
@@ -77,5 +79,5 @@ def given_heads(heads: int) -> Correction:
 
 
 def _along(by_head: Array, x: Array, after: int) -> Array:
-    """[H] in a shape that broadcasts against x [..., H, ...], whose head axis has `after` axes behind it."""
+    """Reshapes one value per head, [H], so that it broadcasts against x, whose head axis has `after` axes behind it."""
     return by_head.reshape(*[1] * (x.ndim - 1 - after), -1, *[1] * after)

@@ -58,7 +58,7 @@ def batch_advantages(reward: Array, *, eps: float = 1e-6) -> Array:
 
 
 def no_baseline(reward: Array) -> Array:
-    """A = r: REINFORCE without a baseline."""
+    """Advantages without a baseline, as in REINFORCE: the rewards themselves, A = r."""
     return reward
 
 
@@ -89,20 +89,20 @@ def safe_sqrt(x: Array) -> Array:
 
 
 def per_sequence(mask: Array, counted: Array | None = None) -> Array:
-    """Mean over a sequence's tokens, then over all sequences (GRPO)."""
+    """GRPO's token weights: a loss that is the mean over a sequence's tokens, then over all sequences."""
     mask, sequences = _counted(mask, counted)
     length = jnp.maximum(mask.sum(axis=-1, keepdims=True, dtype=float), 1)
     return mask / (length * sequences)
 
 
 def per_token(mask: Array, counted: Array | None = None) -> Array:
-    """Mean over all tokens of the batch (DAPO, arXiv 2503.14476)."""
+    """DAPO's token weights (arXiv 2503.14476): a loss that is the mean over all tokens of the batch."""
     mask, _ = _counted(mask, counted)
     return mask / jnp.maximum(mask.sum(dtype=float), 1)
 
 
 def fixed_length(length: int) -> Callable[..., Array]:
-    """Sum over a sequence's tokens divided by one constant, then the mean over sequences (Dr.GRPO, arXiv 2503.20783)."""
+    """Dr.GRPO's token weights (arXiv 2503.20783): a sequence's sum over the constant `length`, then the mean over sequences."""
 
     def weights(mask: Array, counted: Array | None = None) -> Array:
         mask, sequences = _counted(mask, counted)
@@ -112,7 +112,7 @@ def fixed_length(length: int) -> Callable[..., Array]:
 
 
 def _counted(mask: Array, counted: Array | None) -> tuple[Array, int | Array]:
-    """The mask without the groups that do not count, and the number of sequences of the groups that do."""
+    """The mask without the groups that `counted` leaves out, and the number of sequences in the groups that are left."""
     if counted is None:
         return mask, mask.size // mask.shape[-1]
     return mask & counted[..., None, None], mask.shape[-2] * jnp.maximum(counted.sum(dtype=float), 1)
@@ -126,7 +126,7 @@ def _counted(mask: Array, counted: Array | None) -> tuple[Array, int | Array]:
 def grpo_term(
     logps: Array, old_logps: Array, advantages: Array, mask: Array, hparams: Hparams, *, dual_clip: bool = False
 ) -> tuple[Array, dict[str, Array]]:
-    """min(ρA, clip(ρ, 1−ε₋, 1+ε₊)A) with ρ = π/π_old per token (DeepSeekMath, arXiv 2402.03300).
+    """GRPO's objective of each token (arXiv 2402.03300): min(ρA, clip(ρ, 1−ε₋, 1+ε₊)A) with the ratio ρ = π/π_old.
 
     Args:
       logps: log π of every token, f32[B, G, R]. Differentiate a loss by this argument only.
@@ -143,7 +143,7 @@ def grpo_term(
 def gspo_term(
     logps: Array, old_logps: Array, advantages: Array, mask: Array, hparams: Hparams, *, dual_clip: bool = False
 ) -> tuple[Array, dict[str, Array]]:
-    """`grpo_term` with one ratio per sequence, ρ = (π(y)/π_old(y))^(1/|y|) (GSPO, arXiv 2507.18071)."""
+    """GSPO's objective (arXiv 2507.18071): `grpo_term` with one ratio per sequence, ρ = (π(y)/π_old(y))^(1/|y|)."""
     mean = masked_mean(_log_ratio(logps, old_logps, advantages, mask), mask, axis=-1)[..., None]
     return _clipped(jnp.exp(jnp.where(mask, mean, 0.0)), advantages, mask, hparams, dual_clip)
 
@@ -151,7 +151,9 @@ def gspo_term(
 def cispo_term(
     logps: Array, old_logps: Array, advantages: Array, mask: Array, hparams: Hparams
 ) -> tuple[Array, dict[str, Array]]:
-    """sg(min(ρ, 1+ε₊))·A·log π: clips the weight of a token, not its gradient (CISPO, arXiv 2506.13585).
+    """CISPO's objective of each token (arXiv 2506.13585): sg(min(ρ, 1+ε₊))·A·log π, with the ratio ρ = π/π_old.
+
+    It clips the weight of a token, not its gradient.
 
     There is no lower bound, as in the paper's experiments. With `inner_epochs > 1`, the `stop_gradient` sg also hides ρ from
     gradients through several steps. With one epoch ρ is 1 and nothing is hidden.
@@ -166,7 +168,10 @@ def cispo_term(
 def less_kl(
     term: Array, kl: Callable[[Array, Array], Array], logps: Array, ref_logps: Array, mask: Array, kl_coef: Array
 ) -> tuple[Array, dict[str, Array]]:
-    """term − β·kl per token, and the metric `kl`. `kl_k2` gives the gradient of KL(π‖π_ref), `kl_k1` gives none."""
+    """Subtracts a KL penalty from each token's objective: term − β·kl with β = `kl_coef`; and the metric `kl`.
+
+    `kl_k2` gives the gradient of KL(π‖π_ref), `kl_k1` gives none.
+    """
     difference = kl_of_tokens(kl, logps, ref_logps, mask)
     return term - kl_coef * difference, {"kl": masked_mean(difference, mask)}
 
@@ -177,7 +182,7 @@ def total(term: Array, token_weights: Array, token_norm: Array, mask: Array) -> 
 
 
 def composed(term_of: Callable) -> Callable:
-    """The loss of one batch, built from a term: (logps, old_logps, advantages, mask, hparams, ...) -> f32[], metrics."""
+    """Makes a whole loss of a token's term: returns (logps, old_logps, advantages, mask, hparams, ...) -> f32[], metrics."""
 
     def loss(
         logps: Array,

@@ -11,7 +11,7 @@ from pubswap_jax.types import Aggregator, Array, PyTree, at_least_f32
 
 
 def product_svd(family=None) -> Aggregator:
-    """The best approximation of Σ wᵢ AᵢBᵢ of the adapter's rank (FlexLoRA, arXiv 2402.11505).
+    """FlexLoRA's rule (arXiv 2402.11505): the pair (A, B) of the adapter's rank whose product is nearest to Σ wᵢ AᵢBᵢ.
 
     The mean product [in, out] is never formed: it is P Q with P = [w₁A₁ … w_N A_N] and Q stacked alike, of inner size N r. A
     client of a lower rank uploads its A and B padded with zeros to the common rank.
@@ -61,7 +61,7 @@ def best_pair(a: Array, b: Array, share: Array) -> tuple[Array, Array]:
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def leading_columns(p: Array, q: Array, rank: int) -> Array:
-    """Orthonormal columns that span the leading left singular vectors of p q. [in, n], [n, out] -> [in, at most rank].
+    """Orthonormal columns that span the first `rank` left singular vectors of p q. [in, n], [n, out] -> [in, at most rank].
 
     Only the span may be used. The derivative is the span's, which needs no gap between the singular values inside it.
     """
@@ -70,7 +70,10 @@ def leading_columns(p: Array, q: Array, rank: int) -> Array:
 
 @leading_columns.defjvp
 def _leading_columns_jvp(rank, primals, tangents):
-    """The derivative orthogonal to the span, of (p q)(p q)ᵀ. Directions without a gap to the rest have derivative 0."""
+    """Derivative of `leading_columns`: the part orthogonal to the span, of (p q)(p q)ᵀ.
+
+    Directions without a gap to the rest have derivative 0.
+    """
     (p, q), (dp, dq) = primals, tangents
     vectors, sigma = _left(p, q)
     basis = vectors[:, :rank]
@@ -90,7 +93,7 @@ def _leading_columns_jvp(rank, primals, tangents):
 
 
 def _left(p: Array, q: Array) -> tuple[Array, Array]:
-    """Left singular vectors and singular values of p q, from two QR decompositions."""
+    """Left singular vectors and singular values of the product p q, from two QR decompositions."""
     (qp, rp), (_, rq) = jnp.linalg.qr(p), jnp.linalg.qr(q.T)
     vectors, sigma, _ = jnp.linalg.svd(rp @ rq.T, full_matrices=False)
     return qp @ vectors, sigma
@@ -105,7 +108,10 @@ def nearest_rotation(x: Array) -> Array:
 
 @nearest_rotation.defjvp
 def _nearest_rotation_jvp(primals, tangents):
-    """Divides by sums of singular values, where the SVD's own derivative divides by differences."""
+    """Derivative of `nearest_rotation`.
+
+    Divides by sums of singular values, where the SVD's own derivative divides by differences.
+    """
     (dx,) = tangents
     left, sigma, right = jnp.linalg.svd(primals[0], full_matrices=False)
     inner = left.T @ dx @ right.T

@@ -1,7 +1,7 @@
 """PubSwap as a federation: LoRA averaging, and on public steps a swap of responses between the clients.
 
-client.py and server.py have the two roles, and `pubswap` joins them to a `Federation`. What crosses between them is what passes
-`channel` in `Together.open`, `step` and `close`, and in `exchange`.
+client.py and server.py have the two roles, and `pubswap` joins them to a `Federation`. Whatever crosses between them passes
+`channel`, in `Together.open`, `step` and `close`, and in `exchange`.
 """
 
 from collections.abc import Callable, Sequence
@@ -57,7 +57,7 @@ from pubswap_jax.types import (
 
 @flax.struct.dataclass
 class State:
-    """The server and all clients. Between two rounds the clients hold their adapters from before the averaging."""
+    """PubSwap's state: the server and all clients. Between two rounds the clients hold their adapters from before averaging."""
 
     server: ServerState
     clients: ClientState  # stacked
@@ -97,7 +97,7 @@ def pubswap(
     rebase: Rebase = rebased,
     program: Program = compiled,
 ) -> Federation:
-    """PubSwap (arXiv 2604.12160) as reconstructed from its public descriptions; docs/readings.md has the readings.
+    """The federation PubSwap (arXiv 2604.12160), as reconstructed from its public descriptions; see docs/readings.md.
 
     Args:
       model: a Linen module with collections `params`, `basis` and `adapter`, and a `config`.
@@ -107,8 +107,8 @@ def pubswap(
       planner: the planner of a public step's swap; `no_swap` is the control.
       loss: a token's term, e.g. `grpo_term`; one of losses.py.
       aggregator: how the clients' adapters become the server's; `mean()` averages A and B apart, `alone()` shares nothing.
-      moments: what becomes of the optimizer's moments at an averaging: `reset`, `average` them too, or every client may `keep`
-        its own. Reading: the default resets them, since the paper says that a reset matters and not how it is done.
+      moments: the optimizer's moments after an averaging: `reset` (to zero, when a client starts the next round), `average` (as
+        the adapters are), or `keep` (every client keeps its own). Reading: the paper says that a reset matters, not how.
       max_new_tokens: R; by default the config's.
       microbatch: prompts at a time in the update; must divide B. The result does not depend on it.
       clients_at_once: clients whose updates run as one batch; None: all, as a mesh wants it. On a CPU one is fastest where a
@@ -120,12 +120,12 @@ def pubswap(
       normalise: mask [B, G, R] -> the weight of every token, over the whole batch and all microbatches.
       counted: advantages [B, G] -> bool[B], the groups that are in the loss and in its denominator, such as `not_flat`. None:
         all, so that groups without a gradient make the step smaller.
-      kl: an estimator of losses.py against the base model, which costs one more forward pass. In the loss `kl_k2` has the
+      kl: an estimator of divergence.py against the base model, which costs one more forward pass. In the loss `kl_k2` has the
         gradient of KL(policy‖base), `kl_k3` that of KL(base‖policy), and `kl_k1` none on average.
       kl_in_reward: subtract hparams.kl_coef · Σ kl of a response from its reward instead, before advantages are computed. Only
         `kl_k1` is taken: there it has the gradient of KL(policy‖base) of whole responses. The KL is that before the first
         inner epoch. Advantages that divide by the rewards' deviation divide the KL too; see docs/methods.md.
-      truncation: what becomes of responses cut off by the length limit, one of losses.py.
+      truncation: what becomes of responses cut off by the length limit, one of truncation.py.
       importance: (scorer log-probs, sampler log-probs) -> weights of a client's own tokens, e.g. `truncated_importance(2.)`.
       correction: what is added to a client's gradient, one of corrections.py.
       eos_ids, pad_id: by default the config's.
@@ -162,7 +162,7 @@ def join(
     rebase: Rebase = rebased,
     program: Program = compiled,
 ) -> Federation:
-    """The federation of `num_clients` such clients and this server.
+    """Joins a client and a server to a federation of `num_clients` such clients and this server.
 
     `family` says how an adapter that crosses is trained; with `keeps` a client's moments outlast the averaging.
     """
@@ -186,7 +186,7 @@ def first_state(client: Client, server: Server, num_clients: int, adapter: PyTre
 
 
 def client_programs(client: Client, num_clients: int, family: Adapter, clients_at_once: int | None) -> dict[str, Callable]:
-    """The functions of all clients that a run compiles, by name. They take and return leaves [C, ...]."""
+    """The clients' functions that a run compiles, by name. They take and return leaves [C, ...]."""
     stacked = over_clients(client, clients_at_once)
 
     def start(sent: PyTree, clients: ClientState, round: Array, present: Array | None) -> ClientState:
@@ -202,7 +202,7 @@ def client_programs(client: Client, num_clients: int, family: Adapter, clients_a
         return stacked.learn(base, received, clients, prompts, rollouts, verdicts, swapped, hparams)
 
     def settle(server: ServerState, clients: ClientState, weights: Array | None):
-        """Resets clients that are not sound to the server's adapter and weighs them 0: one NaN in a mean is everybody's."""
+        """Gives clients with NaN or an enormous norm the server's adapter and weight 0. One NaN in a mean is everybody's."""
         here = sound((clients.adapter, clients.opt_state))
         weights = jnp.where(here, jnp.ones(here.shape) if weights is None else weights, 0)
         moments = {"moments": server.moments} if jax.tree.leaves(server.moments) else {}
@@ -232,7 +232,7 @@ def client_programs(client: Client, num_clients: int, family: Adapter, clients_a
 
 
 class Together(NamedTuple):
-    """PubSwap's `open`, `step` and `close` over compiled functions. They call JAX through `run` and `rows` alone."""
+    """PubSwap's `open`, `step` and `close` for all clients and the server. They call JAX through `run` and `rows` alone."""
 
     server: Server
     family: Adapter

@@ -35,7 +35,9 @@ def fill(kept: Groups, found: Groups) -> tuple[Groups, Array]:
 def resampled(
     batch: Batch, own: tuple[Rollout, Verdict], ask: Callable, run: Mapping[str, Callable], key: Array
 ) -> tuple[Prompts, tuple[Rollout, Verdict], tuple]:
-    """Asks other questions while `batch.again` gives some. -> prompts, (rollouts, verdicts), draws; stacked [C, B, ...].
+    """Replaces a step's groups without variance by groups of other questions, while `batch.again` gives other questions.
+
+    Returns prompts, (rollouts, verdicts) and draws, stacked [C, B, ...].
 
     `ask`: (batch, key) -> (rollouts, verdicts). A draw is the other questions' answers, and the source of every group.
     """

@@ -21,7 +21,9 @@ TIE = 1e-5  # share of the total weight by which two sums of weights may differ 
 
 @functools.cache
 def median() -> Aggregator:
-    """The weighted median of every entry (Yin et al., arXiv 1803.01498). It holds against less than half of the weight.
+    """The rule that takes the weighted median of every entry (Yin et al., arXiv 1803.01498).
+
+    It holds against hostile clients of less than half of the weight.
 
     Half of the weight is at or below it and half at or above it. Of two such values it is their mean, as in `numpy.median`.
     """
@@ -45,7 +47,7 @@ def median() -> Aggregator:
 
 
 def trimmed_mean(k: int | Array) -> Aggregator:
-    """The weighted mean of every entry without its k largest and its k smallest values (arXiv 1803.01498).
+    """The rule that averages every entry without its k largest and k smallest values, by weight (arXiv 1803.01498).
 
     Up to k hostile clients have a bounded effect. At least 2k + 1 clients must be present; with traced weights of fewer, the
     server's adapter stays.
@@ -73,7 +75,9 @@ def trimmed_mean(k: int | Array) -> Aggregator:
 
 
 def norm_clip(limit: float | Array, of: Aggregator = mean()) -> Aggregator:
-    """Scales each client's change of the whole adapter down to a norm of at most `limit`, then applies `of` (arXiv 1911.07963).
+    """The rule that scales each client's change down to a norm of at most `limit`, then applies `of` (arXiv 1911.07963).
+
+    The norm is over the whole adapter.
 
     It bounds a client's effect and does not detect a hostile one: a sign flip of the usual norm passes.
     """
@@ -90,7 +94,7 @@ def norm_clip(limit: float | Array, of: Aggregator = mean()) -> Aggregator:
 
 
 def _weights(uploads: PyTree, weights: Array | None) -> Array:
-    """The weights, with 0 for uploads that are not sound."""
+    """The clients' averaging weights, with 0 for uploads that hold NaN or have an enormous norm."""
     return jnp.where(sound(uploads), weights_of(uploads, weights), 0.0)
 
 
@@ -101,5 +105,5 @@ def _sorted(x: Array, change: Array, weights: Array) -> tuple[Array, Array]:
 
 
 def _moved_by(entry, adapter: PyTree, uploads: PyTree, weights: Array) -> PyTree:
-    """The adapter moved by `entry` of all changes; a leaf at a time."""
+    """Moves each leaf of the adapter by `entry(changes, weights)` of the clients' changes, one leaf at a time."""
     return moved(adapter, jax.tree.map(entry, adapter, changes(adapter, uploads, weights)))

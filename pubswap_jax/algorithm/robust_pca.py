@@ -16,7 +16,7 @@ THRESHOLD = 0.6
 
 
 def robust_pca(beta: float | Array | Callable[[Array], Array] = 2.0, iterations: int = 50) -> Aggregator:
-    """x + mean(L) + β mean(S), where D = L + S is a robust PCA of the updates (FedRPCA, arXiv 2506.01194).
+    """The rule FedRPCA (arXiv 2506.01194): x + mean(L) + β mean(S), where D = L + S is a robust PCA of the updates.
 
     Each matrix of the adapter, A and B apart and each layer of a scanned stack, has its own D, with one client's update in each
     column: min ‖L‖_* + λ‖S‖₁, λ = 1/√max(m, n) for n clients with m entries. β = 1 is the mean, to rounding, since S is D − L.
@@ -57,7 +57,7 @@ def of_beta(beta: float) -> Aggregator:
 
 
 def inverse_share(most: float | Array = 10.0) -> Callable[[Array], Array]:
-    """β = 1/E, at least 1 and at most `most`.
+    """Returns the adaptive β of FedRPCA: β = 1/E, at least 1 and at most `most`, with E = ‖mean S‖/‖mean D‖.
 
     Without a bound a sparse part that is only rounding would grow to the size of the mean update.
     Reading: the sources confirm an adaptive β and not this formula.
@@ -66,7 +66,7 @@ def inverse_share(most: float | Array = 10.0) -> Callable[[Array], Array]:
 
 
 def low_rank_part(columns: Array, count: Array, iterations: int) -> Array:
-    """L of the principal component pursuit of D by ADMM (Candès et al., arXiv 0912.3599). f32[C, m] -> f32[C, m].
+    """The low-rank part L of D = L + S, by ADMM (principal component pursuit, arXiv 0912.3599). f32[C, m] -> f32[C, m].
 
     The rows here are D's columns: one a client. `count` clients are present, and the rows of the others are zero. Singular
     values are thresholded through the C x C Gram matrix, so no decomposition of a long matrix is needed.
@@ -92,14 +92,14 @@ def low_rank_part(columns: Array, count: Array, iterations: int) -> Array:
 
 @jax.custom_jvp
 def shrinkage(gram: Array) -> Array:
-    """F such that F X is X with its singular values σ lowered to max(σ − 1, 0), from the Gram matrix X Xᵀ. [C, C]."""
+    """The matrix F for which F X is X with every singular value σ lowered to max(σ − 1, 0). `gram`: X Xᵀ, [C, C]."""
     _, vectors, factor = _spectrum(gram)
     return (vectors * factor[None]) @ vectors.T
 
 
 @shrinkage.defjvp
 def _shrinkage_jvp(primals, tangents):
-    """Daleckii and Krein's formula: the derivative of a matrix function has divided differences where `eigh`'s has 1/(λᵢ − λⱼ).
+    """Derivative of `shrinkage` by Daleckii and Krein: divided differences where `eigh`'s derivative has 1/(λᵢ − λⱼ).
 
     They stay finite at repeated eigenvalues, such as the zeros of absent clients.
     """
@@ -114,7 +114,7 @@ def _shrinkage_jvp(primals, tangents):
 
 
 def _spectrum(gram: Array) -> tuple[Array, Array, Array]:
-    """Singular values of X, eigenvectors of the Gram matrix, and the factor of each singular value."""
+    """From X Xᵀ: singular values of X, the eigenvectors, and the factor by which `shrinkage` scales each singular value."""
     values, vectors = jnp.linalg.eigh(gram)
     sigma = jnp.sqrt(jnp.maximum(values, 0.0))
     return sigma, vectors, 1 - 1 / jnp.maximum(sigma, 1.0)

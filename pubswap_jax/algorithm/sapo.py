@@ -39,5 +39,5 @@ def sapo(foreign: int) -> Planner:
 
 
 def informative(pool: Array, group: int) -> Array:
-    """Responses of groups that are neither all right nor all wrong. bool[B, C·G] -> bool[B, C·G]."""
+    """Marks the responses of groups that are neither all right nor all wrong. bool[B, C·G] -> bool[B, C·G]."""
     return jnp.repeat(~zero_variance(pool.reshape(pool.shape[0], -1, group)), group, axis=-1)

@@ -12,7 +12,7 @@ from pubswap_jax.types import Aggregator, Array, Channel, Planner, PyTree, Rollo
 
 
 def make_server(planner: Planner = balanced, aggregator: Aggregator = mean(), *, moments: str = "reset") -> Server:
-    """The server: it plans swaps and aggregates, and knows no model."""
+    """A PubSwap server: `planner` plans its swaps, `aggregator` makes its next adapter. It knows no model."""
 
     def init(adapter: PyTree, opt_state: PyTree) -> ServerState:
         averaged = opt_state if moments == "average" and aggregator.shares else ()
@@ -51,7 +51,10 @@ def make_server(planner: Planner = balanced, aggregator: Aggregator = mean(), *,
 
 
 def exchange(server: Server, channel: Channel, key: Array, own: tuple[Rollout, Verdict], ids, who, present) -> tuple:
-    """A public step's exchange: -> (what comes down to every client, the plan). Only responses and verdicts go up."""
+    """A public step's exchange: own responses and verdicts go up, swapped ones come down.
+
+    Returns what comes down, and the plan.
+    """
     rollouts, verdicts = own
     channel.down(Record("questions", "down", {"numbers": ids}, ids, who))
     said = channel.up(Record("responses", "up", {"tokens": rollouts.tokens, "mask": rollouts.mask}, ids, who)).arrays

@@ -1,4 +1,4 @@
-"""Rules that keep state at the server: optimizers on the mean change, SCAFFOLD's control, a buffer of uploads; and FedExP."""
+"""Aggregation rules with a state at the server: server optimizers, SCAFFOLD, a buffer of uploads. Also FedExP, without one."""
 
 import functools
 
@@ -21,7 +21,7 @@ from pubswap_jax.types import Aggregator, Array
 
 
 def fedopt(tx: optax.GradientTransformation, of: Aggregator = mean()) -> Aggregator:
-    """A server optimizer on the pseudo-gradient adapter − of(uploads) (Reddi et al., arXiv 2003.00295).
+    """The rule that gives the pseudo-gradient adapter − of(uploads) to a server optimizer (Reddi et al., arXiv 2003.00295).
 
     `tx` contains its learning rate: `fedopt(optax.sgd(1.0))` is `of`. FedAdam is `optax.adam(lr, 0.9, 0.99, eps=1e-3)`, FedAvgM
     `optax.sgd(lr, momentum=0.9)`, FedYogi `optax.yogi(lr, 0.9, 0.99, eps=1e-3)`.
@@ -41,24 +41,26 @@ def fedopt(tx: optax.GradientTransformation, of: Aggregator = mean()) -> Aggrega
 
 @functools.cache
 def fedavgm(lr: float, momentum: float) -> Aggregator:
-    """FedAvg with server momentum (Hsu et al., arXiv 1909.06335). lr 1 and momentum 0 is the mean."""
+    """The rule FedAvgM: FedAvg with server momentum (Hsu et al., arXiv 1909.06335). lr 1 and momentum 0 is the mean."""
     return fedopt(optax.sgd(lr, momentum or None))
 
 
 @functools.cache
 def fedadam(lr: float) -> Aggregator:
-    """FedAdam with the constants of arXiv 2003.00295."""
+    """The rule FedAdam: Adam at the server on the mean change, with the constants of arXiv 2003.00295."""
     return fedopt(optax.adam(lr, 0.9, 0.99, eps=1e-3))
 
 
 @functools.cache
 def fedyogi(lr: float) -> Aggregator:
-    """FedYogi with the constants of arXiv 2003.00295."""
+    """The rule FedYogi: Yogi at the server on the mean change, with the constants of arXiv 2003.00295."""
     return fedopt(optax.yogi(lr, 0.9, 0.99, eps=1e-3))
 
 
 def fedexp(eps: float | Array = 1e-3) -> Aggregator:
-    """x + η Δ̄ with η = max(1, Σ wᵢ‖Δᵢ‖² / (2(‖Δ̄‖² + ε))), norms over the whole adapter (Jhunjhunwala et al., arXiv 2301.09604).
+    """The rule FedExP (arXiv 2301.09604): x + η Δ̄, a mean change with a longer step.
+
+    η = max(1, Σ wᵢ‖Δᵢ‖² / (2(‖Δ̄‖² + ε))), with norms over the whole adapter.
 
     Clients that disagree get a longer step. ε must be small beside ‖Δ̄‖², or η is 1.
     """
@@ -76,7 +78,7 @@ def fedexp(eps: float | Array = 1e-3) -> Aggregator:
 
 
 def buffered(size: int, decay: float | Array = 0.5, of: Aggregator = mean()) -> Aggregator:
-    """Collects `size` uploads, then applies `of` to all of them at once (FedBuff, arXiv 2106.06639).
+    """The rule that collects `size` uploads, then applies the rule `of` to all of them at once (FedBuff, arXiv 2106.06639).
 
     An upload that is s versions old has its change multiplied by (1 + s)^−decay, as in FedBuff: the change and not the weight,
     so that a buffer of stale uploads only makes a shorter step. Until the buffer is full the adapter stays. Uploads beyond
@@ -148,7 +150,7 @@ def scaffold_rule(of: Aggregator = mean()) -> Aggregator:
 
 
 def _around(of: Aggregator, init, apply) -> Aggregator:
-    """A rule that hands its uploads on to `of`, which must neither buffer them nor send anything to clients."""
+    """A rule with state around another rule `of`, which gets the uploads. `of` may neither buffer nor send to clients."""
     usual = Aggregator._field_defaults
     if (of.due, of.sends, of.starts, of.shares) != tuple(usual[name] for name in ("due", "sends", "starts", "shares")):
         raise ValueError(

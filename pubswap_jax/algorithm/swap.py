@@ -1,4 +1,6 @@
-"""The swap of responses between clients on a public step. Only this file and `aggregation.py` mix clients.
+"""The swap of responses between clients on a public step: planners choose who gives what to whom, `apply_swap` moves it.
+
+The swap, the aggregation rules and the measures of drift are the only functions that mix clients.
 
 A planner uses correctness bits alone: (key, correct bool[C, B, G], present bool[C]) -> SwapPlan. `apply_swap` then moves data
 by one gather. Donors are always other clients. An absent client neither gives nor receives. Slots and donors are drawn
@@ -15,7 +17,7 @@ from pubswap_jax.types import Array, PyTree, SwapPlan, Verdict
 
 
 def check_present(present: Array | None, num_clients: int) -> Array:
-    """`present` as bool[C]: all True for None; for sizes or weights, True where they are not 0."""
+    """Which clients take part, as bool[C]: all for None; for sizes or weights, those whose number is not 0."""
     present = jnp.ones(num_clients, bool) if present is None else jnp.asarray(present).astype(bool)
     if present.shape != (num_clients,):
         raise ValueError(f"present: bool[{num_clients}] expected, one a client, got shape {present.shape}")
@@ -46,7 +48,7 @@ def random_swap(key: Array, correct: Array, present: Array | None = None) -> Swa
 
 
 def rescue(key: Array, correct: Array, present: Array | None = None) -> SwapPlan:
-    """A group without a right response takes one from another client."""
+    """Planner: a group without a right response takes one from another client."""
 
     def draw(key, own, pool, foreign):
         donors = pool & foreign
@@ -56,7 +58,7 @@ def rescue(key: Array, correct: Array, present: Array | None = None) -> SwapPlan
 
 
 def swap_all(key: Array, correct: Array, present: Array | None = None) -> SwapPlan:
-    """Every wrong slot takes another client's right response, as long as there are donors."""
+    """Planner: every wrong slot of a group takes another client's right response, as long as there are donors."""
 
     def draw(key, own, pool, foreign):
         donors = pool & foreign
@@ -66,7 +68,7 @@ def swap_all(key: Array, correct: Array, present: Array | None = None) -> SwapPl
 
 
 def max_variance(key: Array, correct: Array, present: Array | None = None) -> SwapPlan:
-    """The fewest swaps that maximise a group's reward variance p(1 − p), as far as the pool allows.
+    """Planner: the fewest swaps that maximise a group's reward variance p(1 − p), as far as other clients' responses allow.
 
     A group with fewer than ⌊G/2⌋ right responses is treated as in `balanced`. In a group with more than ⌈G/2⌉, right slots take
     other clients' wrong responses until ⌈G/2⌉ right responses remain.
@@ -83,7 +85,7 @@ def max_variance(key: Array, correct: Array, present: Array | None = None) -> Sw
 
 
 def no_swap(key: Array, correct: Array, present: Array | None = None) -> SwapPlan:
-    """Every client keeps its own responses: for private steps, or as the control of a public step."""
+    """Planner without a swap: every client keeps its own responses. For private steps, or as control of a public step."""
     correct, _ = _checked(correct, present)
     clients, _, group = correct.shape
     source = jnp.arange(clients * group, dtype=jnp.int32).reshape(clients, 1, group)
@@ -92,7 +94,10 @@ def no_swap(key: Array, correct: Array, present: Array | None = None) -> SwapPla
 
 
 def apply_swap(plan: SwapPlan, tree: PyTree) -> PyTree:
-    """out[c, b, g] = leaf[client, b, slot] with client·G + slot = source[c, b, g]. Leaves [C, B, G, ...] -> the same."""
+    """Moves the responses that a plan swaps, in every leaf [C, B, G, ...] of a tree.
+
+    out[c, b, g] = leaf[client, b, slot] with client·G + slot = source[c, b, g].
+    """
     clients, prompts, group = plan.source.shape
 
     def gather(leaf):
@@ -108,7 +113,7 @@ def apply_swap(plan: SwapPlan, tree: PyTree) -> PyTree:
 
 
 def _plan(draw: Callable, key: Array, correct: Array, present: Array | None) -> SwapPlan:
-    """Runs `draw(key, own bool[B, G], pool bool[B, C·G], foreign bool[1, C·G])` for every client.
+    """Makes a SwapPlan: runs `draw(key, own bool[B, G], pool bool[B, C·G], foreign bool[1, C·G])` for every client.
 
     `foreign` marks the responses that this client may receive: those of other, present clients. It is all False if this client
     is absent.

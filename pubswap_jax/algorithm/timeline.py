@@ -1,4 +1,4 @@
-"""Timelines: which event follows which. Everything here runs on the host, as a function of an event's index."""
+"""Timelines: a run's events in order. An event is a function of its index, and everything here runs on the host."""
 
 from collections.abc import Callable
 
@@ -44,7 +44,7 @@ def experts_first(steps: int, rounds: int, own: int, refresh: int, num_clients: 
 
 
 def lockstep(schedule, rounds: int, present: Callable[[int], np.ndarray]) -> Timeline:
-    """All clients take the same steps at the same time.
+    """The timeline in which all clients take the same steps at the same time.
 
     The first event evaluates the base model. A round is an `open`, the schedule's private and public steps, a `close` and an
     `evaluate`. The index after the last event is the `open` of a round that does not take place.

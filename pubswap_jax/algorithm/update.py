@@ -1,4 +1,4 @@
-"""One client's GRPO step on responses, own or swapped: gradient, optimizer, metrics. pubswap.py maps it over clients."""
+"""One client's GRPO step on its responses, own or swapped: gradient, optimizer, metrics. federation.py adds the client axis."""
 
 from collections.abc import Callable
 from functools import partial
@@ -43,7 +43,7 @@ from pubswap_jax.types import (
 
 @flax.struct.dataclass
 class Material:
-    """What the gradient reads, one entry a prompt, so that a microbatch is a slice of every leaf."""
+    """What the gradient of one client's step reads: every leaf has one entry a prompt, so that a microbatch is a slice."""
 
     prompts: Prompts
     rollout: Rollout
@@ -55,7 +55,7 @@ class Material:
 
 @flax.struct.dataclass
 class Scores:
-    """The policy's view of the responses at one epoch. f32[B, G, R] each."""
+    """The policy's log-probs of the responses in one gradient step, and what follows from them. f32[B, G, R] each."""
 
     logps: Array
     old_logps: Array
@@ -65,7 +65,7 @@ class Scores:
 
 
 class Learning(NamedTuple):
-    """How a client learns from its responses; `pubswap` explains each setting."""
+    """Settings of a client's update: how it learns from its responses. `pubswap` explains each of them."""
 
     loss: Loss = grpo_term
     advantages: Advantages = group_advantages
@@ -89,7 +89,7 @@ class Learning(NamedTuple):
 
 
 class Update(NamedTuple):
-    """A client's `learn`, and its parts."""
+    """A client's update as an object: `learn` is the whole step, the other methods are its parts."""
 
     model: Any
     tx: optax.GradientTransformation
@@ -107,7 +107,7 @@ class Update(NamedTuple):
         swapped: Array,
         hparams: Hparams,
     ) -> tuple[ClientState, dict[str, Array]]:
-        """One step of one client: the client after it, and its metrics."""
+        """One training step of one client on its responses: the client after the step, and its metrics."""
         how = self.how
         truncated = is_truncated(rollout, self.eos_ids)
         reward, slot_weights = how.truncation(verdict.reward, rollout.mask, truncated)
@@ -152,7 +152,7 @@ class Update(NamedTuple):
         return total(term, scores.token_weights, material.token_norm, mask), metrics
 
     def differentiate(self, base, hparams, adapter, material: Material, old_logps: Array | None) -> tuple[PyTree, Scores]:
-        """The gradient by the adapter, and the scores it was computed from."""
+        """The loss's gradient by the adapter, and the scores of the responses that it was computed from."""
         score = partial(response_logps, self.model, base, temperature=hparams.temperature)
         prompts, tokens, how = material.prompts, material.rollout.tokens, self.how
         # vjp rather than grad: the forward pass of the gradient also gives the old log-probs, which enter the loss as an
@@ -169,7 +169,7 @@ class Update(NamedTuple):
         return pull_back(cotangent)[0], scores
 
     def accumulate(self, base, hparams, adapter, material: Material, old_logps: Array | None) -> tuple[PyTree, Scores]:
-        """`differentiate`, a microbatch after another."""
+        """`differentiate` one microbatch after another, with the gradients added: the same result with less memory."""
         num_prompts = material.advantages.shape[0]
         check_microbatch(self.how.microbatch, num_prompts)
         size = self.how.microbatch or num_prompts
@@ -185,7 +185,7 @@ class Update(NamedTuple):
         return gradient, jax.tree.map(lambda x: x.reshape(num_prompts, *x.shape[2:]), scores)
 
     def kl_before(self, base, hparams, adapter, prompts: Prompts, rollout: Rollout) -> Array:
-        """The KL of every token under the policy before the first epoch, f32[B, G, R]: a forward pass of policy and base."""
+        """The KL of every token before the first gradient step, f32[B, G, R]: a forward pass of policy and base."""
         score = partial(response_logps, self.model, base, temperature=hparams.temperature)
 
         def of_part(part):
@@ -201,7 +201,7 @@ class Update(NamedTuple):
 
 
 def make_update(model, tx: optax.GradientTransformation, how: Learning, eos_ids: tuple[int, ...]) -> Callable:
-    """(base, received, client, prompts, rollout, verdict, swapped, hparams) -> client, metrics: a client's `learn`."""
+    """Builds a client's `learn`: (base, received, client, prompts, rollout, verdict, swapped, hparams) -> client, metrics."""
     how.check()
     return Update(model, tx, how, eos_ids).learn
 

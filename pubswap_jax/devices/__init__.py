@@ -1,1 +1,1 @@
-"""Several devices and hosts: the mesh, its shardings, and communication between processes."""
+"""Runs on several devices and hosts: the mesh, the shardings, and communication between processes."""

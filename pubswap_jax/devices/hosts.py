@@ -171,7 +171,7 @@ def owned(array: jax.Array) -> list[tuple[tuple[slice, ...], np.ndarray]]:
 
 
 def gathered(value) -> list:
-    """The values of all processes, in process order. A value must be JSON-serialisable. Collective."""
+    """Every process's value, as a list in process order. A value must be JSON-serialisable. Collective."""
     if jax.process_count() == 1:
         return [value]
     store, turn = distributed.global_state.client, next(_turns)
@@ -184,12 +184,12 @@ def gathered(value) -> list:
 
 
 def told(value):
-    """Process 0's value, on every process. It must be JSON-serialisable. Collective."""
+    """Sends process 0's value to every process and returns it. It must be JSON-serialisable. Collective."""
     return gathered(value if first() else None)[0]
 
 
 def shared(tree: PyTree, like: PyTree) -> PyTree:
-    """Process 0's tree of numpy arrays, on every process. Collective.
+    """Sends process 0's tree of numpy arrays to every process and returns it. Collective.
 
     Only process 0 needs `tree`. `like` gives shapes and dtypes on the other processes.
     """
@@ -200,7 +200,7 @@ def shared(tree: PyTree, like: PyTree) -> PyTree:
 
 
 def agree(facts: Mapping[str, object]) -> None:
-    """Raises on every process if the facts of a process differ from process 0's. Names the process and fact. Collective."""
+    """Raises on every process if some process has other facts than process 0. The error names process and fact. Collective."""
     expected, *others = gathered(dict(facts))
     for number, found in enumerate(others, 1):
         for fact in expected | found:

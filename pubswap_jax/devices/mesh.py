@@ -47,7 +47,7 @@ def clients_sharding(mesh: Mesh, num_clients: int) -> NamedSharding:
 
 
 def data_sharding(mesh: Mesh, num_clients: int, num_prompts: int) -> NamedSharding:
-    """Sharding of training questions and rollouts, [C, B, ...]."""
+    """Sharding of training questions and rollouts, [C, B, ...]: clients over `client`, questions over `data`."""
     _divides(mesh, "client", num_clients, "num_clients")
     _divides(mesh, "data", num_prompts, "prompts a client")
     return NamedSharding(mesh, PartitionSpec("client", "data"))

@@ -1,1 +1,1 @@
-"""The language model with its adapters: attention, sampling and log-probs, as pure functions."""
+"""The language model with its adapters: attention, sampling and log-probs, as pure functions of arrays."""

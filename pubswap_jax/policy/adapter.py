@@ -17,7 +17,10 @@ from pubswap_jax.types import LINEAR_LAYERS, Adapter, Array, ModelConfig, PyTree
 
 @functools.cache
 def lora(rank: int, alpha: float) -> Adapter:
-    """(α/r) x A B with A ~ U(−1/√in, 1/√in), as in PEFT, and B = 0 (Hu et al., arXiv 2106.09685)."""
+    """The family LoRA (Hu et al., arXiv 2106.09685): adds (α/r) x A B to a linear layer.
+
+    A ~ U(−1/√in, 1/√in), as in PEFT, and B = 0.
+    """
     scale = alpha / rank
 
     def init(key: Array, wide: int, out: int, stack: tuple[int, ...] = ()) -> tuple[dict, dict]:
@@ -92,7 +95,7 @@ def basis_shapes(model, base: PyTree) -> PyTree:
 
 
 def check_layer(name: str, family: Adapter | None, wide: int, out: int, frozen: dict, trained: dict) -> None:
-    """Raises unless a layer's arrays are those of one client's adapter of this family."""
+    """Raises unless a layer's arrays, frozen and trained, have the names and shapes of one client's adapter of `family`."""
     if family is None:
         raise ValueError("config.adapter: None, and an adapter was given; give its family, e.g. lora(8, 16.0)")
     expected, found = shapes(family, wide, out), tuple({key: x.shape for key, x in part.items()} for part in (frozen, trained))
@@ -105,20 +108,20 @@ def check_layer(name: str, family: Adapter | None, wide: int, out: int, frozen: 
 
 
 def described(family: Adapter) -> str:
-    """'lora (rank 8, alpha 16)'."""
+    """An adapter family as text, such as 'lora (rank 8, alpha 16)'."""
     said = (f"{name} {value if isinstance(value, str) else format(value, 'g')}" for name, value in family.settings)
     return f"{family.name} ({', '.join(said)})"
 
 
 def each_layer(function: Callable[..., dict], tree: PyTree, *others: PyTree) -> PyTree:
-    """The tree with `function(layer, *layers of others)` in place of every layer. Other trees may lack it: {}."""
+    """Applies `function(layer, *layers of others)` to every layer of a tree. Where another tree lacks the layer, it gets {}."""
     if all(isinstance(branch, dict) for branch in tree.values()):
         return {name: each_layer(function, x, *(other.get(name, {}) for other in others)) for name, x in tree.items()}
     return function(tree, *others)
 
 
 def all_factors(family: Adapter | None, basis: PyTree, adapters: PyTree) -> list[tuple[Array, Array]]:
-    """(P [C, ..., in, k], Q [C, ..., k, out]) of every layer of the clients' adapters [C, ...]; family None: LoRA's A and B."""
+    """The factors of ΔW = P Q of all layers: (P [C, ..., in, k], Q [C, ..., k, out]); family None: LoRA's A and B."""
     one = family.factors if family else lambda frozen, trained: (trained["a"], trained["b"])
     pairs: list[tuple[Array, Array]] = []
 
@@ -139,7 +142,7 @@ def _init(family: Adapter, key: Array, wide: int, out: int, stack: tuple[int, ..
 
 
 def _layers(config: ModelConfig, base: PyTree) -> Iterator[tuple[tuple[str, ...], tuple[int, ...], int, int, jnp.dtype]]:
-    """(path, leading axes, in, out, dtype of its adapter) of every layer that has an adapter."""
+    """Lists every layer that gets an adapter: (path, leading axes, in, out, dtype of its adapter)."""
     check_base(base)
     if config.adapter is None:
         raise ValueError("config.adapter: None; give an adapter family, e.g. lora(8, 16.0)")

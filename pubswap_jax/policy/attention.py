@@ -27,32 +27,32 @@ SCORES_AT_ONCE = 2**24
 
 
 def positions(mask: Array) -> Array:
-    """Positions that count real tokens from 0, so left padding does not shift them."""
+    """Positions of tokens for rotary embeddings. Real tokens are counted from 0, so left padding does not shift them."""
     return jnp.maximum(jnp.cumsum(mask, axis=-1) - 1, 0)
 
 
 def causal(mask: Array) -> Attend:
-    """Plain causal attention over [B, T]; `mask` is False on padding."""
+    """Returns plain causal attention over [B, T]; `mask` is False on padding."""
     return Partial(_causal, mask)
 
 
 def packed(prompt_mask: Array, group: int, kernel: str = "xla") -> Attend:
-    """Attention over [prompt | response 1 | … | response G], [B, P + G·R]. Responses do not attend to each other."""
+    """Returns attention over [prompt | response 1 | … | response G], [B, P + G·R]. Responses do not attend to each other."""
     return Partial(functools.partial(_packed, group=group, kernel=kernel), prompt_mask)
 
 
 def prefill(mask: Array, group: int, length: int) -> Attend:
-    """Causal attention over the prompts. The returned cache holds their keys and values and zeros for G responses."""
+    """Causal attention over the prompts. The cache that it returns holds their keys and values, and zeros for G responses."""
     return Partial(functools.partial(_prefill, group=group, length=length), mask)
 
 
 def decode(prompt_mask: Array, step: Array, kernel: str = "xla") -> Attend:
-    """Attention of token `step` of each response, [B, G], to the prompt and its own cache, which is extended by this token."""
+    """Attention of token `step` of each response, [B, G], to the prompt and to its own cache, which gets this token too."""
     return Partial(functools.partial(_decode, kernel=kernel), prompt_mask, step)
 
 
 def _product(equation: str, x: Array, y: Array) -> Array:
-    """An einsum that accumulates in, and returns, f32 or wider."""
+    """An einsum that accumulates in float32 or wider, and returns that dtype."""
     wide = jnp.promote_types(x.dtype, jnp.float32)
     if jax.default_backend() == "cpu":
         x, y = x.astype(wide), y.astype(wide)  # XLA's CPU backend lacks some batched half-precision products with f32 output
@@ -105,7 +105,7 @@ def _blocks(length: int, scores: int) -> tuple[int, int]:
 
 
 def _by_blocks(attend, q: Array, causal_mask: Array, axis: int, keys: int) -> Array:
-    """attend(q, causal_mask), with the queries on `axis` in blocks whose scores stay within SCORES_AT_ONCE."""
+    """Computes attend(q, causal_mask) in blocks of queries on `axis`, whose scores stay within SCORES_AT_ONCE."""
     length = q.shape[axis]
     number, size = _blocks(length, q.size // q.shape[-1] * keys)
     if number == 1:
@@ -149,7 +149,7 @@ def _packed(prompt_mask, q, k, v, cache, *, group, kernel):
 
 
 def _repeated(own_q, own_k, own_v, prefix_k, prefix_v, prompt_mask, kernel):
-    """Responses' attention by `jax.nn.dot_product_attention`, whose kernels need the prompt's keys repeated per response."""
+    """Responses' attention by the kernels of `jax.nn.dot_product_attention`, which need the prompt's keys once per response."""
     batch, group, length = own_q.shape[:3]
 
     def rows(x):
@@ -178,7 +178,7 @@ def _prefill(mask, q, k, v, cache, *, group, length):
 
 
 def _one_write(cache, row, step):
-    """cache [..., R, h] with `row` [..., 1, h] at `step`. Axes of size one would keep XLA from writing in place."""
+    """Writes `row` [..., 1, h] into cache [..., R, h] at `step`. Axes of size one would keep XLA from writing in place."""
     axes = [n for n in cache.shape[:-2] if n > 1]
     cache_, row_ = (x.reshape(*axes, *x.shape[-2:]) for x in (cache, row))
     return jax.lax.dynamic_update_slice_in_dim(cache_, row_, step, axis=-2).reshape(cache.shape)
@@ -197,7 +197,10 @@ def _write_all(_, batched, cache, row, step):
 
 
 def _decode(prompt_mask, step, q, k, v, cache, *, kernel):
-    """Attention of one new token to prefix [B, k, P, h] and own [B, G, k, R, h], with no concatenated scores."""
+    """Attention of one new token to the keys of the prompt [B, k, P, h] and of its own response [B, G, k, R, h].
+
+    The two parts' scores are not concatenated.
+    """
     own_k, own_v = (_write(cache[name], row[..., None, :], step) for name, row in (("k", k), ("v", v)))
     grouped = _grouped(q, k.shape[-2])
     prefix = _scores("bgkqh,bkph->bkgqp", grouped, cache["prefix_k"], prompt_mask[:, None, None, None])

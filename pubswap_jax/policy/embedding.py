@@ -1,4 +1,4 @@
-"""Embeddings of questions by the base model: what a server without labels can compare questions by."""
+"""Embeds questions with the base model, so that a server without labels can find similar questions."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,14 +11,14 @@ from pubswap_jax.types import Array, Prompts, PyTree, at_least_f32
 
 
 class Encoder(NamedTuple):
-    """A frozen encoder of questions."""
+    """Maps a prompt to one vector of norm 1, by frozen weights, so that questions can be compared by cosine."""
 
     size: int  # D
     embed: Callable[[PyTree, Prompts], Array]  # (base, prompts [B, P]) -> f32[B, D], rows of norm 1
 
 
 def mean_hidden(model) -> Encoder:
-    """The base's last hidden states, averaged over a prompt's tokens and divided by their norm."""
+    """The encoder that averages the base's last hidden states over a prompt's tokens and divides by the norm."""
 
     def embed(base: PyTree, prompts: Prompts) -> Array:
         check_base(base)
@@ -30,6 +30,6 @@ def mean_hidden(model) -> Encoder:
 
 
 def normalised(x: Array) -> Array:
-    """x / ‖x‖ over the last axis; zeros stay zeros."""
+    """Scales vectors to norm 1, x / ‖x‖ over the last axis; zeros stay zeros."""
     squares = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
     return x / jnp.sqrt(jnp.where(squares > 0, squares, 1.0))

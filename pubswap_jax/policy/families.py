@@ -11,7 +11,10 @@ from pubswap_jax.types import Adapter, Array
 
 @functools.cache
 def ffa_lora(rank: int, alpha: float) -> Adapter:
-    """LoRA with a frozen A (FFA-LoRA, Sun et al., arXiv 2403.12313): the mean of B is that of ΔW, and half as much crosses."""
+    """The family FFA-LoRA (arXiv 2403.12313): LoRA whose A is frozen, so that only B is trained and sent: half the bytes.
+
+    With a shared A, the mean of the clients' B gives exactly the mean of their ΔW.
+    """
     plain = lora(rank, alpha)
 
     def init(key: Array, wide: int, out: int, stack: tuple[int, ...] = ()) -> tuple[dict, dict]:
@@ -30,7 +33,9 @@ def ffa_lora(rank: int, alpha: float) -> Adapter:
 
 
 def ravan(heads: int, rank: int, bases: str = "orthogonal") -> Adapter:
-    """ΔW = Σ s_h A_h H_h B_h over heads, with A_h and B_h frozen and orthogonal across heads (RAVAN, arXiv 2506.05568).
+    """The family RAVAN (arXiv 2506.05568): ΔW = Σ s_h A_h H_h B_h over heads, with A_h and B_h frozen.
+
+    A_h and B_h are orthogonal across heads.
 
     A client trains H_h [r, r] and s_h. It sends s_h H_h, and starts again from H_h = that and s_h = 1, so the mean is exact.
     Reading: orthogonal bases have orthonormal columns in A and rows in B, from a QR decomposition with a fixed sign; random
@@ -79,13 +84,13 @@ def _ravan(heads: int, rank: int, bases: str) -> Adapter:
 
 
 def _orthonormal(key: Array, shape: tuple[int, ...]) -> Array:
-    """Orthonormal columns [..., n, k]. The sign of each is that which makes R's diagonal positive."""
+    """Draws matrices with orthonormal columns, [..., n, k], by QR. The signs make R's diagonal positive, so they are unique."""
     q, r = jnp.linalg.qr(jax.random.normal(key, shape, float))
     return q * jnp.sign(jnp.diagonal(r, axis1=-2, axis2=-1))[..., None, :]
 
 
 def _normal(key: Array, shape: tuple[int, ...]) -> Array:
-    """Normal entries of variance 1/n, [..., n, k]."""
+    """Draws matrices of normal entries of variance 1/n, [..., n, k], whose columns have norm 1 in expectation."""
     return jax.random.normal(key, shape, float) * shape[-2] ** -0.5
 
 

@@ -17,7 +17,9 @@ from pubswap_jax.types import Array, ModelConfig
 
 
 def training_kernel(dtype, *lengths: int) -> str:
-    """'cudnn' for half precision and even lengths on a GPU (cuDNN rejects odd lengths); else 'xla'.
+    """The attention kernel for training: 'cudnn' for half precision and even lengths on a GPU; else 'xla'.
+
+    cuDNN rejects odd lengths.
 
     cuDNN's kernel has no second derivative. Compute hypergradients in float32 or wider, which always use 'xla'.
     """
@@ -26,7 +28,9 @@ def training_kernel(dtype, *lengths: int) -> str:
 
 
 def decode_kernel(dtype, config: ModelConfig) -> str:
-    """'triton' for half precision on one GPU and a head size that is a power of two; else 'xla'.
+    """The attention kernel for sampling: 'triton' for half precision on one GPU; else 'xla'.
+
+    'triton' also needs a head size that is a power of two.
 
     On several devices XLA cannot partition the kernel and would gather the caches instead.
     """
@@ -36,7 +40,7 @@ def decode_kernel(dtype, config: ModelConfig) -> str:
 
 
 def _probed(name: str, largest_error: Callable[[], Array]) -> bool:
-    """Whether a kernel agrees with plain products. Runs in a separate thread, because the caller may be inside a jit trace."""
+    """Whether a kernel agrees with plain products. Runs in another thread, because the caller may be inside a jit trace."""
     if jax.default_backend() != "gpu":
         return False
 

@@ -70,7 +70,7 @@ def response_logps(
 
 
 def response_states(model, base: PyTree, adapter: PyTree | None, prompts: Prompts, tokens: Array) -> Array:
-    """The hidden states that predict each of the tokens int32[B, G, R], [B, G, R, D]. `adapter=None` is the base's."""
+    """The hidden states that predict each response token: int32[B, G, R] -> [B, G, R, D]. `adapter=None` is the base's."""
     check_base(base)
     batch, group, length = tokens.shape
     width = prompts.tokens.shape[-1]
@@ -94,7 +94,7 @@ def unembedding(model, base: PyTree) -> Callable[[Array], Array]:
 
 
 def chunk_size(config: ModelConfig, shape: tuple[int, int, int], models: int = 1) -> int:
-    """The positions of responses [B, G, R] whose logits under so many models are in memory at once."""
+    """How many positions of responses [B, G, R] have their logits in memory at once, under `models` models."""
     batch, group, length = shape
     return min(max(1, LOGITS_AT_ONCE // (models * config.vocab_size * batch * group)), length)
 
@@ -128,7 +128,7 @@ def chunked_logps(unembed, states, tokens, temperature, *, chunk: int, entropy: 
 
 
 def in_chunks(function: Callable, arrays: tuple[Array, ...], chunk: int) -> PyTree:
-    """function(*arrays) with arrays [B, G, R, ...] and results [B, G, R], `chunk` positions of R at a time."""
+    """Computes function(*arrays) with `chunk` positions of R at a time. Arrays [B, G, R, ...], results [B, G, R]."""
     batch, group, length = arrays[0].shape[:3]
     padding = -length % chunk
 

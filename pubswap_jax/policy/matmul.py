@@ -1,4 +1,4 @@
-"""Products with the base's matrices, by W itself or by copies in a faster layout, which are made once per rollout.
+"""Multiplies by the base's matrices: by W itself, or by copies in a faster layout, which are made once per rollout.
 
 On a CPU a few rows multiply fastest with a stored Wᵀ. On a GPU XLA concatenates matrices that share an input, but again at
 every token, which takes a third of a decode step at 1.5B.
@@ -19,7 +19,7 @@ JOINED = {"self_attn": ("q_proj", "k_proj", "v_proj"), "mlp": ("gate_proj", "up_
 
 
 def matmul(x: Array, kernel: Array, preferred=None) -> Array:
-    """x W in the dtype of x."""
+    """The product x W of activations and a linear layer's matrix, in the dtype of x."""
     kernel = kernel.astype(x.dtype)
     if x.size == x.shape[-1] and x.dtype.itemsize == 2:
         # Two rows, not one: XLA's CPU backend has no half-precision matrix-vector product and would convert the whole matrix.
@@ -34,7 +34,7 @@ def prefers_transposed(rows: int) -> bool:
 
 
 def few_rows(x: Array, transposed: Array, preferred=None) -> Array:
-    """x W of a few rows, from Wᵀ [out, in]. Each row of Wᵀ is read once and in memory order, which suits a CPU's bandwidth."""
+    """The product x W for a few rows, from Wᵀ [out, in]: fast on a CPU, since each row of Wᵀ is read once, in memory order."""
     wide = jnp.promote_types(x.dtype, jnp.float32)
     y = jnp.tensordot(transposed.astype(x.dtype), x, (1, x.ndim - 1), preferred_element_type=wide)
     # Without the barrier XLA would swap the operands back.
@@ -53,7 +53,10 @@ def copies(params: PyTree, rows: int, dtype=None) -> dict[str, PyTree]:
 
 
 def transposed_kernels(params: PyTree) -> PyTree:
-    """The collection `transposed`, for `few_rows`: Wᵀ of each linear layer. Layers that share an input have one joined Wᵀ."""
+    """Makes the collection `transposed` for `few_rows`: Wᵀ of each linear layer.
+
+    Layers that share an input have one joined Wᵀ.
+    """
     turned = {path: jnp.swapaxes(x, -1, -2) for path, x in _kernels(params).items()}
     for parent, parts in _parts(turned).items():
         turned[*parent, "joined"] = jnp.concatenate([turned.pop(path) for path in parts], axis=-2)
@@ -61,7 +64,7 @@ def transposed_kernels(params: PyTree) -> PyTree:
 
 
 def joined_kernels(params: PyTree, dtype=None) -> PyTree:
-    """The collection `joined`: one W for layers that share an input."""
+    """Makes the collection `joined`: one matrix for all layers that share an input, such as queries, keys and values."""
     kernels = _kernels(params)
     joined = {
         (*parent, "joined"): jnp.concatenate([kernels[path] for path in parts], axis=-1).astype(
@@ -77,13 +80,16 @@ def _kernels(params: PyTree) -> dict[tuple, Array]:
 
 
 def _parts(kernels: dict[tuple, Array]) -> dict[tuple, list[tuple]]:
-    """{module: paths of its kernels that share an input}."""
+    """Groups the kernels of a module that share an input: {module: paths of these kernels}."""
     parents = sorted({path[:-2] for path in kernels if len(path) > 2 and path[-3] in JOINED})
     return {parent: [(*parent, name, "kernel") for name in JOINED[parent[-1]]] for parent in parents}
 
 
 def products(module: nn.Module, x: Array, sizes: tuple[int, ...]) -> list[Array | None]:
-    """x Wᵢ of the module's joined layers, with `sizes` features. All None without joined copies: each layer uses its own W."""
+    """The products x Wᵢ of the layers that share x, from joined copies. All None without copies: each layer uses its own W.
+
+    `sizes`: the layers' numbers of features.
+    """
     turned, joined = (module.get_variable(collection, "joined") for collection in ("transposed", "joined"))
     if turned is None and joined is None:
         return [None] * len(sizes)

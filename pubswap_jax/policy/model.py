@@ -23,7 +23,7 @@ _init = nn.initializers.normal(0.02)
 
 
 def rope_angles(config: ModelConfig, positions: Array) -> Array:
-    """Angles position · θ^(−2i/d), [..., 1, head_dim / 2] (Su et al. 2021), with Llama 3's scaling of long wavelengths."""
+    """Rotary angles position · θ^(−2i/d), [..., 1, head_dim / 2]; Llama 3's scaling stretches long ones (Su et al. 2021)."""
     exponents = jnp.arange(0, config.head_dim, 2, dtype=float) / config.head_dim
     frequencies = 1.0 / config.rope_theta**exponents
     if config.rope_scaling is not None:
@@ -59,7 +59,7 @@ class RMSNorm(nn.Module):
 
 
 class Dense(nn.Module):
-    """x W + bias + what the adapter family adds, if this layer has an adapter."""
+    """A linear layer, x W + bias, plus what the adapter family adds if this layer has an adapter."""
 
     config: ModelConfig
     features: int
@@ -67,7 +67,7 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, product: Array | None = None) -> Array:
-        """`product` is x W if the caller has already computed it, see `products`."""
+        """The layer's output for x. `product` is x W if the caller has already computed it, see `products`."""
         kernel = self.param("kernel", _init, (x.shape[-1], self.features))
         turned = self.get_variable("transposed", "kernel")
         y = product if product is not None else matmul(x, kernel) if turned is None else few_rows(x, turned)
@@ -122,7 +122,10 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm residual block. Returns (x, None), the pair that `nn.scan` requires."""
+    """One transformer layer: attention and MLP, each with a norm before it and a residual around it.
+
+    Returns (x, None), the pair that `nn.scan` requires.
+    """
 
     config: ModelConfig
 
@@ -136,7 +139,7 @@ class Block(nn.Module):
 
 
 class Kernel(nn.Module):
-    """A matrix and its stored transpose (None if there is none). The caller multiplies."""
+    """Parameters of a linear layer: its matrix, and the stored transpose (None if there is none). The caller multiplies."""
 
     shape: tuple[int, int]
 
@@ -146,7 +149,7 @@ class Kernel(nn.Module):
 
 
 class Transformer(nn.Module):
-    """tokens [B, T] -> logits [B, T, V]."""
+    """A decoder-only language model: tokens [B, T] -> logits [B, T, V]."""
 
     config: ModelConfig
 

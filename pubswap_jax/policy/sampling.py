@@ -22,7 +22,7 @@ TOKENS_PER_TEST = 8
 
 
 class How(NamedTuple):
-    """Static arguments of a call. With the shapes they are the key of the compiled program."""
+    """Static arguments of a sampling call. With the arrays' shapes they decide which compiled program is used."""
 
     group: int
     length: int
@@ -36,7 +36,7 @@ class How(NamedTuple):
 
 @flax.struct.dataclass
 class SamplingState:
-    """The carry of the decode loop."""
+    """What the decode loop carries from token to token: the responses so far, the caches, and the next states."""
 
     step: Array  # int32[], tokens written so far
     states: Array  # [C, B, G, D], last hidden states, which predict the next token
@@ -65,7 +65,9 @@ def sample(
     min_p: float = 0.0,
     greedy: bool = False,
 ) -> Rollout:
-    """G responses of each client's policy to each of its prompts. adapters [C, ...], prompts [C, B, P] -> rollout [C, B, G, R].
+    """Samples G responses of each client's policy to each of its prompts: prompts [C, B, P] -> rollout [C, B, G, R].
+
+    `adapters` has leaves [C, ...].
 
     `key` is one key, one per client [C] or one per response [C, B, G]; a response depends on its own policy, prompt and key.
     Log-probs are those of the policy at `temperature`, before truncation by top-k, top-p or min-p. `greedy` takes the likeliest
@@ -191,7 +193,10 @@ def _decode(
 
 
 def row_keys(key: Array, clients: int, prompts: int, group: int) -> Array:
-    """keys [C, B, G] from one key, keys [C] or keys [C, B, G]: missing axes are added by `fold_in` of their indices."""
+    """One random key per response, [C, B, G], from one key, keys [C] or keys [C, B, G].
+
+    Missing axes are added by `fold_in` of their indices.
+    """
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
     shape = (clients, prompts, group)
@@ -206,7 +211,7 @@ def row_keys(key: Array, clients: int, prompts: int, group: int) -> Array:
 
 
 def _uniforms(keys: Array, length: int) -> Array:
-    """[R, ..., 2]: two uniforms per token of each row, which depend only on the row's key and the token's position."""
+    """Random numbers [R, ..., 2]: two uniforms per token of each row, which depend only on the row's key and the position."""
 
     def two(key, step):
         return jax.random.uniform(jax.random.fold_in(key, step), (2,))

@@ -15,7 +15,7 @@ CHUNK = 512
 def draw(
     logits: Array, uniforms: Array, top_k: int, top_p: float, min_p: float, greedy: bool, temperature=1.0
 ) -> tuple[Array, Array]:
-    """A token ~ truncated softmax(logits / temperature), and its log-prob before truncation.
+    """Draws a token from truncated softmax(logits / temperature); also returns its log-prob before truncation.
 
     [..., V], [..., 2] -> int32[...], f32[...]. A GPU reads the logits twice, for the maximum and for the chunk masses, and
     writes no array of their size. Dividing by `temperature` before the call would write one; the second pass divides instead.
@@ -37,7 +37,7 @@ def draw(
 
 
 def inverse_cdf(chunks: Array, mass: Array, uniforms: Array) -> Array:
-    """token ∝ exp(logits), from logits [..., n, CHUNK], their chunk masses Σ exp [..., n], and two uniforms per row.
+    """Draws a token ∝ exp(logits), from logits [..., n, CHUNK], chunk masses Σ exp [..., n] and two uniforms per row.
 
     One uniform is not enough: its 23 bits are too coarse for the rare tokens of a large vocabulary.
     """
@@ -47,7 +47,9 @@ def inverse_cdf(chunks: Array, mass: Array, uniforms: Array) -> Array:
 
 
 def truncate(logits: Array, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> Array:
-    """−inf outside the top k, then outside the nucleus of mass p (Holtzman et al. 2020), then where p < min_p · max p.
+    """Sets logits to −inf outside the top k, then outside the nucleus of mass p, then where p < min_p · max p.
+
+    The nucleus is that of Holtzman et al. 2020.
 
     The order, and the rules for ties and edge cases, are those of Hugging Face's transformers.
     """
@@ -72,7 +74,7 @@ def _chunks(logits: Array) -> Array:
 
 
 def _invert(weights: Array, uniform: Array) -> Array:
-    """The first i with w₀ + … + wᵢ > u Σw, with wᵢ > 0, so that rounding never selects an impossible entry."""
+    """Draws an index ∝ weights: the first i with w₀ + … + wᵢ > u Σw. wᵢ > 0, so rounding selects no impossible entry."""
     cumulative = jnp.cumsum(weights, axis=-1)
     possible = weights > 0
     total = jnp.max(jnp.where(possible, cumulative, 0), axis=-1)

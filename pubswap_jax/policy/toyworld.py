@@ -31,7 +31,7 @@ TOY_CONFIG = ModelConfig(
 
 
 def toy(key: Array, config: ModelConfig = TOY_CONFIG) -> tuple[Transformer, PyTree, PyTree]:
-    """A random policy: model, base, adapter."""
+    """A random policy for tests and examples: (model, base, adapter)."""
     model = Transformer(config)
     params_key, adapter_key = jax.random.split(key)
     basis_key = jax.random.fold_in(adapter_key, 2**32 - 1)  # no layer of the adapter has this number
@@ -57,7 +57,9 @@ def toy_batches(key: Array, num_clients: int, num_prompts: int = 4) -> list[Batc
 
 
 def parity_judge(rollouts: Rollout, batch: Batch) -> Verdict:
-    """Right if the sum of the response's tokens has the parity `batch.answers`. [C, B, G] from tokens [C, B, G, R].
+    """The toy task's judge: right if the sum of a response's tokens has the parity `batch.answers`.
+
+    [C, B, G] from tokens [C, B, G, R].
 
     With a `Reference`, a client that does not hold the question compares with the parity of its own response.
     """
@@ -74,7 +76,7 @@ def _parity(rollouts: Rollout) -> Array:
 
 
 def _question(a: Array, b: Array) -> tuple[Prompts, Array]:
-    """The prompt `a + b =`, or `a =` where b is 0, and the parity of a + b."""
+    """The toy question `a + b =`, or `a =` where b is 0, as a prompt, and its answer, the parity of a + b."""
     long, short = jnp.stack([a, PLUS, b, EQUALS]), jnp.stack([PAD, PAD, a, EQUALS])
     tokens = jnp.where(b > 0, long, short).astype(jnp.int32)
     return Prompts(tokens, tokens != PAD), (a + b) % 2

@@ -44,7 +44,10 @@ def own_attention(q: Array, k: Array, v: Array, step: Array, *, interpret: bool 
 
 
 def _attend(step_ref, q_ref, k_ref, v_ref, out_ref, total_ref, top_ref, *, heads: int, scale: float):
-    """Kernel for one response and one key-value head: an online softmax over blocks of keys (Milakov & Gimelshein 2018)."""
+    """The Triton kernel for one response and one key-value head: an online softmax over blocks of keys.
+
+    Online softmax: Milakov & Gimelshein 2018.
+    """
     tile, size = q_ref.shape
     real = jnp.arange(tile) < heads
     q = triton.load(q_ref, mask=real[:, None], other=0.0)

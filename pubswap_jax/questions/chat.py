@@ -35,7 +35,9 @@ def around(
 
 
 def _own_prompt(hf, rendered, place: str) -> tuple[str, str]:
-    """(the text that a prompt begins with, that text and the template's own system turn). Equal if it has no system prompt.
+    """Finds a chat template's own system prompt: (text that every prompt begins with, that text and the own system turn).
+
+    The two are equal if the template has no system prompt.
 
     With a system prompt S, a template renders `begin + header + S + end + user header + question`. `end` is known from what
     follows a question without a generation prompt, so that the user header is what is left.

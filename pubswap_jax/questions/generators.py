@@ -39,7 +39,7 @@ def problems(spec: str, count: int, seed: int) -> list[Problem]:
 
 
 def rewards(completions: Sequence, reasoning_gym: Sequence[dict]) -> list[float]:
-    r"""What each question's own verifier says of the answer in \boxed{} or <answer>; without either, 0."""
+    r"""Each question's own verifier scores the answer in \boxed{} or <answer>. A completion without either gets 0."""
     texts = [text if isinstance(text, str) else text[-1]["content"] for text in completions]
     return [_score(text, asked) for text, asked in zip(texts, reasoning_gym, strict=True)]
 
@@ -67,7 +67,10 @@ def _verifier(name: str) -> Callable[[str, dict], float]:
 
 
 def _check_safe(gym: Any, name: str) -> None:
-    """Raises if the module of the generator's verifier could run an answer as code. The package's own comparison could not."""
+    """Raises if the generator's verifier lives in a module that could run an answer as code.
+
+    A generator without a verifier of its own uses the package's comparison, which could not.
+    """
     made, _ = gym.factory.DATASETS[name]
     owner = next(one for one in made.__mro__ if "score_answer" in vars(one))
     found = RUNS_CODE.search(_source(owner))
@@ -79,7 +82,7 @@ def _check_safe(gym: Any, name: str) -> None:
 
 
 def _source(owner: type) -> str:
-    """The source of the module that a class stands in."""
+    """The source text of the module in which a class is defined."""
     return inspect.getsource(sys.modules[owner.__module__])
 
 

@@ -16,7 +16,7 @@ from pubswap_jax.settings import nearest
 
 @dataclasses.dataclass(frozen=True)
 class HubSet:
-    """A question set on the hub, and how to read it."""
+    """A question set on the hub: its name, splits, licence, and how to read its columns."""
 
     name: str  # repository on the hub
     configs: tuple[str, ...]
@@ -107,7 +107,7 @@ SPEC = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:/([\w.-]+))?@([\w./-]+)(?::([\w.-]+))
 
 
 class Spec(NamedTuple):
-    """A data set on the hub that no table names."""
+    """A data set on the hub that is not in the table of known sets, as 'hf:owner/name@revision' names it."""
 
     name: str
     config: str | None
@@ -127,7 +127,7 @@ class Spec(NamedTuple):
 
 
 def is_name(text: str) -> bool:
-    """Whether a text names sets of questions, as data.name does, and no file."""
+    """Whether a text names question sets, as data.name does; False for a file's path."""
     return text.startswith("reasoning_gym:") or all(part in HUB or part.startswith(PREFIX) for part in text.split("+"))
 
 

@@ -23,7 +23,10 @@ HOMEWORK = {
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """Which questions a run asks. The fields of the config's section `data` of the same names have their meanings."""
+    """Settings of a run's questions: which ones to load and how to split them.
+
+    Fields have the names of the config's section `data`.
+    """
 
     seed: int
     num_clients: int
@@ -55,7 +58,7 @@ class Asked(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """Training questions, and the validation and test questions that are held out of training."""
+    """Questions before the split over clients: those of training, and those of validation and test, which are held out."""
 
     train: list[Row]
     validation: list[Row]
@@ -95,7 +98,10 @@ def load_questions(wanted: Wanted, tokenizer: Tokenizer) -> Asked:
 
 
 def _held_out(wanted: Wanted, tokenizer: Tokenizer) -> Parts:
-    """The usable questions. Sets without questions of their own are drawn from the training questions."""
+    """Loads and filters the questions, and holds out validation and test.
+
+    Sets without questions of their own are drawn from training.
+    """
     read, own_validation, own_test = read_problems(wanted)
     train, notes = usable(
         read[: wanted.max_questions or None], tokenizer, wanted.max_prompt_tokens, "training", wanted.verified
@@ -121,7 +127,7 @@ def _held_out(wanted: Wanted, tokenizer: Tokenizer) -> Parts:
 
 
 def _from_elsewhere(wanted: Wanted, tokenizer: Tokenizer, private: Sequence[Row], test: Sequence[Row]) -> Pile:
-    """Public questions of data.public_path, without near copies of test questions."""
+    """The public questions from the files of data.public_path, without near copies of test questions."""
     beside = readers.expand(_paths(wanted.path))
     for file in readers.expand(_paths(wanted.public_path)):
         if any(file.samefile(other) for other in beside):

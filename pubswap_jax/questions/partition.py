@@ -19,7 +19,7 @@ Partition = Callable[[Sequence[Problem], int, np.random.Generator], list[np.ndar
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Indices into one list of training questions. Every question is in exactly one of the lists below."""
+    """Which questions belong to whom: indices into one list of training questions, each in exactly one of the lists below."""
 
     public: list[int]
     clients: list[list[int]]
@@ -63,13 +63,15 @@ def split(
 
 
 def iid(problems: Sequence[Problem], num_clients: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Clients of equal size, drawn uniformly."""
+    """Partition: clients of equal size, drawn uniformly."""
     _check_clients(num_clients, len(problems))
     return np.array_split(rng.permutation(len(problems)), num_clients)
 
 
 def dirichlet(alpha: float) -> Partition:
-    """Clients of equal size. Client i draws its topic mixture q_i ~ Dir(alpha T p), with p the T topics' shares.
+    """Returns the partition with clients of equal size, where client i draws its topic mixture q_i ~ Dir(alpha T p).
+
+    p are the T topics' shares.
 
     The mixtures are then fitted to the number of questions per topic. A small alpha gives each client few topics (the limit is
     `by_topic`); a large alpha gives each client all topics. See Hsu et al. 2019.
@@ -105,7 +107,10 @@ def _fitted(wanted: np.ndarray, rows: np.ndarray, columns: np.ndarray, rounds: i
 
 
 def by_topic(problems: Sequence[Problem], num_clients: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Whole topics; counts per client differ by at most one. With more clients than topics, clients share single topics."""
+    """Partition: every client gets whole topics, and counts differ by at most one.
+
+    More clients than topics share single topics.
+    """
     _check_clients(num_clients, len(problems))
     piles = _shuffled_piles(problems, rng)
     order = rng.permutation(len(piles))
@@ -118,7 +123,7 @@ def by_topic(problems: Sequence[Problem], num_clients: int, rng: np.random.Gener
 
 
 def size_skew(alpha: float) -> Partition:
-    """Client sizes ~ Dir(alpha, ..., alpha), at least one question each. All clients draw from the same topic mixture."""
+    """Returns the partition with client sizes ~ Dir(alpha, ..., alpha), at least one question each, and one topic mixture."""
     _check_alpha(alpha)
 
     def partition(problems: Sequence[Problem], num_clients: int, rng: np.random.Generator) -> list[np.ndarray]:
@@ -132,7 +137,10 @@ def size_skew(alpha: float) -> Partition:
 
 
 def natural(problems: Sequence[Problem], num_clients: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Whole keys: the first part of an id ('mercy' in 'mercy/17'). Keys go, largest first, to the smallest client so far."""
+    """Partition by the source in the data: the first part of an id ('mercy' in 'mercy/17'), never divided between clients.
+
+    Sources go, largest first, to the smallest client so far.
+    """
     del rng  # deterministic
     piles = collections.defaultdict(list)
     for i, problem in enumerate(problems):
@@ -166,7 +174,7 @@ def holders(dealt: Split, rows: np.ndarray) -> np.ndarray:
 
 
 def draw_iid(problems: Sequence[Problem], size: int, rng: np.random.Generator) -> np.ndarray:
-    """Indices of `size` questions, stratified: topics in proportion to their shares, rounded by largest remainders."""
+    """Draws `size` questions in proportion to the topics' shares, rounded by largest remainders. Returns their indices."""
     piles = _shuffled_piles(problems, rng)
     exact = np.array([len(pile) for pile in piles]) * (size / max(1, len(problems)))
     counts = np.floor(exact).astype(int)

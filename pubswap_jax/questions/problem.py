@@ -34,7 +34,7 @@ class Problem:
 
 
 def drop_unreadable(problems: Sequence[Problem], readable: Callable[..., np.ndarray]) -> tuple[list[Problem], list[Problem]]:
-    """Separates questions whose answer the verifier can read from the rest: (kept, dropped).
+    """Divides questions into those whose answer the verifier can read, and the rest: (kept, dropped).
 
     The verifier's check is `readable(answers, kind='math') -> bool[n]`. A question with an unreadable answer would always give
     reward zero, so it must not be asked.

@@ -64,7 +64,7 @@ def suffix(file: pathlib.Path) -> str:
 
 
 def stem(file: pathlib.Path) -> str:
-    """A file's name without its format suffixes: 'train' for train.jsonl.gz."""
+    """A file's name without its format suffixes, such as 'train' for train.jsonl.gz."""
     name = file.name[:-3] if file.name.lower().endswith(".gz") else file.name
     return name[: len(name) - len(suffix(file))]
 

@@ -17,7 +17,7 @@ PRIVATE, PUBLIC, PARTICIPATION, PARTITION, AGAIN, OVERLAP = range(6)
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """Which steps of a round are public.
+    """Says which steps of a round are public, given the period, the unit and the number of steps.
 
     Reading: every `period`-th of a round's `steps` is public (unit 'step': t % p == p - 1). Unit 'extra' adds a public step
     after every `period` private steps. Unit 'round' makes all steps of every `period`-th round public. With period 0, no step
@@ -101,7 +101,7 @@ def participants(seed: int, round: int, num_clients: int, count: int = 0) -> np.
 
 
 def rows(split, size: int, *, seed: int, event, labelled: int = 0) -> np.ndarray:
-    """int[C, B]: every client's questions at an event, as indices into the list of questions that was split.
+    """The questions that every client gets at an event, int[C, B], as indices into the list of questions that was split.
 
     In a public step all clients get the same rows. A client's private stream advances only in rounds in which it takes part,
     so its epochs skip no question. The row of an absent client holds the questions that it gets when it returns. The first
@@ -118,7 +118,9 @@ def rows(split, size: int, *, seed: int, event, labelled: int = 0) -> np.ndarray
 
 
 def other_rows(split, asked: np.ndarray, draw: int, *, seed: int, event) -> np.ndarray:
-    """int[C, B]: other private questions of every client at an event, for the draw of this number.
+    """Replacement questions for every client at an event, int[C, B]: private ones that differ from those asked so far.
+
+    `draw` is the number of the draw.
 
     The draws of a step have no question in common with each other, nor with `asked` int[C, B], as long as a client has enough.
     """

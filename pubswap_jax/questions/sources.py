@@ -28,7 +28,7 @@ MISSING = {"nan", "NaN", "NAN", "null", "NULL", "None", "<NA>", "#N/A"}
 
 @dataclasses.dataclass(frozen=True)
 class Fields:
-    """The column for each field of a `Problem`. An empty name means that the file has no such column.
+    """Which column of a question file holds which field of a `Problem`. An empty name means that there is no such column.
 
     A name may list alternatives for files with different columns: "question|prompt" takes the first of the two columns that
     is present and not empty in a row. An empty alternative, as in "topic|", allows files without the column.
@@ -199,7 +199,7 @@ def _options(place: str, row: Mapping, columns: str | Sequence[str]) -> dict[str
 
 
 def _parsed(text: str) -> object:
-    """Parses a cell's text as JSON or as a Python literal. Returns None if both fail."""
+    """A cell's text read as JSON or as a Python literal; None if it is neither."""
     for parse in (json.loads, ast.literal_eval):
         try:
             found = parse(text)

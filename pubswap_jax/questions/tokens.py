@@ -61,7 +61,7 @@ def load_tokenizer(
     instructions: Mapping[str, str] = INSTRUCTIONS,
     chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> Tokenizer:
-    """Loads from a folder or a hub name.
+    """Loads the tokenizer of a model, from a folder or a hub name, with the texts that go around each question.
 
     `system`: the system prompt; None: the chat template's own; empty: none at all. `examples`: (question, answer) of earlier
     turns, as they are. `chat_template_kwargs` go to the chat template, e.g. Qwen3's `enable_thinking`.
@@ -110,7 +110,10 @@ def encode_all(
 
 
 def left_pad(encoded: Sequence[np.ndarray], rows: np.ndarray, length: int, pad_id: int) -> Prompts:
-    """Prompts [..., P] as numpy arrays for the question indices `rows` [...]. P = `length` must not change between steps."""
+    """Pads prompts on the left: Prompts [..., P] for the question indices `rows` [...].
+
+    P = `length` must stay the same in a run.
+    """
     rows = np.asarray(rows)
     tokens = np.full((rows.size, length), pad_id, np.int32)
     mask = np.zeros((rows.size, length), bool)

@@ -10,7 +10,7 @@ from pubswap_jax.report.series import over_steps
 
 
 def asynchronous(steps: Sequence[Mapping], rounds: Sequence[Mapping]) -> str:
-    """The section, from the rows of all steps and rounds. Empty where the clients run in lockstep."""
+    """HTML of the report's section on asynchronous clients, from rows of steps and rounds. Empty for a run in lockstep."""
     found = [row for row in rounds if "uploads/client" in row]
     if not found:
         return ""

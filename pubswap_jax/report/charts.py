@@ -59,7 +59,7 @@ def lines(
 
 
 def heat_map(rows: Sequence[str], columns: Sequence[str], values, *, digits: int = 2, largest: float | None = None) -> str:
-    """A matrix. Deeper colours are larger absolute values; negative values have a second hue."""
+    """A matrix as a grid of colours. Deeper colours are larger absolute values; negative values have a second hue."""
     cell_width, cell_height, left = _cell(columns), 24, _label_space(rows)
     width, height = left + cell_width * len(columns), 22 + cell_height * len(rows) + 4
     top = largest or max((abs(v) for row in values for v in row if v is not None), default=0) or 1.0
@@ -132,7 +132,7 @@ def stacked_bars(labels: Sequence[str], parts_of: Mapping[str, Sequence[float]],
 
 
 def note(text: str) -> str:
-    """A sentence in small print."""
+    """HTML of a sentence in small print, below a chart."""
     return f'<p class="note">{html.escape(text)}</p>'
 
 
@@ -140,19 +140,19 @@ def note(text: str) -> str:
 
 
 def _svg(width: float, height: float, parts: Sequence[str], natural: bool = False) -> str:
-    """The parts in an SVG that fills the page's width or, if `natural`, has its own width."""
+    """An SVG made of `parts`, which fills the page's width or, if `natural`, has its own width."""
     style = f' style="max-width:{width:.0f}px;min-width:{min(width, 420):.0f}px"' if natural else ""
     return f'<div class="chart"><svg role="img" viewBox="0 0 {width:.0f} {height:.0f}"{style}>{"".join(parts)}</svg></div>'
 
 
 def _legend(names: Sequence[str]) -> str:
-    """The names of the curves beside their colours."""
+    """The legend of a chart: the names of its curves beside their colours."""
     items = (f'<span><i class="c{number % COLOURS}"></i>{html.escape(name)}</span>' for number, name in enumerate(names))
     return f'<div class="legend">{"".join(items)}</div>'
 
 
 def _y_axis(low: float, high: float, label: str, decades: bool = False) -> str:
-    """Grid lines and their values. With `decades`, low and high are logarithms."""
+    """Grid lines of a chart and their values on the left. With `decades`, low and high are logarithms."""
     parts = [f'<text class="small" x="2" y="{TOP - 12}">{html.escape(label)}</text>']
     for tick in ticks(low, high, whole=decades):
         y = TOP + (high - tick) / (high - low) * (HEIGHT - TOP - BOTTOM)
@@ -163,7 +163,7 @@ def _y_axis(low: float, high: float, label: str, decades: bool = False) -> str:
 
 
 def _x_axis(first: float, last: float, label: str, alone: bool = False) -> str:
-    """Values below the chart. With `alone` only the middle one, for a single point."""
+    """The label and the values below a chart, at round numbers; with `alone` one value in the middle, for a single point."""
     place = f'x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 3}"'
     parts = [f'<text class="small" text-anchor="middle" {place}>{html.escape(label)}</text>']
     for tick in [(first + last) / 2] if alone else ticks(first, last, whole=True):
@@ -220,12 +220,12 @@ def _label_space(rows: Sequence[str]) -> int:
 
 
 def _title(text: str) -> str:
-    """The text that a browser shows on hover."""
+    """The <title> of a mark, which a browser shows on hover."""
     return f"<title>{html.escape(text)}</title>"
 
 
 def _text(text: str, longest: int) -> str:
-    """The text, shortened to `longest` characters."""
+    """A text of at most `longest` characters, shortened if it is longer, and escaped for HTML."""
     return html.escape(text if len(text) <= longest else text[: longest - 1] + "…")
 
 

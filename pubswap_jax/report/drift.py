@@ -10,7 +10,10 @@ from pubswap_jax.report.series import mean_of_known
 
 
 def drift(run: Mapping, rounds: Sequence[Mapping]) -> str:
-    """The section, from the rows of finished rounds; empty where no client's adapter moved on its own."""
+    """HTML of the report's section on drift, from the rows of finished rounds.
+
+    Empty where no client's adapter moved on its own.
+    """
     rounds = [row for row in rounds if "round/drift" in row]
     if not rounds:
         return ""
@@ -47,7 +50,7 @@ def _by_module(modules: Sequence[str], last: Mapping, names: Sequence[str]) -> s
 
 
 def exclusions(rounds: Sequence[Mapping]) -> list[str]:
-    """A sentence for each round whose average excluded a client."""
+    """A sentence for each round whose averaging left out a client, because its adapter had NaN or an enormous norm."""
     found = {row["round"]: [str(i) for i, out in enumerate(row.get("round/excluded", [])) if out] for row in rounds}
     sentence = "Round {}: client {} was left out of the average, since its adapter was not finite."
     return [sentence.format(round, ", ".join(names)) for round, names in found.items() if names]

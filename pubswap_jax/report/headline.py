@@ -14,7 +14,7 @@ from pubswap_jax.run.pass_at_k import Evaluation, comparison, interval, pass_at_
 
 
 def headline(run: Mapping, evaluations: Sequence[Mapping]) -> str:
-    """The section: a table of the base model beside the best round on the test questions, or what is known so far."""
+    """HTML of the report's first section: base model beside best round on the test questions, or what is known so far."""
     tested = [row for row in evaluations if row["split"] == "test" and "greedy" not in row["model"]]
     base = [row for row in tested if row["round"] == 0]
     if not base:
@@ -39,7 +39,7 @@ def headline(run: Mapping, evaluations: Sequence[Mapping]) -> str:
 
 
 def shape(config: Mapping) -> str:
-    """What kind of run this is: clients, rounds, steps, and how the clients federate."""
+    """One sentence on what kind of run this is: clients, rounds, steps, and how the clients federate."""
     clients, rounds, steps, swap, period = (
         config[f"federation.{name}"] for name in ("num_clients", "rounds", "steps", "swap", "swap_period")
     )
@@ -74,12 +74,12 @@ def best_round(evaluations: Sequence[Mapping]) -> int:
 
 
 def _line(topic: str, count: int, before: float, after: float, low: float, high: float) -> list:
-    """A table row, formatted as in the terminal."""
+    """A row of the table of test results, with the numbers formatted as in the terminal's table."""
     return [topic, count, f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f} [{low:+.3f}, {high:+.3f}]"]
 
 
 def _read(row: Mapping, topics: Sequence[str | None]) -> Evaluation:
-    """An Evaluation from a row of the evaluations file, which has only correctness bits, and the topics of its questions."""
+    """Rebuilds an Evaluation from a row of evaluations.jsonl, which has only correctness bits, and its questions' topics."""
     correct = np.array([[bit == "1" for bit in bits] for bits in row["correct"]], bool)
     problems = [Problem("", "", "", topic or "") for topic in topics]
     return Evaluation(problems, correct, np.full(correct.shape, "", object), np.zeros(correct.shape, int))

@@ -55,13 +55,13 @@ def sections(run: Mapping, rows: list[dict], evaluations: list[dict], rollouts: 
 
 
 def alarms(rows: Sequence[dict]) -> str:
-    """The section on what looks wrong, as `pubswap doctor` says it."""
+    """HTML of the report's section on what looks wrong: the lines that `pubswap doctor` prints."""
     lines = [[name, line] for name, line in doctor.raised(rows).items()]
     return section("What looks wrong", table(["alarm", "what to change"], lines)) if lines else ""
 
 
 def learning(steps: Sequence[Mapping], rounds: Sequence[Mapping], evaluations: Sequence[Mapping]) -> str:
-    """The section on learning: reward in training, and pass@1 on the validation questions with its change from the base."""
+    """HTML of the report's section on learning: training reward, validation pass@1, and its change from the base model."""
     phases = sorted(
         {name.removesuffix("/reward") for row in steps for name in row if name.endswith("/reward") and name != "reward/reward"}
     )
@@ -86,12 +86,12 @@ def learning(steps: Sequence[Mapping], rounds: Sequence[Mapping], evaluations: S
 
 
 def reward_range(curves: Sequence[Line]) -> tuple[float, float] | None:
-    """0 to 1 where all rewards are in it, as a verifier's are; None lets the chart find a range."""
+    """The y-range of a chart of rewards: 0 to 1 if all lie in it, as a verifier's do; None lets the chart choose."""
     return (0.0, 1.0) if all(0 <= y <= 1 for curve in curves for y in curve.y) else None
 
 
 def partition(run: Mapping, evaluations: Sequence[Mapping]) -> str:
-    """The section on topics: the questions of each client by topic, and the last validation pass@1 by topic."""
+    """HTML of the report's section on topics: each client's questions by topic, and the last validation pass@1 by topic."""
     topics, body = [topic or "(no topic)" for topic in run.get("topics", [])], ""
     if topics:
         columns = ["public", *(str(i) for i in range(len(run["held"][0]) - 1))]
@@ -110,7 +110,7 @@ def partition(run: Mapping, evaluations: Sequence[Mapping]) -> str:
 
 
 def traffic(run: Mapping, rounds: Sequence[Mapping]) -> str:
-    """The section on communication: bytes by kind and direction, and the bytes of other protocols for the same rounds."""
+    """HTML of the report's section on communication: bytes by kind and direction, and what other protocols would send."""
     accounts = [  # null in the file marks an absent client, which sends nothing
         {k.removeprefix("ledger/"): [n or 0 for n in v] for k, v in row.items() if k.startswith("ledger/")} for row in rounds
     ]
@@ -136,7 +136,7 @@ def traffic(run: Mapping, rounds: Sequence[Mapping]) -> str:
 
 
 def times(steps: Sequence[Mapping], rounds: Sequence[Mapping]) -> str:
-    """The section on time and memory: seconds by phase in each round, tokens per second in each step, peaks of memory."""
+    """HTML of the report's section on time and memory: seconds by phase, tokens per second, peaks of memory."""
     spent = {phase: [row.get(f"time/{phase}", 0.0) for row in rounds] for phase in PHASES}
     bars = charts.stacked_bars([str(row["round"]) for row in rounds], spent, "seconds")
     if not steps:
@@ -164,7 +164,7 @@ def speeds(steps: Sequence[Mapping]) -> Line:
 
 
 def settings(run: Mapping) -> str:
-    """The section on settings: fields that differ from their default, versions, device, and notes of the start."""
+    """HTML of the report's section on settings: fields that differ from their default, versions, device, notes of the start."""
     defaults = {field.name: field.default for field in FIELDS}
     changed = [
         [name, defaults.get(name), value] for name, value in run["config"].items() if value != _plain(defaults.get(name))

@@ -9,7 +9,7 @@ from pubswap_jax.run.journal import mean
 
 
 def numbered(rows: Iterable[dict]) -> tuple[list[dict], list[dict]]:
-    """The rows of steps and of finished rounds. The one way of counting: from 1, and a step's `at` over the whole run."""
+    """Divides rows into those of steps and those of finished rounds. `at` numbers the steps from 1 over the whole run."""
     rows = list(rows)
     steps = [row for row in rows if "step" in row]
     steps = [row | {"at": number} for number, row in enumerate(steps, 1)]
@@ -29,7 +29,7 @@ def banded(found: Sequence[tuple[float, Sequence[float]]], label: str) -> Line:
 
 
 def cell(matrix: Sequence[Sequence[float] | None], i: int, j: int) -> float | None:
-    """matrix[i][j], or None if row i is null, as an absent client's row is."""
+    """matrix[i][j] of a matrix over clients; None if row i is null, which is an absent client's row."""
     return None if matrix[i] is None else matrix[i][j]
 
 

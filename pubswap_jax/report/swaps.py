@@ -8,7 +8,7 @@ from pubswap_jax.report.series import banded, cell, drawable, over_steps, total
 
 
 def swaps(steps: Sequence[Mapping]) -> str:
-    """The section, from the rows of all steps; empty without a step that could swap."""
+    """HTML of the report's section on swaps, from the rows of all steps. Empty without a step that could swap."""
     public = [row for row in steps if "public/donors" in row and "public/rescued" in row]
     if not public:
         return ""
@@ -35,7 +35,10 @@ def swaps(steps: Sequence[Mapping]) -> str:
 
 
 def distances(public: Sequence[Mapping]) -> str:
-    """M·β beside the distance that it bounds, for measured groups with a replacement. Empty if there is no such group."""
+    """A chart of how far swaps moved a gradient beside the bound M·β on that distance. Empty if none was measured.
+
+    M is the number of replaced responses of a group, β the farthest that a single replacement moves the gradient.
+    """
     measured = [row for row in public if any(map(drawable, row.get("swap/bound", ())))]
     if not measured:
         return ""
@@ -59,7 +62,7 @@ def distances(public: Sequence[Mapping]) -> str:
 
 
 def unswapped(public: Sequence[Mapping]) -> str:
-    """A sentence on the measured steps in which nothing was swapped, which the chart of distances cannot show."""
+    """A sentence that counts the measured steps in which nothing was swapped, which the chart of distances cannot show."""
     measured = [row["swap/bound"] for row in public if "swap/bound" in row]
     count = sum(not any(bounds) for bounds in measured)  # a client's bound is 0 without a replacement, None if it is absent
     if not count:

@@ -32,7 +32,10 @@ apply();
 
 
 def transcripts(rollouts: Sequence[Mapping], at: Mapping[tuple[int, int], int]) -> str:
-    """The section, from the rows of rollouts.jsonl; empty without any. `at`: (round, step) -> the step's number in the run."""
+    """HTML of the report's section of transcripts, from the rows of rollouts.jsonl. Empty without rows.
+
+    `at`: (round, step) -> the step's number in the run.
+    """
     groups = [_group(row, at) for row in sorted(chosen(rollouts), key=lambda row: (row["round"], row["step"]))]
     if not groups:
         return ""
@@ -44,7 +47,10 @@ def transcripts(rollouts: Sequence[Mapping], at: Mapping[tuple[int, int], int]) 
 
 
 def chosen(rollouts: Sequence[Mapping]) -> list[Mapping]:
-    """The newest groups, half of them with a replacement if there are as many, up to CHARACTERS of responses."""
+    """Chooses the groups that the report shows: the newest, half of them with a swap if there are as many.
+
+    Their responses have at most CHARACTERS in all.
+    """
     swapped = [number for number, row in enumerate(rollouts) if _swapped(row)]
     others = [number for number, row in enumerate(rollouts) if not _swapped(row)]
     half = max(TRANSCRIPTS // 2, TRANSCRIPTS - len(others)), max(TRANSCRIPTS // 2, TRANSCRIPTS - len(swapped))
@@ -62,7 +68,7 @@ def _swapped(row: Mapping) -> bool:
 
 
 def _group(row: Mapping, at: Mapping[tuple[int, int], int]) -> tuple[str, dict[str, list[str]]]:
-    """One question and its responses, folded under a line that says where in the run they are from; and what a filter sees."""
+    """HTML of one question and its responses, folded under a line; and the values by which the page's menus can filter it."""
     kind = "public" if row["public"] else "private"
     step = at.get((row["round"], row["step"]), "?")
     question = row["question"]
@@ -86,7 +92,10 @@ def _group(row: Mapping, at: Mapping[tuple[int, int], int]) -> tuple[str, dict[s
 
 
 def _filter(marks: Sequence[Mapping[str, Sequence[str]]]) -> str:
-    """A menu for each mark with more than one value. It stays hidden where the page's script does not run."""
+    """HTML of the menus that filter transcripts by client, topic, swap or verdict; a menu needs more than one value.
+
+    The menus stay hidden where the page's script does not run.
+    """
     menus = ""
     for name in marks[0]:
         values = sorted({value for one in marks for value in one[name]}, key=lambda text: (len(text), text))

@@ -1,1 +1,1 @@
-"""From a config to a run: assembly, records between clients, checkpoints, metrics and evaluation."""
+"""Turns a config into a run: builds its parts, carries records between clients, writes checkpoints, metrics and evaluations."""

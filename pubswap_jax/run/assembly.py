@@ -35,7 +35,7 @@ from pubswap_jax.verifier import pool
 
 
 class Data(NamedTuple):
-    """The questions of a run."""
+    """The questions of a run: training, validation and test, their split over clients, and the batch of each event."""
 
     train: Questions  # public and private questions; `split` holds indices into them
     split: Split
@@ -45,7 +45,7 @@ class Data(NamedTuple):
 
 
 class Log(NamedTuple):
-    """What a run writes beside its metrics."""
+    """What a run writes beside its metrics, as the config's section `log` says."""
 
     transcripts: int  # groups a step; -1: one, or none where several processes run
     distortion: str  # when M·β is measured: off, or after some public steps
@@ -82,7 +82,7 @@ class Run(NamedTuple):
     given: Given  # what was passed in Python
 
     def who(self, event: Event):
-        """The event's clients as `Federation.step` takes them, bool[C] or None for all of them.
+        """The clients of an event in the form that `Federation.step` takes: bool[C], or None for all of them.
 
         On one device only those who take part are computed. On a mesh each device holds some clients, and all are computed.
         """
@@ -156,14 +156,14 @@ def assemble(config, given: Given = NOTHING) -> Run:
 
 
 def own_rewards(config, given: Given) -> Own | None:
-    """The own rewards that the config names or that are given, or those that belong to the questions."""
+    """The reward functions that the config names or the caller gives, or those that belong to the questions; None: 1 or 0."""
     reward, data = config.reward, config.data
     named = "" if data.path or given.questions is not None else data.name
     return make_own(reward.functions, reward.weights, reward.correct_at, reward.form, given.rewards, named)
 
 
 def look(config) -> Asked:
-    """The questions that a run would ask, without the model's weights."""
+    """Loads the questions that a run would ask, without the model's weights. `--mode=data` prints them."""
     own = own_rewards(config, NOTHING)
     folder = base_folder(config) if config.model.revision or not config.model.path else pathlib.Path(config.model.path)
     asked = load_questions(questions_of(config, own), make_tokenizer(config, folder))
@@ -258,7 +258,7 @@ def make_examiner(config, policy: Policy, place: Placement, program: Program, ow
 
 
 def examination(config, policy: Policy, file: str) -> tuple[Examiner, Questions]:
-    """An examiner of the policy's model, and all questions of a file with a question and an answer a row."""
+    """Prepares the evaluation of a model on a file's questions: returns what evaluates it, and the questions with prompts."""
     fields = sources.Fields.of(config.data.fields.to_dict())
     found = pile.usable(sources.local(file, fields), policy.tokenizer, config.data.max_prompt_tokens, "test")
     for line in found.notes:
@@ -270,7 +270,7 @@ def examination(config, policy: Policy, file: str) -> tuple[Examiner, Questions]
 
 
 def questions_of(config, own: Own | None = None, given: Given = NOTHING) -> Wanted:
-    """What the config says about questions, for `load_questions`."""
+    """The config's settings of questions, in the form that `load_questions` takes."""
     names = ("name", "path", "test_path", "test_name", "public_path", "max_prompt_tokens", "max_questions")
     names += ("test", "validation", "public", "partition")
     return Wanted(

@@ -1,4 +1,4 @@
-"""What a run's loop tells the outside: rows, printed lines, checkpoints, and the state that a signal handler may save."""
+"""Writes down what a run does: rows of metrics, printed lines, checkpoints, and the state that a signal handler may save."""
 
 import pathlib
 import threading
@@ -20,7 +20,7 @@ Offer = Callable[[Callable[[], None]], None]
 
 
 class Round(NamedTuple):
-    """The argument of `on_round`: a finished round."""
+    """A finished round, as the callback `on_round` gets it."""
 
     round: int  # rounds that are finished; the base model's evaluation is no round
     rounds: int  # of the run
@@ -32,7 +32,7 @@ OnRound = Callable[[Round], None]
 
 
 class Book:
-    """Records a run: the loop calls one method after each kind of event."""
+    """Records a run. The loop calls one method after each kind of event."""
 
     def __init__(self, run: Run, recorder: Recorder, folder: pathlib.Path, offer: Offer, on_round: OnRound | None = None):
         self.run, self.recorder, self._folder, self._offer = run, recorder, folder, offer
@@ -46,7 +46,7 @@ class Book:
             state.save(self._folder, self.run, at, here if position is None else position)
 
     def reached(self, at: RunState, keep: bool = False) -> RunState:
-        """The run can go on from `at`: offers to save it, and saves it if `keep`."""
+        """Offers the state `at` to the signal handler, which may save it; with `keep` a checkpoint of it is written now."""
         position = self.recorder.journal.told()
 
         def end() -> None:
@@ -61,14 +61,17 @@ class Book:
         return at
 
     def stepped(self, event: Event, batch: Batch, seen: StepRecord, hparams: Hparams, seconds: float, channel: Channel) -> None:
-        """Writes a step's row and its transcripts, which pass the channel first."""
+        """Records a step: writes its row of metrics and its transcripts, which pass the channel first."""
         for record in transcripts(self.run, event, batch, seen):
             self.recorder.transcript(channel.up(record) if self.run.federation.reports else record)
         more = self._rewards(event, channel) | surveyed(batch, seen)
         self.recorder.step(event, batch, seen, hparams, seconds, more)
 
     def _rewards(self, event: Event, channel: Channel) -> dict[str, object]:
-        """Each reward function's mean for each client, which passes the channel, and its seconds. Empty without own rewards."""
+        """Values of a step's row: each reward function's mean for each client, and its seconds. Empty without reward functions.
+
+        The means pass the channel.
+        """
         means, seconds = self.run.tally.take()
         if not means or hosts.several():  # with several processes, each has called the functions for some clients alone
             return {}
@@ -80,7 +83,10 @@ class Book:
         return given | {f"time/reward_{name}": spent for name, spent in seconds.items()}
 
     def closed(self, event: Event, figures: dict) -> dict[str, object]:
-        """The figures of a round's end, as the journal has them. Raises if no client is sound any more."""
+        """Turns the metrics of a round's averaging into values for the journal.
+
+        Raises if every client has NaN or an enormous norm.
+        """
         figures = hosts.fetch(figures)
         here = figures.pop("sound", np.ones(len(event.who), bool))
         # Without lockstep few clients upload at a time: others go on when theirs are not finite.
@@ -93,7 +99,7 @@ class Book:
         return values | {"round/excluded": [int(not fine) for fine in here]}
 
     def ended(self, event: Event, at: RunState, values: dict[str, object]) -> RunState:
-        """Writes a finished round's row, saves, and then announces the round."""
+        """Records a finished round: writes its row, saves a checkpoint, and prints a line about the round."""
         self.recorder.round(event.round + 1, values | uploads(self.run.timeline, event, at.number))
         self.keep(self.reached(at))
         if event.round < 0:
@@ -106,14 +112,19 @@ class Book:
 
 
 def _of_all(values: np.ndarray, who: np.ndarray) -> np.ndarray:
-    """[C], NaN for absent clients, from the values of the clients that a step computed: those of bool[C] `who`, or all."""
+    """Spreads the values of the clients that a step computed over all clients: [C], NaN for absent clients.
+
+    The computed ones are those of bool[C] `who`, or all.
+    """
     whole = np.full(len(who), np.nan, np.float32)
     whole[who] = values if len(values) == who.sum() else values[who]
     return whole
 
 
 def uploads(timeline: Timeline, event: Event, number: int) -> dict[str, object]:
-    """The simulated time of an `evaluate` event, whose next event is `number`, and the uploads since the one before it.
+    """Values of a round's row: the simulated time, and the uploads since the round before.
+
+    `event` is the round's `evaluate`, and `number` the index of the event after it.
 
     Empty where the timeline has no clock.
     """
@@ -130,7 +141,7 @@ def uploads(timeline: Timeline, event: Event, number: int) -> dict[str, object]:
 
 
 def healthy(here: np.ndarray, event: Event) -> None:
-    """Raises if no client in bool[C] `here` takes part in the event's round."""
+    """Raises if no client in bool[C] `here` takes part in the event's round, so that there is nothing to average."""
     if not (here & event.who).any():
         raise ValueError(
             f"round {event.round + 1}: no client's adapter is finite any more; lower --config.training.lr or "
@@ -139,7 +150,7 @@ def healthy(here: np.ndarray, event: Event) -> None:
 
 
 def exclusion(round: int, here: np.ndarray) -> str:
-    """The line about the clients outside bool[C] `here`."""
+    """The line that is printed about clients left out of a round's average: those outside bool[C] `here`."""
     names = ", ".join(str(client) for client in np.flatnonzero(~here))
     return (
         f"round {round}: the adapter of client {names} is not finite; it is left out of the average and starts again from "
@@ -179,7 +190,7 @@ def silent(round: int, figures: dict) -> list[str]:
 
 
 def announcement(round: int, rounds: int, figures: dict, best: Best) -> str:
-    """The line about a finished round."""
+    """The line that is printed about a finished round: its number, its scores and the best round so far."""
     if "eval/pass@1" not in figures:
         return f"round {round} of {rounds} saved"
     own = [score for score in figures.get("clients/pass@1", []) if score is not None]

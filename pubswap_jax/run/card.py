@@ -38,7 +38,7 @@ run's config that differ from the defaults of pubswap_jax {version}:
 
 
 def base_name(run: Run) -> str:
-    """The base model as the config names it."""
+    """The base model's name as the config has it: a hub name, a folder, or the embedded model."""
     return str(run.settings["model.path"] or f"pubswap_jax/{run.policy.folder.name}")
 
 
@@ -50,13 +50,13 @@ def _intervals(tested: list[dict], models: tuple) -> str:
 
 
 def _flags(known: dict) -> list[str]:
-    """The settings that differ from the defaults, as flags of the command."""
+    """The fields that differ from their default, each as a flag of the command."""
     usual = settings.flatten(default_config())
     return [f"--config.{name}={value}" for name, value in known.items() if name in usual and value != usual[name]]
 
 
 def card_of(run: Run, at: RunState, workdir: pathlib.Path, name: str) -> str:
-    """The model card of the adapter `name`, in Markdown."""
+    """The model card, in Markdown, of the exported adapter `name`."""
     known, shared = run.settings, run.federation.shared(at.federation) is not None
     model, round = "global" if shared else name.replace("_", " "), place_of(run, at.number)[0]
     tested = [row for row in journal.read(workdir, "evaluations") if row["split"] == "test"]

@@ -1,5 +1,9 @@
 """Channels that carry records as bytes, for clients and a server in processes of their own.
 
+A run in one process does not use this file: its channel is the gate of ledger.py. Here a client's process runs the
+federation with one client, its own, and `client_end` as its channel. The server's process makes a service and calls it for
+every event; no model is loaded there.
+
 A client's process runs the federation with one client, its own, and `client_end` as its channel. The server's process makes a
 service and calls it for every event; no model is loaded there.
 """
@@ -17,7 +21,7 @@ from pubswap_jax.types import Array, Channel, PyTree, Rollout, Server, ServerSta
 
 
 def packed(channel: Channel) -> Channel:
-    """The same channel, with every record turned into bytes and back: nothing crosses but what the bytes say."""
+    """The same channel, except that records leave it as bytes that were read again: nothing crosses but what the bytes say."""
 
     def by(way: Callable[[Record], Record]) -> Callable[[Record], Record]:
         def carry(record: Record) -> Record:
@@ -32,7 +36,10 @@ def packed(channel: Channel) -> Channel:
 
 
 def client_end(send: Callable[[bytes], None], receive: Callable[[], bytes]) -> Channel:
-    """A client's end of a connection. `down` waits for the server's record; its argument says what arrays to expect."""
+    """The channel of a client's process, over a connection. `down` waits for the server's record.
+
+    The argument of `down` says what arrays to expect.
+    """
 
     def up(record: Record) -> Record:
         send(record.pack())
@@ -42,7 +49,10 @@ def client_end(send: Callable[[bytes], None], receive: Callable[[], bytes]) -> C
 
 
 def server_end(ends: Sequence[tuple[Callable[[bytes], None], Callable[[], bytes]]], channel: Channel) -> Channel:
-    """The server's end of all connections, as (send, receive). Every record passes `channel`, the server's gate."""
+    """The channel of the server's process, over connections to all clients as (send, receive).
+
+    Every record passes `channel`, the server's gate.
+    """
 
     def up(record: Record) -> Record:
         found = joined([Record.unpack(receive(), record) for _, receive in ends])
@@ -60,7 +70,7 @@ def server_end(ends: Sequence[tuple[Callable[[bytes], None], Callable[[], bytes]
 def make_service(
     server: Server, channel: Channel, responses: tuple[int, int, int, int], extra: PyTree | None = None
 ) -> Callable[..., ServerState]:
-    """serve(state, kind, ids=None, key=None) -> state: the server's half of one event, for clients that all take part.
+    """Returns the server's half of one event: serve(state, kind, ids=None, key=None) -> state. All clients take part.
 
     `ids`, int32[C, B], are the public questions of a public step, and `key` is the step's.
 

@@ -1,8 +1,10 @@
-"""Checkpoints: orbax arrays plus a manifest of SHA-256 digests. Orbax alone restores a flipped bit without an error.
+"""Checkpoints on disk: saves and loads folders of arrays, with a SHA-256 digest of every file. state.py says what is saved.
+
+Orbax alone would restore a flipped bit without an error.
 
 A checkpoint is a folder with the arrays, `notes.json` and `MANIFEST.json`. `round-000003` means that three rounds are done;
-`round-000003-step-000012` means twelve more steps. The folder is written under a hidden name, synced to disk and then renamed,
-so a folder with a final name is complete even if the process was killed.
+`round-000003-step-000012` means three rounds and twelve steps of the fourth. The folder is written under a hidden name, synced
+to disk and then renamed, so a folder with a final name is complete even if the process was killed.
 """
 
 import contextlib
@@ -34,7 +36,7 @@ _NAME = re.compile(r"round-(\d{6,})(?:-step-(\d{6,}))?")
 
 
 class Checkpoint(NamedTuple):
-    """A complete checkpoint on disk: `round` rounds are done, and `step` steps of the next round."""
+    """A complete checkpoint on disk, taken after `round` whole rounds and `step` steps of the round that follows them."""
 
     round: int
     step: int
@@ -42,7 +44,7 @@ class Checkpoint(NamedTuple):
 
 
 class NotSaved(OSError):
-    """A checkpoint could not be written. Earlier checkpoints are unchanged."""
+    """Raised when a checkpoint could not be written. Earlier checkpoints are unchanged."""
 
 
 def save(folder: str | os.PathLike, round: int, step: int, tree: PyTree, notes: dict) -> Checkpoint:
@@ -117,7 +119,7 @@ def notes(checkpoint: Checkpoint) -> dict:
 
 
 def prune(folder: str | os.PathLike, keep: int, best: int | None = None, reached: tuple[int, int] | None = None) -> None:
-    """Removes a killed process's staging folders and all checkpoints but the newest `keep` and the one that ends round `best`.
+    """Deletes old checkpoints: all but the newest `keep` and the one that ends round `best`; also a killed process's leftovers.
 
     Checkpoints after (round, step) `reached` were found damaged. They do not count as newest and will be overwritten.
     """
@@ -130,7 +132,7 @@ def prune(folder: str | os.PathLike, keep: int, best: int | None = None, reached
 
 
 def problem(path: pathlib.Path) -> str:
-    """Describes damage to a checkpoint, with the file's name; empty if all files match the manifest."""
+    """Describes damage to a checkpoint, with the file's name; empty if all files match MANIFEST.json."""
     try:
         raw = (path / MANIFEST).read_bytes()
         expected = json.loads(raw)["files"]
@@ -188,14 +190,14 @@ def _not_of_orbax(record: logging.LogRecord) -> bool:
 
 
 def _manifest(files: dict[str, list]) -> bytes:
-    """The exact bytes of the manifest. They include their own digest, so that a flipped bit in the manifest is found."""
+    """The exact bytes of MANIFEST.json: the digests of all files, and one of themselves, so that a flipped bit is found."""
     body = json.dumps(files, sort_keys=True, indent=1)
     digest = hashlib.sha256(body.encode()).hexdigest()
     return json.dumps({"files": json.loads(body), "sha256": digest}, indent=1, sort_keys=True).encode()
 
 
 def _digests(folder: pathlib.Path) -> dict[str, list]:
-    """file -> [size in bytes, SHA-256], for every file but the manifest."""
+    """{file: [size in bytes, SHA-256]} of every file of a checkpoint but MANIFEST.json."""
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path != folder / MANIFEST:

@@ -1,4 +1,4 @@
-"""What looks wrong in a run: alarms, each one line that names the field to change.
+"""Alarms: find what looks wrong in a run from its metrics. Each is one line that names the field to change.
 
 An alarm is a pure function rows -> line or None. The rows are a run's metrics, as `journal.read(workdir, "metrics")` has them.
 `python -m pubswap_jax.run.doctor` prints the table in docs/doctor.md.
@@ -212,14 +212,14 @@ def raised(rows: Rows) -> dict[str, str]:
 
 
 def examine(workdir: str | os.PathLike) -> list[str]:
-    """The alarms of a run's folder. Where the metrics have no timeouts of the verifier, the transcripts' are counted."""
+    """The alarms of the run in a folder. Where the metrics lack the verifier's timeouts, the transcripts' are counted."""
     earlier.described(pathlib.Path(workdir))  # raises if the folder holds no run
     rows = journal.read(workdir, "metrics")
     return alarms(rows if step_means(rows, "timeout") else [*rows, *timeouts(journal.read(workdir, "rollouts"))])
 
 
 def table() -> str:
-    """The alarms as a Markdown table."""
+    """The alarms as a Markdown table, for docs/doctor.md."""
     lines = ["| alarm | raised when | fields to change |", "|---|---|---|"]
     for alarm in ALARMS:
         fields = ", ".join(f"`{name}`" for name in alarm.fields.split())

@@ -21,7 +21,7 @@ ALLOWED = {
 
 
 def described(workdir: pathlib.Path) -> dict:
-    """The contents of run.json, written by an earlier start."""
+    """The contents of the run.json in `workdir`, which an earlier start of the run wrote."""
     path = workdir / RUN
     if not path.exists():
         raise ValueError(f"{workdir}: no {RUN} in it; give the --workdir of a run, or train one first")
@@ -51,14 +51,14 @@ def config_of(workdir: pathlib.Path) -> tuple[ConfigDict, str]:
 
 
 def as_now(flat: Mapping) -> dict:
-    """The fields of an earlier run with the values that mean the same today."""
+    """Translates fields of a run by an earlier version: values that were renamed get today's names."""
     # Before model.warmup existed, an empty model.system left the chat template's own prompt in place.
     old = "model.warmup" not in flat and flat.get("model.system") == ""
     return dict(flat) | ({"model.system": "default"} if old else {})
 
 
 def allow(mode: str, name: str, workdir: pathlib.Path) -> None:
-    """Raises if the config flag `name` must be taken from the run in `workdir` and may not be overridden."""
+    """Raises if `mode` may not change the field `name` of the run in `workdir`, whose value must stay the run's own."""
     if not name.startswith(ALLOWED[mode]):
         may = ", ".join(prefix + "*" if prefix.endswith(".") else prefix for prefix in ALLOWED[mode])
         raise ValueError(

@@ -28,7 +28,10 @@ SAVINGS = (
 
 
 def plan(config, say: Callable[[str], None] = lambda line: None) -> str:
-    """A table of bytes and seconds. If the run does not fit, also settings that help. `say` prints progress."""
+    """Estimates a run as a text table: bytes of memory and seconds of a round. `say` prints progress.
+
+    If the run does not fit, the table is followed by settings that help.
+    """
     model_config = model_of(config)
     check_context(config, model_config)
     check_family(config, model_config)
@@ -60,7 +63,10 @@ def headline(sizes: Sizes, model_config: ModelConfig) -> str:
 
 
 def remedies(config, have: int, say: Callable[[str], None] = lambda line: None) -> list[str]:
-    """The three settings that save most, each alone and with those above it. If these are not enough, also all together."""
+    """Names settings that save memory: the three that save most, each alone and with those above it.
+
+    If these are not enough, also all together.
+    """
     found, possible = [], savings(config)
     for number, pair in enumerate(possible, start=1):
         say(f"it does not fit; compiling with {_flag(pair)} ({number} of {len(possible)})")
@@ -89,7 +95,10 @@ def _flag(pair: tuple[str, object]) -> str:
 
 
 def round_seconds(config, model_config: ModelConfig, rate: float, bandwidth: float) -> dict[str, float]:
-    """Roofline bounds. A decode step reads the weights or multiplies them; training costs 4 FLOP per token and parameter."""
+    """Least seconds of a round's phases, from the device's FLOP/s and bandwidth (roofline).
+
+    A decode step reads the weights or multiplies them; training costs 4 FLOP per token and parameter.
+    """
     sizes = sizes_of(one_device(config))
     weights = bytes_of(param_shapes(model_config, sizes.dtype)) / sizes.model_shards
     parameters = sum(x.size for x in jax.tree.leaves(param_shapes(model_config))) / sizes.model_shards
@@ -103,7 +112,7 @@ def round_seconds(config, model_config: ModelConfig, rate: float, bandwidth: flo
 
 
 def measured(dtype: str, size: int = 1024, repeats: int = 4) -> tuple[float, float]:
-    """FLOP/s of a matrix product and bytes/s of a copy on the first device; the best of `repeats` runs each."""
+    """Measures the first device: FLOP/s of a matrix product and bytes/s of a copy, the best of `repeats` runs each."""
     x = jnp.ones((size, size), dtype)
     long = jnp.ones(1 << 24, jnp.float32)
     product, copy = jax.jit(jnp.matmul), jax.jit(lambda v: v + 1)
@@ -129,7 +138,7 @@ def savings(config) -> list[tuple[str, object]]:
 
 
 def _span(seconds: float) -> str:
-    """90 -> '1.5 min'."""
+    """A time for a reader: 90 seconds -> '1.5 min'."""
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"

@@ -19,7 +19,7 @@ PEAK = "peak: what is held, and the largest of these"
 
 
 def needed(config, model_config: ModelConfig) -> dict[str, int]:
-    """Bytes on one device, from shapes and from XLA's memory analysis of the compiled rollout and update."""
+    """Bytes of memory that a run needs on one device, by purpose, from shapes and XLA's analysis of the rollout and update."""
     config, analysed = one_device(config), {}
     sizes = sizes_of(config)
     model, params = Transformer(model_config), {"params": param_shapes(model_config, sizes.dtype)}

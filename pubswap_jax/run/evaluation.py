@@ -14,7 +14,10 @@ Examine = Callable[..., list[Evaluation]]
 
 
 def make_examine(run: Run, check: Callable[[], None]) -> Examine:
-    """(adapters [M, ...], questions, greedy=False) -> M Evaluations. `check` may raise between two batches to stop the run."""
+    """Returns examine(adapters [M, ...], questions, greedy=False) -> M Evaluations, with the run's model and settings.
+
+    `check` may raise between two batches to stop the run.
+    """
 
     def grade(rollouts, problems):
         check()
@@ -27,7 +30,7 @@ def make_examine(run: Run, check: Callable[[], None]) -> Examine:
 
 
 def examined(run: Run, examine: Examine, recorder: Recorder, event: Event, state: PyTree) -> dict[str, object]:
-    """The figures of an `evaluate` event: of the base model before the first round, of what was trained after each."""
+    """Does an `evaluate` event and returns its figures: of the base model before the first round, else of trained adapters."""
     return base(run, examine, recorder) if event.round < 0 else trained(run, examine, recorder, event, state)
 
 
@@ -69,7 +72,7 @@ def trained(run: Run, examine: Examine, recorder: Recorder, event: Event, state:
 
 
 def best(run: Run, examine: Examine, recorder: Recorder, round: int, state: PyTree) -> None:
-    """Evaluates the best round on the test questions. Round 0 is the base model, which `base` has evaluated."""
+    """Evaluates the best round on the test questions. Does nothing for round 0, the base model, which is evaluated already."""
     if round == 0:
         return
     shared = run.federation.shared(state)
@@ -89,12 +92,12 @@ def _greedy(run, examine, recorder, round, adapter) -> None:
 
 
 def own(run: Run, examine: Examine, adapters: PyTree, questions, who: np.ndarray | None = None) -> list[Evaluation]:
-    """Evaluates the own adapters of clients int[k] `who`, a few at a time. None: all clients."""
+    """Evaluates the clients' own adapters, those of clients int[k] `who`, a few at a time. None: all clients."""
     return [evaluation for part in parts(run, adapters, who) for evaluation in examine(part, questions)]
 
 
 def parts(run: Run, adapters: PyTree, who: np.ndarray | None = None) -> list[PyTree]:
-    """The adapters [C, ...] of clients int[k] `who` in parts of at most `run.part` clients."""
+    """Divides stacked adapters [C, ...] into parts of at most `run.part` clients: those of int[k] `who`, or all."""
     total = jax.tree.leaves(adapters)[0].shape[0]
     who = np.arange(total) if who is None else who
     size = run.part or total
@@ -104,12 +107,12 @@ def parts(run: Run, adapters: PyTree, who: np.ndarray | None = None) -> list[PyT
 
 
 def one(adapter: PyTree) -> PyTree:
-    """An adapter as a stack of one."""
+    """Gives one adapter a leading axis of length 1, as evaluation takes it."""
     return jax.tree.map(lambda x: x[None], adapter)
 
 
 def tested(run: Run, state: PyTree, found: dict[tuple[int, str, str], Evaluation], round: int) -> bool:
-    """Whether `found` has every test evaluation of the best round."""
+    """Whether the test questions are done: `found` has every evaluation of the best round on them."""
     if round == 0 or run.federation.shared(state) is not None:
         models = ["global"] + (["global, greedy"] if run.examiner.greedy else [])
     else:

@@ -106,7 +106,7 @@ def export_run(run: Run, workdir: pathlib.Path, folder: pathlib.Path | None = No
 
 
 def _merged(run: Run, at: RunState, workdir: pathlib.Path, folder: pathlib.Path, dtype: str) -> pathlib.Path:
-    """Writes the model folder `merged`, in place of an earlier one."""
+    """Writes the model folder `merged`, the base with an adapter merged into its weights. It replaces an earlier one."""
     shared, written = run.federation.shared(at.federation), folder / "merged"
     if shared is None:
         raise ValueError(f"--merge={dtype}: {workdir} has no averaged adapter; merge a client's with pubswap_jax.merge_adapter")
@@ -120,12 +120,15 @@ def _merged(run: Run, at: RunState, workdir: pathlib.Path, folder: pathlib.Path,
 
 
 def _leaving(run: Run, adapter: PyTree) -> tuple[ModelConfig, PyTree, PyTree]:
-    """An adapter as it leaves the run: with its config and its basis, relative to the model of `model.path`."""
+    """An adapter in the form that leaves a run: config, arrays and basis, relative to the model of `model.path`.
+
+    A warm-up's ranks are part of it.
+    """
     return beside_warmup(run.settings["model.warmup"], run.policy.config, adapter, run.policy.base["basis"])
 
 
 def with_own(run: Run, at: RunState) -> list[int]:
-    """The clients whose own adapter is exported: all, or, where a shared one exists, those who took part in the last round."""
+    """The clients whose own adapter is exported: all; with averaging, those who took part in the last round."""
     own = run.federation.own(at.federation)
     if own is None:
         return []
@@ -193,7 +196,7 @@ def _lines(found: Evaluation) -> list[str]:
 
 
 def _alone(run: Run, at: RunState) -> str:
-    """pass@1 of each client's own model, and the mean, as text. Without averaging there is no common model."""
+    """pass@1 of each client's own model and their mean, as text, for a run without averaging, which has no common model."""
     examine = evaluation.make_examine(run, lambda: None)
     found = evaluation.own(run, examine, run.federation.own(at.federation), run.data.test)
     figures = [pass_at_k(one.correct, 1) for one in found]

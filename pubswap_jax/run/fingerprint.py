@@ -1,4 +1,4 @@
-"""Fingerprints of what a caller passes in Python: a name, and a SHA-256 that changes with the code and its settings."""
+"""Fingerprints of Python functions and data that a caller passes: a name, and a SHA-256 that changes with the code."""
 
 import functools
 import hashlib
@@ -53,7 +53,7 @@ def _parts(thing: Any, seen: set[int]) -> list[str]:
 
 
 def _source(function: Any) -> str:
-    """The source; for a function without a file, its byte code; for an object, its class's source."""
+    """The text to hash for a function: its source, else its byte code; for an object, its class's source."""
     try:
         return inspect.getsource(function if hasattr(function, "__code__") or inspect.isclass(function) else type(function))
     except (OSError, TypeError):

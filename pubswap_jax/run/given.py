@@ -1,4 +1,4 @@
-"""What a caller passes in Python instead of naming it in the config, and what the manifest says about it."""
+"""What a caller passes in Python instead of naming it in the config, and its name and SHA-256 for run.json."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,7 +9,10 @@ from pubswap_jax.types import Aggregator, Planner
 
 
 class Given(NamedTuple):
-    """Arguments of `pubswap_jax.train`. The manifest has rewards apart, with those that the config names."""
+    """Arguments of `pubswap_jax.train` that are Python objects: rewards, planner, aggregator, questions.
+
+    run.json lists the rewards apart, with those that the config names.
+    """
 
     rewards: Sequence[Reward] = ()
     planner: Planner | None = None
@@ -26,7 +29,7 @@ class Given(NamedTuple):
             )
 
     def described(self) -> dict[str, dict[str, str]]:
-        """{argument: name and SHA-256}, for the manifest."""
+        """{argument: its name and SHA-256} of what was given in Python, for run.json."""
         found = {}
         if self.planner is not None:
             found["planner"] = _described(fingerprint.name_of(self.planner), fingerprint.of_function(self.planner))

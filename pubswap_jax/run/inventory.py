@@ -11,7 +11,7 @@ LONGEST_SAMPLE = 300  # characters of the sample question that is shown
 
 
 def described(asked: Asked) -> str:
-    """A table with a row for each part of the questions, the log lines about questions left out, and a sample."""
+    """The text of `--mode=data`: a table of the questions' parts, the questions that were left out and why, and a sample."""
     train, split = asked.train, asked.split
     rows = [_row("public", train, split.public)]
     rows += [_row(f"client {i}", train, part) for i, part in enumerate(split.clients)]

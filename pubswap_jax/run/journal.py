@@ -1,4 +1,4 @@
-"""Logging: JSON rows without duplicates or holes after a kill, the clock, TensorBoard and Weights & Biases.
+"""Logs of a run: files of JSON rows without duplicates or holes after a kill, timings, TensorBoard and Weights & Biases.
 
 A row is flat: `round`, `step`, and names `phase/quantity` with a number or a list of one number per client.
 
@@ -21,7 +21,7 @@ import numpy as np
 
 
 class Sink(NamedTuple):
-    """Another destination for scalars: `write(global step, scalars)`; `close` flushes what is buffered."""
+    """A destination for scalars beside the files: `write(global step, scalars)`; `close` flushes what is buffered."""
 
     write: Callable[[int, Mapping[str, float]], None]
     close: Callable[[], None]
@@ -63,7 +63,7 @@ class Journal:
 
 
 class Nowhere:
-    """A journal that writes nothing, for every process but the first."""
+    """A journal that writes nothing. Every process of a run but the first one has it."""
 
     def write(self, name: str, row: Mapping[str, object]) -> None:
         pass
@@ -78,14 +78,14 @@ class Nowhere:
 
 
 def read(workdir: str | os.PathLike, name: str) -> list[dict]:
-    """The rows of a file, without a last row that a kill cut short."""
+    """The rows of NAME.jsonl in a run's folder. A last row that a kill cut short is left out."""
     path = pathlib.Path(workdir) / f"{name}.jsonl"
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     return [json.loads(line) for line in lines]
 
 
 def row(round: int, step: int | None, phase: str, values: Mapping[str, object], present: np.ndarray | None = None) -> dict:
-    """A row from numpy values: scalars, or [C]. Entries of absent clients become null."""
+    """Makes a journal row of numpy values, scalars or [C], under `phase/name`. Entries of absent clients become null."""
     where = {"round": round} if step is None else {"round": round, "step": step}
     return where | {f"{phase}/{name}": _plain(value, present) for name, value in values.items()}
 
@@ -152,7 +152,7 @@ def _package(module: str, field: str, extra: str):
 
 
 class Clock:
-    """Seconds spent in each phase; phases may not overlap."""
+    """Measures the seconds spent in each phase; phases may not overlap."""
 
     def __init__(self):
         self.phase = ""  # the phase that runs now
@@ -161,7 +161,7 @@ class Clock:
         self._started = time.perf_counter()
 
     def timed(self, phase: str, function: Callable, wait: Callable = lambda result: result) -> Callable:
-        """The same function, with its time added to `phase`. `wait` blocks until the result is ready."""
+        """A function that does the same and adds its time to `phase`. `wait` blocks until the result is ready."""
 
         def run(*args):
             started, self.phase = time.perf_counter(), phase

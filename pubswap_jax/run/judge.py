@@ -18,7 +18,7 @@ from pubswap_jax.verifier.score import verify
 
 
 class Grades(NamedTuple):
-    """The verifier's result for each response, and what own rewards made of it; arrays of one shape."""
+    """The verifier's result for each response, and the user's own rewards for it if there are any; arrays of one shape."""
 
     status: np.ndarray  # int8, an index into STATUSES
     texts: np.ndarray  # str, the decoded response; empty if another process graded it
@@ -50,7 +50,10 @@ def grade(
     timeout: float = 1.0,
     accept: str = "value",
 ) -> Grades:
-    """Grades [C, B, G] of responses [C, B, G, R] to the questions [C][B]. `accept`: see the field verifier.accept."""
+    """Decodes responses [C, B, G, R], verifies them as answers to the questions [C][B], and returns Grades [C, B, G].
+
+    `accept`: see the field verifier.accept.
+    """
     tokens, mask = jax.device_get((rollouts.tokens, rollouts.mask))
     texts = tokenizer.decode(tokens, mask)
     asked = [problem for row in problems for problem in row for _ in range(texts.shape[2])]
@@ -114,7 +117,7 @@ def make_judge(
     *,
     accept: str = "value",
 ) -> Callable[[Rollout, Batch], Verdict]:
-    """The judge of a run: reward 1 for a correct response, else 0, or what `rewarded` makes of it.
+    """Returns the judge of a run: reward 1 for a correct response, else 0, or what `rewarded` makes of the grades.
 
     Experts' rewards of candidates are 1 or 0, whatever `rewarded` is.
     """
@@ -131,7 +134,7 @@ def make_judge(
 
 
 def judge_of_shapes(rollouts: Rollout, batch: Batch) -> Verdict:
-    """A judge for rollouts that are shapes: the shapes of their verdicts."""
+    """A judge that computes nothing: from the shapes of rollouts it returns the shapes of their verdicts."""
     dtypes = (jnp.result_type(float), bool, np.int8)
     return Verdict(*(jax.ShapeDtypeStruct(rollouts.tokens.shape[:-1], dtype) for dtype in dtypes))
 
@@ -161,7 +164,7 @@ def grade_together(grade: Grade, rollouts: Rollout, problems: Sequence[Sequence[
 
 
 def to_verdict(grades: Grades, beside=None) -> Verdict:
-    """The grades as device arrays, sharded over [C, B] like the array with the sharding `beside`."""
+    """Puts grades on the device as a Verdict, sharded over [C, B] like the array with the sharding `beside`."""
     dtype, sharding = jnp.result_type(float), None
     if isinstance(beside, NamedSharding):
         sharding = NamedSharding(beside.mesh, PartitionSpec(*beside.spec[:2]))

@@ -1,4 +1,6 @@
-"""The gate of a run: a channel that checks every record, counts its bytes, and refuses what must not cross.
+"""The gate of a run: the channel that checks every record, counts its bytes, and refuses records that must not cross.
+
+Refused are private questions and responses to them, arrays of other shapes than adapters have, and unasked transcripts.
 
 The swap and the averaging read only what the channel returned, so a bug cannot send private questions. The gate protects
 against bugs in this program, not against a client that lies about its own data.
@@ -34,7 +36,9 @@ class Refused(Exception):
 
 
 class Gate:
-    """Counts the bytes of every record by direction and kind, for each client, since the round began.
+    """The channel between clients and server in a run: checks every record, and counts its bytes by direction, kind and client.
+
+    The counts are those since the round began.
 
     Args:
       public: the number of public questions; records of any other question are refused.
@@ -77,7 +81,7 @@ class Gate:
         return record
 
     def _sizes(self, record: Record) -> dict[str, np.ndarray]:
-        """The bytes of every client's share, int[C], by the names they are booked under."""
+        """The bytes of every client's share of a record, int[C], by the name under which they are counted."""
         arrays = record.arrays
         if record.kind in SLOTS:
             return _slot_sizes(record.kind, arrays)
@@ -92,14 +96,14 @@ class Gate:
         return {record.kind: np.full(num_clients, sum(leaf.nbytes // num_clients for leaf in leaves))}
 
     def close_round(self) -> dict[str, list[int]]:
-        """The round's account. Resets the counts to zero."""
+        """Returns the bytes counted in this round, and sets the counts to zero."""
         account, self.account = dict(sorted(self.account.items())), {}
         self.first = self.first and not account  # the evaluation of the base model ends no round
         return account
 
 
 def _slot_sizes(kind: str, arrays: Mapping) -> dict[str, np.ndarray]:
-    """Bytes of responses and verdicts, as `Record.pack` writes them, without moving tokens from the device."""
+    """Bytes of responses and verdicts as `Record.pack` would write them, without moving tokens from the device."""
     down = "slots" in arrays
     shape = jax.tree.leaves(arrays)[0].shape[:3]
     slots = fetch(arrays["slots"]) if down else np.ones(shape, bool)
@@ -164,7 +168,7 @@ _CHECKS = {
 
 
 def totals(accounts: Iterable[dict[str, list[int]]], full_model: int) -> dict[str, int]:
-    """Bytes of a run by direction and kind, and the bytes that two other protocols would send.
+    """Adds up a run's rounds: bytes by direction and kind, and the bytes that two other protocols would send.
 
     `full_model_averaging` sends whole models instead of adapters, and no public questions. `sharing_every_response` sends
     every client's responses to all other clients, instead of the swapped responses only.

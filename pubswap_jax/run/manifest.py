@@ -1,4 +1,7 @@
-"""A run's manifest, run.json: what the run was made of, and when a later start may resume it; and the lock of its folder."""
+"""A run's manifest, run.json: what the run was made of, and when a later start may resume it; and the lock of its folder.
+
+A checkpoint's own manifest is another file, MANIFEST.json.
+"""
 
 import contextlib
 import hashlib
@@ -44,7 +47,7 @@ def alone(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def agree(workdir: pathlib.Path, run: Run, fork: bool) -> dict:
-    """The run's manifest. Raises if the folder holds a run with another manifest, unless `fork`."""
+    """The manifest of the run. Raises if the folder has a run.json of another run, unless `fork`."""
     ours = describe(run)
     same = {"base model (digest)": ours["base_sha256"], "frozen arrays (digest)": ours["basis_sha256"], "JAX": jax.__version__}
     hosts.agree(same | {"split of the questions": ours["split"]})
@@ -87,7 +90,7 @@ def record(workdir: pathlib.Path, described: Mapping) -> None:
 
 
 def describe(run: Run) -> dict:
-    """The run's manifest as JSON, for the report and for a later start."""
+    """What the run is made of, as the dict that becomes run.json."""
     topics, held = counts(run.data.split, run.data.train.problems)
     return {
         "config": json.loads(json.dumps(run.settings)),
@@ -126,6 +129,6 @@ def _digest(*parts) -> str:
 
 
 def _binding(config: Mapping) -> dict:
-    """The fields that must match. A field newer than the run gets its default, which is what the run did."""
+    """The fields that a later start must have equal. A field newer than the run gets its default, which is what the run did."""
     complete = settings.flatten(default_config()) | as_now(config)
     return {name: value for name, value in complete.items() if not name.startswith(FREE)}

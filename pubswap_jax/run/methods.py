@@ -38,7 +38,7 @@ from pubswap_jax.types import Aggregator, Correction, Event, Federation, Hparams
 
 
 class Merging(NamedTuple):
-    """How a run's adapters are merged when it has ended, see after/merging.py."""
+    """Settings of `--mode=flexmerge`: how a run's adapters are merged when the run has ended, see after/merging.py."""
 
     size: float  # in models, 1 to the number of clients
     how: str  # the name of `merge`
@@ -47,7 +47,7 @@ class Merging(NamedTuple):
 
 
 class Routing(NamedTuple):
-    """How questions are routed to a run's adapters when it has ended, see after/routing.py."""
+    """Settings of `--mode=route`: how questions are routed to a run's adapters when the run has ended, see after/routing.py."""
 
     build: Callable  # (embeddings [n, D], utilities [n, M]) -> references
     own: bool  # whether every client routes by its private questions; False: by the public ones
@@ -233,7 +233,7 @@ def make_learning(config) -> Learning:
 
 
 def make_aggregator(config) -> Aggregator:
-    """The rule that the config names, one of ours or the user's."""
+    """Builds the aggregation rule that the config names, one of the package's or the user's own."""
     if counts := checks.heads(config.federation.heads):
         return partial_heads(counts, config.model.heads, config.seed)
     rule = settings.chosen(config, "federation.aggregate")
@@ -246,7 +246,7 @@ def make_aggregator(config) -> Aggregator:
 
 
 def make_correction(config) -> Correction:
-    """The clients' half of the rule, or FedProx's term."""
+    """Builds what the clients add to their gradients: the clients' half of the aggregation rule, or FedProx's term."""
     if config.federation.heads:
         return given_heads(config.model.heads)
     reference = CORRECTIONS.get(config.federation.aggregate)
@@ -254,7 +254,10 @@ def make_correction(config) -> Correction:
 
 
 def make_optimizer(config) -> optax.GradientTransformation:
-    """AdamW without its learning rate, which is a field of Hparams; plain descent for a rule that needs it."""
+    """Builds the clients' optimizer: AdamW without its learning rate, which is a field of Hparams.
+
+    Some rules need plain descent instead: those in PLAIN_DESCENT.
+    """
     if config.federation.aggregate in PLAIN_DESCENT:
         return optax.identity()
     parts = [optax.clip_by_global_norm(config.training.clip_norm)] if config.training.clip_norm else []
@@ -265,7 +268,7 @@ def make_optimizer(config) -> optax.GradientTransformation:
 
 
 def make_measurement(config, model, program: Program = compiled) -> Callable | None:
-    """The measure of M·β, by the advantages and the normaliser of the run."""
+    """Builds the measure of how far a swap moves a gradient (M·β), with the run's advantages and token weights; None if off."""
     if config.federation.swap == "no_swap" or not config.federation.swap_period or config.log.distortion == "off":
         return None
     if config.federation.method == "fedgrpo":  # nothing is swapped, whatever federation.swap says
@@ -279,7 +282,7 @@ def make_schedule(config) -> Schedule:
 
 
 def make_timeline(config, plan: Schedule) -> Timeline:
-    """The timeline of the way of federating that the config names."""
+    """Builds the timeline of the run's way of federating: the order of its steps, averagings and evaluations."""
     return TIMELINES[config.federation.method](config, plan)
 
 
@@ -295,13 +298,13 @@ def _arrivals(config, plan: Schedule, distils: bool = False) -> Timeline:
 
 
 def _speeds(config) -> list[float]:
-    """The speed of each client."""
+    """The speed of each asynchronous client, from `federation.speeds`, whose numbers are given to the clients in turn."""
     given = checks.speeds(config.federation.speeds)
     return [given[client % len(given)] for client in range(config.federation.num_clients)]
 
 
 def _places(config) -> dict[str, int]:
-    """K, B and O of `arrivals`."""
+    """The arguments of `arrivals`: jobs at a time (K), uploads per server update (B), idle clients before new jobs (O)."""
     federation = config.federation
     jobs = federation.jobs or federation.num_clients
     return {"jobs": jobs, "buffer": federation.buffer or jobs, "free": federation.free or jobs}

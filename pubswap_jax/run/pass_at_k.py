@@ -19,7 +19,7 @@ from pubswap_jax.verifier.evaluated import is_evaluated
 
 
 class Examiner(NamedTuple):
-    """How a run's adapters are evaluated."""
+    """Everything that evaluating a run's adapters needs: sampler, grader and settings."""
 
     sampler: Callable[..., Rollout]  # see `make_sampler`
     greedy: Callable[..., Rollout] | None  # the same with temperature 0, one sample; None: not asked for
@@ -35,7 +35,7 @@ class Examiner(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluation:
-    """One model's answers to n questions."""
+    """One model's graded answers to n questions."""
 
     problems: Sequence[Problem]
     correct: np.ndarray  # bool[n, samples]
@@ -48,7 +48,10 @@ class Evaluation:
 
 
 def pass_at_k(correct: np.ndarray, k: int) -> float:
-    """Mean over questions of 1 − C(n−c, k) / C(n, k), with n samples, c correct: unbiased (Chen et al., arXiv 2107.03374)."""
+    """pass@k: the mean over questions of 1 − C(n−c, k) / C(n, k), with n samples, c of them correct.
+
+    It is unbiased (Chen et al., arXiv 2107.03374).
+    """
     return float(pass_at_k_each(correct, k).mean())
 
 
@@ -105,7 +108,10 @@ def interval(
 
 
 def summary(evaluation: Evaluation, ks: Sequence[int]) -> dict[str, float]:
-    """pass@1 with its interval, pass@k, maj@k over all samples, pass@1 of evaluated answers, mean length in tokens."""
+    """The statistics of an evaluation: pass@1 with its interval, pass@k, maj@k, mean length in tokens.
+
+    pass@1 of evaluated answers counts only answers that leave no calculation to do; maj@k is over all samples.
+    """
     each = pass_at_k_each(evaluation.correct, 1)
     low, high = interval(each)
     figures = {"pass@1": float(each.mean()), "pass@1_low": low, "pass@1_high": high}
@@ -119,7 +125,7 @@ def summary(evaluation: Evaluation, ks: Sequence[int]) -> dict[str, float]:
 
 
 def evaluated(evaluation: Evaluation) -> np.ndarray:
-    """bool[n, samples]: correct answers that are evaluated, as `verifier.accept=evaluated` counts them."""
+    """Marks correct answers that leave no calculation to do, bool[n, samples], as `verifier.accept=evaluated` counts them."""
     rows = zip(evaluation.problems, evaluation.answers, evaluation.correct, strict=True)
     done = [
         [
@@ -138,7 +144,10 @@ def by_topic(evaluation: Evaluation) -> dict[str, float]:
 
 
 def comparison(base: Evaluation, best: Sequence[Evaluation]) -> list[tuple[str, int, float, float, float, float]]:
-    """Rows (topic, questions, base, best, low, high): pass@1, best as the mean of its models, paired interval; last 'all'."""
+    """Compares the best round with the base, by topic: rows (topic, questions, base, best, low, high), the last one 'all'.
+
+    base and best are pass@1, best as the mean of its models; low and high are a paired interval of the change.
+    """
     rows = []
     for name in [*by_topic(base), None]:
         before, *after = (_each(model, name) for model in (base, *best))
@@ -166,7 +175,9 @@ def make_sampler(
     min_p: float = 0.0,
     greedy: bool = False,
 ) -> Callable[..., Rollout]:
-    """(base, adapters [M, ...], prompts [B, P], numbers int32[B], key) -> the M models' responses to the same prompts.
+    """Returns the sampler of an evaluation: (base, adapters [M, ...], prompts [B, P], numbers int32[B], key) -> Rollout.
+
+    The M models answer the same prompts.
 
     A question's random stream depends only on its number: not on the model, the round or the other questions in its batch.
     """
@@ -197,7 +208,10 @@ def make_sampler(
 def evaluate(
     examiner: Examiner, base: PyTree, adapters: PyTree, questions: Questions, greedy: bool = False
 ) -> list[Evaluation]:
-    """One Evaluation for each of the M adapters, leaves [M, ...]. All batches have `examiner.batch` questions."""
+    """Samples and grades M adapters, leaves [M, ...], on the questions: one Evaluation each.
+
+    All batches have `examiner.batch` questions.
+    """
     total, models, size = len(questions.problems), jax.tree.leaves(adapters)[0].shape[0], examiner.batch
     sampler = examiner.greedy if greedy else examiner.sampler
     waiting, finished = None, []

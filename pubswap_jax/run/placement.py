@@ -13,7 +13,7 @@ from pubswap_jax.types import PyTree
 
 
 class Placement(NamedTuple):
-    """Where arrays go."""
+    """Where a run's arrays go on the devices: functions that put questions, states and parameters there."""
 
     put: Callable[..., PyTree]  # (tree, sharding=replicated) -> arrays on the run's devices
     put_questions: Callable[[PyTree, int], PyTree]  # (tree [B, ...], number of models) -> sharded arrays

@@ -86,7 +86,7 @@ def make_basis(config, model: Transformer, base: PyTree) -> PyTree:
 
 
 def base_folder(config) -> pathlib.Path:
-    """The base model's folder; an embedded model if the config names none."""
+    """The folder of the base model that the config names; without a name, that of an embedded model."""
     path, revision = config.model.path, config.model.revision
     if revision and (not path or pathlib.Path(path).expanduser().exists()):
         kind = "folder" if pathlib.Path(path).expanduser().is_dir() else "file"
@@ -125,7 +125,7 @@ def make_tokenizer(config, folder: pathlib.Path) -> Tokenizer:
 
 
 def adapt(config, model_config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
-    """The loaded model config with the run's adapter and remat settings and the tokenizer's stop tokens."""
+    """The loaded model's config for a run: with the run's adapter and remat settings, and the tokenizer's stop tokens."""
     return model_config.replace(
         adapter=settings.chosen(config, "model.adapter"),
         lora_targets=settings.targets(config),

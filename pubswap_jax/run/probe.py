@@ -1,4 +1,4 @@
-"""Whether a base model has anything to elicit: its answers to some training questions, figures by topic, and advice."""
+"""`--mode=probe`: whether a base model can be trained on these questions, from its answers: figures by topic, and advice."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -30,13 +30,13 @@ class Answers(NamedTuple):
 
 
 def probe(config) -> str:
-    """The figures of the config's base on training questions, as text. Samples as the training does, K at a time."""
+    """Probes the config's base model: samples answers to training questions, as training does. Returns figures as text."""
     run = assemble(config)
     return described(answers(run, run.policy.adapter, QUESTIONS), run.settings)
 
 
 def answers(run: Run, adapter: PyTree, count: int) -> Answers:
-    """K answers, as many as training.group, to `count` training questions that the run's seed draws."""
+    """Samples `training.group` answers (K) to each of `count` training questions, which the run's seed draws."""
     known, train = run.settings, run.data.train
     rng = np.random.Generator(np.random.Philox(known["seed"]))
     rows = np.sort(rng.permutation(len(train.problems))[:count])
@@ -64,7 +64,7 @@ def answers(run: Run, adapter: PyTree, count: int) -> Answers:
 
 
 def described(found: Answers, settings: dict) -> str:
-    """The table by topic, sample answers, and advice."""
+    """The text of a probe: a table by topic, sample answers, and advice."""
     lines = [HEAD.replace("pass@K", f"pass@{found.correct.shape[1]}")]
     names = sorted({problem.topic for problem in found.problems})
     for name in [*(names if len(names) > 1 else []), None]:
@@ -112,7 +112,7 @@ def _row(name: str, part: Answers) -> str:
 
 
 def _spread(found: Answers) -> list[int]:
-    """Questions of different topics first, in order."""
+    """An order of the questions in which the first ones have different topics."""
     first = {problem.topic: i for i, problem in reversed(list(enumerate(found.problems)))}
     chosen = sorted(first.values())
     return chosen + [i for i in range(len(found.problems)) if i not in chosen]

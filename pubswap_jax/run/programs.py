@@ -1,4 +1,4 @@
-"""The compiled functions of a run. Called with shapes, a function gives shapes, and is compiled in a background thread.
+"""Compiles a run's functions. Called with shapes, a function returns shapes and is compiled in a background thread.
 
 So the programs of a round are found by running the federation's own `open`, `step` and `close` on shapes, while the base model
 is evaluated.
@@ -18,7 +18,7 @@ BOOKED = ("swap", "update", "average")  # programs that a call waits for, so tha
 
 
 class Programs:
-    """`programs(name, function)` is the compiled function; a `types.Program`.
+    """Compiles by name: `programs(name, function)` is the compiled function. It is the run's `types.Program`.
 
     Args:
       clock: books the time of BOOKED, and of dispatching rollouts.
@@ -56,7 +56,7 @@ class Programs:
 
     @contextlib.contextmanager
     def shapes_alone(self) -> Iterator[None]:
-        """Calls with shapes compile nothing in here, whatever `ahead` says outside."""
+        """A context in which calls with shapes return shapes and compile nothing, whatever `ahead` says outside."""
         ahead, self.ahead = self.ahead, False
         try:
             yield
@@ -64,7 +64,7 @@ class Programs:
             self.ahead = ahead
 
     def _compile(self, jitted: Callable, arguments: tuple) -> None:
-        """Compiles in the background, in the order of the requests. If that fails, the call itself raises the error."""
+        """Compiles a function in the background, after earlier requests. If that fails, the later call raises the error."""
         asked = (jitted, jax.tree.structure(arguments), tuple((x.shape, x.dtype) for x in jax.tree.leaves(arguments)))
         if asked in self._asked:
             return

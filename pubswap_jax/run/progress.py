@@ -10,7 +10,7 @@ EVERY = 30.0  # seconds between two lines, off a terminal
 
 
 class Progress:
-    """Shows reward, swaps, flat groups, tokens/s and the time left. `doing` says what the run is busy with.
+    """Shows a run's reward, swaps, groups of equal rewards, tokens/s and the time left. `doing` says what the run is busy with.
 
     Without a terminal, a step prints its line if no line was printed for `every` seconds. A thread prints a line during longer
     work, such as a compilation or an evaluation.

@@ -26,7 +26,10 @@ COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 class Recorder:
-    """Writes rows to the journal and the sinks. Rows are durable once `journal.position()` is stored in a checkpoint."""
+    """Writes a run's rows to the journal and to TensorBoard or W&B.
+
+    Rows are durable once `journal.position()` is stored in a checkpoint.
+    """
 
     def __init__(self, run: Run, workdir, position: Mapping[str, int] | None, done: int):
         self.run, self.clock, self.compiled = run, run.programs.clock, []
@@ -44,7 +47,7 @@ class Recorder:
     def step(
         self, event: Event, batch: Batch, record: StepRecord, hparams: Hparams, seconds: float, more: Mapping[str, object] = {}
     ) -> dict[str, float]:
-        """Writes one step's metrics per client, those of `more`, and a public step's swaps."""
+        """Writes a step's row: its metrics per client, those of `more`, and on a public step what was swapped."""
         _, replaced = settled(batch, record)
         compiling = self._compiling + self.run.programs.waited  # before the measurement, whose program is not the step's
         phase, present, round, step = event.kind, event.who, event.round, event.step
@@ -74,7 +77,10 @@ class Recorder:
         self.journal.write("rollouts", json.loads(bytes(record.arrays["row"][0])))
 
     def _distortion(self, event: Event, batch: Batch, record: StepRecord, hparams: Hparams) -> dict[str, np.ndarray]:
-        """Each client's swapped responses; if due, also M, β, M·β and the distance that M·β bounds, on its fullest group."""
+        """Metrics of a swap: each client's number of swapped responses; if due, how far it moved a gradient, and the bound M·β.
+
+        They are measured on the group with the most replacements.
+        """
         found, run = {"replacements": hosts.fetch(record.plan.swapped).sum((1, 2))}, self.run
         if run.measure is None:
             return found
@@ -121,7 +127,7 @@ class Recorder:
         self._write(row, round * self.run.steps)
 
     def _alarms(self, row: Mapping[str, object]) -> dict[str, list[str]]:
-        """Prints the alarms that no earlier round has raised, and returns their names for the round's row."""
+        """Prints the alarms that a round raises first, and returns their names for the round's row."""
         known = {name for one in self.rows for name in one.get("round/alarms", [])}
         new = {name: line for name, line in doctor.raised([*self.rows, needed(row)]).items() if name not in known}
         for name, line in new.items():
@@ -166,7 +172,7 @@ def read_evaluations(workdir, problems: Mapping[str, Sequence]) -> dict[tuple[in
 
 
 def of_present(figures: Mapping[str, np.ndarray], present: np.ndarray) -> dict[str, object]:
-    """Arrays [C], [C, C] or [C, L] as lists, with null in the entries of absent clients; scalars are unchanged."""
+    """Arrays of metrics [C], [C, C] or [C, L] as lists with null in the entries of absent clients; scalars are unchanged."""
     here = np.asarray(present)
     found = {}
     for name, value in figures.items():
@@ -178,12 +184,15 @@ def of_present(figures: Mapping[str, np.ndarray], present: np.ndarray) -> dict[s
 
 
 def transcripts_a_step(log: Log) -> int:
-    """The number of groups written per step. -1 means one, or none if several processes run."""
+    """How many groups' transcripts a step writes. log.transcripts=-1 means one, or none if several processes run."""
     return int(not hosts.several()) if log.transcripts < 0 else log.transcripts
 
 
 def transcripts(run: Run, event: Event, batch: Batch, record: StepRecord) -> list[Record]:
-    """Transcripts of some groups, before and after the swap. The clients that take part are shown in turn."""
+    """Transcripts of some groups of a step, as records: questions, responses, verdicts and swaps.
+
+    The clients that take part are shown in turn.
+    """
     clients, count = np.flatnonzero(event.who), transcripts_a_step(run.log)
     # Public and private steps have turns of their own: counted together, a period of 2 would show half the clients each.
     prompts, first = record.plan.source.shape[1], event.number * count

@@ -1,4 +1,4 @@
-"""What a run learns from its federation before it trains, by running it on shapes: its records, and its programs."""
+"""Runs a federation on shapes before training, to learn which records it sends and which programs it compiles."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ from pubswap_jax.types import Channel, Judge, PyTree
 
 
 def make_gate(run: Run, at: RunState) -> Gate:
-    """The gate of the run's records. Adapters may cross in the shapes that the federation itself sends."""
+    """The gate of a run. The arrays that may cross have the shapes that the federation sends when it is run on shapes."""
     found: dict[str, PyTree] = {}
 
     def noting(record):
@@ -37,7 +37,7 @@ def make_gate(run: Run, at: RunState) -> Gate:
 
 
 def watched(judge: Judge, clock, check: Callable[[], None]) -> Judge:
-    """The same judge, timed. It waits for the rollouts first; `check` may raise there to discard the step."""
+    """A judge that is timed and stoppable: it waits for the rollouts, and `check` may raise there to discard the step."""
 
     def timed(rollouts, batch):
         clock.timed("rollout", jax.block_until_ready)(rollouts)

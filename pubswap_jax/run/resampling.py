@@ -1,4 +1,4 @@
-"""The host's side of training.zero_variance=resample: whether a step asks other questions, and what was asked in the end."""
+"""The host's side of training.zero_variance=resample: whether a step asks other questions, and which ones it learned from."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,10 @@ Again = Callable[[Verdict, int], Batch | None]
 
 
 def make_again(draw: Callable[[int], Batch], most: int, who: np.ndarray) -> Again:
-    """A batch's `again`: other questions while a client of bool[C] `who` has a group without variance, at most `most` times.
+    """Returns a batch's `again`, which gives other questions while some client's group has equal rewards, at most `most` times.
+
+    Clients are those of bool[C] `who`. `draw`: number of the draw -> the batch. Called with shapes, `again` draws once, so
+    that the programs are known.
 
     `draw`: number of the draw -> the batch. Asked with shapes, `again` draws once, so that the programs are known.
     """
@@ -30,7 +33,7 @@ def make_again(draw: Callable[[int], Batch], most: int, who: np.ndarray) -> Agai
 
 
 def settled(batch: Batch, record: StepRecord) -> tuple[Batch, np.ndarray | None]:
-    """The batch with the answers of the questions that were learned from, and each client's share of replaced questions.
+    """After a step with resampling: the batch with the answers of the questions learned from, and each client's share replaced.
 
     The share is None where no question can be replaced. `prompts` and `ids` stay those of the first questions.
     """

@@ -29,7 +29,7 @@ OFFERED = ("prompts", "completions", "completion_ids", "answer", "correct")
 
 
 class Reward(NamedTuple):
-    """A reward function, and what the manifest says about it."""
+    """A reward function with its name and a SHA-256 of its code, which run.json lists."""
 
     name: str  # as the user wrote it; names the function in every message
     function: Callable[..., Sequence[float | None]]
@@ -37,7 +37,7 @@ class Reward(NamedTuple):
 
 
 class Responses(NamedTuple):
-    """What reward functions are asked about: n responses, those of one question side by side."""
+    """The arguments of reward functions for n responses. Responses to one question stand side by side."""
 
     prompts: Sequence[str]
     completions: Sequence[str]
@@ -58,17 +58,17 @@ class Scores(NamedTuple):
 
 
 def verifier(correct: Sequence[bool]) -> list[float]:
-    """1 for an answer that the verifier finds right, else 0."""
+    """Reward function: 1 for an answer that the verifier finds right, else 0."""
     return [float(right) for right in correct]
 
 
 def form(completions: Sequence) -> list[float]:
-    r"""1 for a response with a final answer in \boxed{}, else 0."""
+    r"""Reward function: 1 for a response with a final answer in \boxed{}, else 0."""
     return [float(bool(last_box(text if isinstance(text, str) else text[-1]["content"]))) for text in completions]
 
 
 def length(completion_ids: Sequence[Sequence[int]]) -> list[float]:
-    """Minus the number of thousands of tokens: short responses lose less."""
+    """Reward function: minus the number of thousands of tokens, so that short responses lose less."""
     return [-len(ids) / 1000 for ids in completion_ids]
 
 
@@ -79,19 +79,25 @@ BUILT_IN = {"verifier": verifier, "format": form, "length": length, "reasoning_g
 
 
 def load(functions: str, weights: str = "") -> tuple[list[Reward], list[float]]:
-    """'rewards.py:close,verifier' and '0.2,1.0' -> the functions and their weights. Without weights, each weight is 1."""
+    """Parses the fields reward.functions and reward.weights: 'rewards.py:close,verifier', '0.2,1.0' -> functions, weights.
+
+    Without weights, each weight is 1.
+    """
     return weighted([named(word.strip()) for word in functions.split(",")], weights)
 
 
 def given(function: Callable) -> Reward:
-    """A reward function passed in Python."""
+    """Makes a `Reward` of a function that was passed in Python."""
     if not callable(function):
         raise ValueError(f"reward: a function expected, got {function!r}")
     return Reward(fingerprint.name_of(function), function, fingerprint.of_function(function))
 
 
 def weighted(rewards: Sequence[Reward], weights: str) -> tuple[list[Reward], list[float]]:
-    """The rewards with the weights of a text such as '0.2,1.0'; empty: each weight is 1."""
+    """Pairs reward functions with numbers from a text such as '0.2,1.0', one number each, or 1 each if it is empty.
+
+    Raises ValueError if the counts differ or two functions have the same name.
+    """
     numbers = [_number(word) for word in weights.split(",")] if weights else [1.0] * len(rewards)
     return list(rewards), checked_weights(numbers, rewards)
 
@@ -117,7 +123,7 @@ def _number(word: str) -> float:
 
 
 def named(word: str) -> Reward:
-    """The function of a name such as verifier or rewards.py:close."""
+    """Finds the reward function that a word names: a built-in such as verifier, or a file's, such as rewards.py:close."""
     path, colon, name = word.rpartition(":")
     if not colon:
         if word in BUILT_IN:
@@ -148,7 +154,10 @@ def score(
     conversational: bool = False,
     say: Callable[[str], None] = print,
 ) -> Scores:
-    """reward_i = Σ_f weight_f · f_i over the functions f that did not return None for response i."""
+    """Calls the reward functions and adds what they return: reward_i = Σ_f weight_f · f_i.
+
+    The sum is over the functions f that did not return None for response i.
+    """
     count, each, seconds = len(responses.completions), {}, {}
     for reward in rewards:
         slow = f"reward {reward.name} has run for {SLOW:g} s on {count} responses, and a step waits for it"
@@ -171,18 +180,24 @@ def score(
 
 
 def bits(scores: Scores, verified: np.ndarray, correct_at: float | None) -> np.ndarray:
-    """What the swap takes as right, bool[n]: the verifier's verdict, or reward >= correct_at. Never a response left out."""
+    """Which responses count as right in the swap, bool[n]: by the verifier, or by reward >= correct_at.
+
+    A response that all functions left out is never right.
+    """
     right = np.asarray(verified, bool) if correct_at is None else scores.reward >= correct_at
     return right & ~scores.left_out
 
 
 def described(rewards: Sequence[Reward], weights: Sequence[float]) -> list[dict]:
-    """The rewards as the manifest has them."""
+    """The reward functions and weights in the form that run.json has."""
     return [{"name": r.name, "sha256": r.sha256, "weight": w} for r, w in zip(rewards, weights, strict=True)]
 
 
 def agree(before: Sequence[Mapping], now: Sequence[Mapping], workdir: str | os.PathLike) -> None:
-    """Raises if a run was made with other rewards than those of `now`. Both are as `described`."""
+    """Raises if the run in `workdir` was made with other rewards than `now`.
+
+    `before` and `now` are as `described` returns them.
+    """
     names = lambda rows: ", ".join(f"{row['weight']:g} {row['name']}" for row in rows) or "none"  # noqa: E731
     if names(before) != names(now):
         raise ValueError(f"{workdir}: the run's rewards were {names(before)}, not {names(now)}; name another --workdir")
@@ -194,7 +209,7 @@ def agree(before: Sequence[Mapping], now: Sequence[Mapping], workdir: str | os.P
 
 
 def _offered(responses: Responses, conversational: bool) -> dict[str, list]:
-    """What a function may ask for by name, in fresh lists: a function may change them."""
+    """All keyword arguments that a reward function may ask for, in fresh lists: a function may change them."""
     offered = {name: list(values) for name, values in responses.columns.items()}
     offered |= {name: list(getattr(responses, name)) for name in OFFERED}
     if conversational:
@@ -215,7 +230,7 @@ def _wanted(reward: Reward, offered: Mapping[str, list]) -> dict[str, list]:
 
 
 def _numbers(name: str, found: Any, count: int) -> np.ndarray:
-    """f64[count], NaN for None."""
+    """What a reward function returned as f64[count], NaN for None. Raises unless it is one number or None for each response."""
     try:
         values = [math.nan if value is None else float(value) for value in found]
         left_out = [value is None for value in found]

@@ -1,4 +1,4 @@
-"""Own rewards in a run: the texts and verdicts of a step go to reward functions, whose sum replaces the reward of 1 or 0."""
+"""The user's own rewards in a run: functions get a step's texts and verdicts, and their sum replaces the reward 1 or 0."""
 
 import inspect
 import math
@@ -21,7 +21,7 @@ VERIFIER = "verifier"  # the value of reward.correct_at under which the verifier
 
 
 class Own(NamedTuple):
-    """The own rewards of a run."""
+    """The user's own rewards in a run: functions, weights, and which responses count as right."""
 
     functions: Sequence[Reward]
     weights: Sequence[float]
@@ -59,7 +59,7 @@ def make_own(
 
 
 def threshold(correct_at: str) -> float | None:
-    """'0.5' -> 0.5; 'verifier' -> None."""
+    """Parses reward.correct_at: '0.5' is a least reward of 0.5; 'verifier' is None."""
     if correct_at == VERIFIER:
         return None
     try:
@@ -74,7 +74,10 @@ def threshold(correct_at: str) -> float | None:
 
 
 def with_columns(own: Own, problems: Iterable[Problem]) -> Own:
-    """The same with the columns of these questions. Raises if a function wants a column that they do not have."""
+    """A copy of the own rewards with the data columns of these questions.
+
+    Raises if a function wants a column that the questions do not have.
+    """
     own = own._replace(columns=tuple(dict.fromkeys(name for problem in problems for name in problem.columns)))
     known = (*own.columns, *reward.OFFERED)
     for one in own.functions:
@@ -91,7 +94,7 @@ def with_columns(own: Own, problems: Iterable[Problem]) -> Own:
 
 
 class Tally:
-    """What the reward functions gave, and their seconds, since the last `take`."""
+    """Collects each reward function's values and seconds since the last `take`."""
 
     def __init__(self):
         self._means: dict[str, list[np.ndarray]] = {}
@@ -117,7 +120,7 @@ class Tally:
 def rewarding(
     own: Own, tokenizer: Tokenizer, note: Callable[[Scores, tuple[int, int, int]], None] = lambda scores, shape: None
 ) -> Callable[[Grade], Grade]:
-    """grade -> the same grade with own rewards. `note` is given every call's scores."""
+    """Returns a grading function that adds the user's own rewards to the grades. `note` is given the scores of every call."""
 
     chat = own.form == "messages" or (own.form == "auto" and tokenizer.hf.chat_template is not None)
 
@@ -138,7 +141,7 @@ def rewarding(
 
 
 def _responses(own: Own, tokenizer: Tokenizer, grades: Grades, rollouts: Rollout, problems) -> Responses:
-    """The n = C·B·G responses in the order of the arrays [C, B, G]."""
+    """Makes the arguments of reward functions from a step's grades and rollouts: n = C·B·G responses in array order."""
     tokens, mask = (x.reshape(-1, x.shape[-1]) for x in jax.device_get((rollouts.tokens, rollouts.mask)))
     each = [problem for row in problems for problem in row for _ in range(grades.status.shape[-1])]
     messages = {id(problem): content(problem, tokenizer.instructions[problem.kind]) for problem in each}

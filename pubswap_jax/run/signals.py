@@ -17,14 +17,19 @@ class Stopped(Exception):
 
 
 class Stop:
-    """After a signal, `check` raises Stopped. A second signal ends the process at once.
+    """Stops a run after a signal: `check` then raises Stopped. A second signal ends the process at once.
 
     Python runs no signal handler inside a compilation or a long program. If the run does not reach its next `check` in time, a
     thread runs the last offered `save`, prints `farewell` and ends the process. The current step is lost.
     """
 
     def __init__(self, farewell: str, gathered: Callable | None = None, patience: float = PATIENCE):
-        """`gathered` collects a value from every process, so that all stop at the same `check`, without a time limit."""
+        """`gathered` collects a value from every process, so that all processes stop at the same `check`; None: one process.
+
+        `patience`: seconds after a signal within which the run must reach a `check`; then a thread saves.
+
+        `patience`: seconds without a `check` after which the last offered state is saved by a thread.
+        """
         self._farewell, self._gathered = farewell, gathered
         self._asked, self._save = 0, None  # number of the signal received, by any process; 0: none
         self._timer = threading.Timer(patience, self._end)
@@ -33,7 +38,7 @@ class Stop:
 
     @contextlib.contextmanager
     def listening(self, *signals: signal.Signals) -> Iterator[None]:
-        """Inside this context, the given signals stop the run. Call it from the main thread only."""
+        """A context in which the given signals stop the run. Call it from the main thread only."""
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
         thread = threading.Thread(target=self._wait, args=(reading, set(signals)), daemon=True)

@@ -1,4 +1,4 @@
-"""Run state: what a checkpoint contains, and how it is saved and loaded."""
+"""Run state: which values a checkpoint contains, and how a run saves and resumes them. checkpoint.py writes the files."""
 
 import pathlib
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from pubswap_jax.run import checkpoint
 from pubswap_jax.run.assembly import Run
 from pubswap_jax.types import PyTree
 
-FORMAT = 2  # of a checkpoint: the state of a federation
+FORMAT = 2  # the version of the layout of checkpoints; since 2 they hold the state of a `Federation`
 
 
 class Best(NamedTuple):
@@ -22,7 +22,7 @@ class Best(NamedTuple):
 
 
 class RunState(NamedTuple):
-    """The state between two events of the run's timeline."""
+    """Everything that changes during a run and that a checkpoint must hold: the state between two events of its timeline."""
 
     number: int  # of the next event
     federation: PyTree
@@ -35,17 +35,20 @@ def beginning(run: Run) -> RunState:
 
 
 def place_of(run: Run, number: int) -> tuple[int, int]:
-    """(rounds done, steps done of the next round) before event `number`; without lockstep, events instead of steps."""
+    """Names the place before event `number`, as checkpoints are named: (rounds done, steps done of the next round).
+
+    Asynchronous clients have no common steps; then the second number counts events.
+    """
     return run.timeline.place(number)
 
 
 def number_at(run: Run, round: int, step: int) -> int:
-    """The number of the next event after `round` rounds and `step` steps."""
+    """The inverse of `place_of`: the number of the next event after `round` rounds and `step` steps."""
     return run.timeline.resume(round, step)
 
 
 def save(folder: pathlib.Path, run: Run, at: RunState, position: Mapping[str, int]) -> None:
-    """Writes a checkpoint and removes old checkpoints."""
+    """Writes a checkpoint of the run state and of the journal's `position`, and removes old checkpoints."""
     notes = {"format": FORMAT, "best": list(at.best), "journal": dict(position), "account": dict(at.account)}
     round, step = place_of(run, at.number)
     # Fetch leaf by leaf, not the whole tree: on a mesh, fetching replicates a leaf on every device.

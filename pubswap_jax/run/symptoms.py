@@ -1,4 +1,4 @@
-"""Numbers out of the rows of a run's metrics, for the alarms of doctor.py."""
+"""Reads single numbers from the rows of a run's metrics, for the alarms of doctor.py."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -16,14 +16,14 @@ WHOLE = ("public/donors", "round/excluded", "round/drift_by_module", "round/expe
 
 
 def needed(row: dict) -> dict:
-    """The row with only the values that alarms read; a number a client becomes the mean over the clients that took part."""
+    """Shortens a row to the values that alarms read; a number a client becomes the mean over the clients that took part."""
     kept = {name: row[name] for name in ("round", "step", *WHOLE) if name in row}
     means = journal.scalars(row).items()
     return kept | {name: x for name, x in means if name.split("/")[1] in READ or name.startswith("eval/pass@1")}
 
 
 def timeouts(transcripts: Rows) -> list[dict]:
-    """Rows of metrics with the share of timeouts in each transcript."""
+    """Rows of metrics made from transcripts: in each, the share of answers on which the verifier timed out."""
     rows = []
     for one in transcripts:
         late = [response["verdict"] == "timeout" for response in one["responses"]]
@@ -43,7 +43,7 @@ def step_means(rows: Rows, quantity: str, phases: Sequence[str] = ("private", "p
 
 
 def recent(rows: Rows, quantity: str) -> list[float]:
-    """The newest WINDOW values; none if there are fewer than FEWEST."""
+    """The newest WINDOW values of a quantity; none if there are fewer than FEWEST."""
     found: list[float] = []
     for row in reversed(rows):  # from the end, since a long run asks this once a round
         if len(found) < WINDOW:
@@ -52,7 +52,7 @@ def recent(rows: Rows, quantity: str) -> list[float]:
 
 
 def own_phase(rows: Rows) -> tuple[str]:
-    """Private steps where there are any: rewards of public steps are raised by the swap."""
+    """The phase whose rewards alarms read: private steps where there are any, since the swap raises those of public steps."""
     return ("private",) if step_means(rows, "reward", ("private",)) else ("public",)
 
 
@@ -70,6 +70,6 @@ def solved(rows: Rows) -> float:
 
 
 def middle(clients: Iterable[Sequence[float] | None]) -> float:
-    """The median over modules, averaged over the clients that took part. [C][L]"""
+    """A typical value of a metric by client and module, [C][L]: the median over modules, averaged over present clients."""
     medians = [sorted(modules)[len(modules) // 2] for modules in clients if modules and None not in modules]
     return mean(medians) if medians else math.inf

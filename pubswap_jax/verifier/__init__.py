@@ -1,1 +1,1 @@
-"""Judges answers: string rules first, then sympy in killable worker processes. Imports no other folder of this package."""
+"""Decides whether answers are right: string rules first, then sympy in killable worker processes. Imports no other folder."""

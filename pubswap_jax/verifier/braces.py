@@ -1,4 +1,4 @@
-"""Brackets and TeX arguments: finds closing brackets and puts arguments in braces."""
+"""Finds the bracket that closes another one, and puts braces around the arguments of TeX commands."""
 
 import re
 
@@ -30,7 +30,7 @@ def closing(text: str, start: int, limit: int = 1 << 20) -> int:
 
 
 def braced(text: str) -> str:
-    r"""Puts arguments in braces: `\frac12`, `\sqrt3`, `\sqrt(3)`, `x^(1/2)`."""
+    r"""Puts braces around TeX arguments that lack them: `\frac12` -> `\frac{1}{2}`, `\sqrt3` -> `\sqrt{3}`."""
     out, i = [], 0
     while head := _HEAD_OF_ARGUMENTS.search(text, i):
         out.append(text[i : head.start()])
@@ -58,7 +58,10 @@ def braced(text: str) -> str:
 
 
 def _argument(text: str, i: int) -> tuple[str, int]:
-    """TeX's next argument from `i`: a braced group, a command, or one character."""
+    """The next TeX argument of `text` from index `i` on, in braces, and the index after it.
+
+    An argument is a braced group, a command, or one character.
+    """
     while i < len(text) and text[i] == " ":
         i += 1
     if i >= len(text):

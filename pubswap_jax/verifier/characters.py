@@ -36,7 +36,7 @@ def spelled(text: str) -> str:
 
 
 def _levels(text: str) -> str:
-    """`x¹⁰` -> `x^{10}`, `a₁` -> `a_{1}`."""
+    """Spells raised and lowered characters in LaTeX: `x¹⁰` -> `x^{10}`, `a₁` -> `a_{1}`."""
     if text.isascii():
         return text
     text = _RAISED.sub(lambda match: "^{" + match[0].translate(_LEVEL) + "}", text)

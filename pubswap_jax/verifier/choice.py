@@ -32,7 +32,7 @@ _DENIAL = Pattern(
 
 
 def judge(text: str, gold: str, options: dict[str, str] | None) -> tuple[str, str]:
-    """Returns (status, final statement)."""
+    """Judges a completion of a multiple-choice question: (status, final statement). `gold` is an option's key or letter."""
     text, options, letters = lettered(text.rpartition("</think>")[2], options or {})
     text = _BOLD_LETTER.sub(r"\1", text)
     wanted = letters.get(gold) or _letter_of(gold)
@@ -89,7 +89,10 @@ def _last_sentence(p: SimpleNamespace, text: str, options: dict[str, str]) -> tu
 
 
 def _stated(p: SimpleNamespace, text: str, mark: re.Match, options: dict[str, str]) -> tuple[str, str] | None:
-    """(letter, statement) of a match of INTRODUCTION or LETTER_IS_CORRECT; None if it states none. A hedge has no letter."""
+    """(letter, statement) where a match of INTRODUCTION or LETTER_IS_CORRECT names an option; None if it names none.
+
+    A hedge has an empty letter.
+    """
     denied = p.DENIAL_BEFORE.search(text[max(0, mark.start() - 40) : mark.start()])
     if mark.re is p.LETTER_IS_CORRECT:
         statement = text[mark.start() :].partition("\n")[0]
@@ -183,7 +186,7 @@ def _second(p: SimpleNamespace, region: str) -> bool:
 
 
 def _sentence(p: SimpleNamespace, rest: str) -> str:
-    """The rest of the sentence after a letter. A full stop directly after the letter (`B. Paris`) does not end it."""
+    """The rest of the sentence after an option's letter. A full stop directly after the letter (`B. Paris`) does not end it."""
     first = re.match(r"[\s)\]}*_\"']*[.:]\s*", rest)
     skip = first.end() if first and not p.NEW_SENTENCE_NEXT.match(rest) else 0
     end = p.SENTENCE_END.search(rest, skip)
@@ -191,7 +194,7 @@ def _sentence(p: SimpleNamespace, rest: str) -> str:
 
 
 def _known(letter: str, options: dict[str, str]) -> str:
-    """The letter; empty if there are options and it is none of them."""
+    """The letter if it is one of the options, or if there are no options to compare with; else empty."""
     return letter if not options or letter in options else ""
 
 
@@ -208,5 +211,5 @@ def _after_option(rest: str, option: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """The text for comparison: lower-case letters, digits and the signs %, <, >, =, +."""
+    """A text in the form in which options are compared: lower-case letters, digits and the signs %, <, >, =, +."""
     return re.sub(r"\\[a-z]+|[^a-z0-9%<>=+]", "", text.lower())

@@ -1,4 +1,4 @@
-"""Splits a canonical string at separators outside all brackets."""
+"""Divides a canonical string at separators such as commas, but only where they stand outside all brackets."""
 
 import re
 
@@ -9,7 +9,7 @@ _EQUALS = re.compile("=")
 
 
 def divide(text: str, pattern: re.Pattern | Pattern) -> tuple[list[str], list[str]]:
-    """Splits at the matches outside all brackets: (parts, separators)."""
+    """Divides a text at the matches that stand outside all brackets: (parts, separators)."""
     matches = list(pattern.finditer(text))
     if not matches:
         return [text.strip()], []

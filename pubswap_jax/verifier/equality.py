@@ -1,4 +1,4 @@
-"""Whether two shapes are equal. Compares values, not notation.
+"""Decides whether two answers, read as shapes (expression, list, interval, ...), are equal. Compares values, not notation.
 
 Order counts in tuples, but not in lists and sets. Open and closed ends of intervals differ. `x=5` equals 5. One side may omit
 the unit. An `Oracle` compares the expressions inside the shapes.
@@ -21,7 +21,7 @@ _BRACKET = re.compile(r"[(\[{]")
 
 
 class Oracle(Protocol):
-    """Compares expressions. Raises Undecided if it cannot."""
+    """What decides whether two expressions are equal. Raises Undecided if it cannot. `equal` asks it for parts of a shape."""
 
     def expr(self, gold: str, answer: str) -> bool:
         """Whether two expressions have the same value."""
@@ -70,7 +70,10 @@ def equal_texts(gold: str, answer: str, oracle: Oracle) -> bool:
 
 @functools.lru_cache(4096)
 def _readings(text: str) -> tuple[Shape, ...]:
-    """The possible shapes of a string. `1,234` is a number or a list; `1,000` is only a number: no list item starts with 0."""
+    """The shapes that a canonical string may have.
+
+    `1,234` is a number or a list; `1,000` is only a number: no item starts with 0.
+    """
     spellings = dict.fromkeys((text, thousands(text) if "," in text else text))
     return tuple(read(spelling) for spelling in spellings if not _ZERO_ITEM.search(spelling))
 
@@ -81,7 +84,7 @@ def _is_one_number(text: str) -> bool:
 
 
 def equal(gold: Shape, answer: Shape, oracle: Oracle) -> bool:
-    """Whether two shapes are equal."""
+    """Whether gold and answer, read as shapes, are equal. Asks the oracle about the expressions inside them."""
     if units.conflict(gold.unit, answer.unit):
         return False
     if squeezed(gold.text) == squeezed(answer.text):
@@ -146,7 +149,7 @@ def _unwrap(shape: Shape) -> Shape:
 
 
 def _texts(gold: Shape, answer: Shape) -> bool:
-    """Whether two answers in words are the same words."""
+    """Whether two answers in words are the same words, apart from case, fonts and punctuation."""
     words = plain(gold.text)
     return bool(words) and words == plain(answer.text) and gold.kind in ("text", "expr") and answer.kind in ("text", "expr")
 
@@ -162,7 +165,10 @@ def _value(shape: Shape) -> Shape | None:
 
 
 def _bare_values(gold: Shape, answer: Shape) -> tuple[Shape, Shape]:
-    """Drops names that only one side has: `x=1, y=2` against `(1, 2)`. Values of different names form a tuple in order."""
+    """Drops the names of unknowns where only one side has them: `x=1, y=2` against `(1, 2)` becomes `(1, 2)` on both sides.
+
+    Values of different names form a tuple in their order. Returns gold and answer.
+    """
     if gold.kind == answer.kind == "relation":
         return gold, answer
     lists = [shape for shape in (gold, answer) if shape.kind in ("list", "tuple") and shape.items]
@@ -198,7 +204,7 @@ def _halves(shape: Shape) -> list[tuple[str, Shape, Shape]]:
 
 
 def _pair(gold: tuple[str, Shape, Shape], answer: tuple[str, Shape, Shape], oracle: Oracle) -> bool:
-    """Whether two relations (operator, left, right) are equal: side by side, with sides exchanged, or as multiples."""
+    """Whether two relations (operator, left, right) are equal: with sides as they are or exchanged, or as multiples."""
     mark, left, right = gold
     if regions.FLIP.get(answer[0]) != mark and answer[0] != mark:
         return False

@@ -1,4 +1,4 @@
-"""Whether an answer is evaluated: a number, not a calculation that is left to do. `76-25` has the value 51."""
+"""Tells a finished number from a calculation that is left to do: `76-25` has the value 51 and is not evaluated."""
 
 import re
 
@@ -20,7 +20,10 @@ _FRACTION = re.compile(r"[-+]?\d+\s*/\s*[1-9]\d*")
 
 
 def is_evaluated(answer: str, gold: str) -> bool:
-    """False if the gold is a plain number and the answer is a calculation. Of `76-25=51`, the text after the last = counts."""
+    """Whether an answer is finished: False if the gold is a plain number and the answer is a calculation.
+
+    Of `76-25=51`, the text after the last = counts.
+    """
     if not _NUMBER.fullmatch(gold.strip()) or not re.search(r"\d", gold):
         return True
     said = answer.rpartition("=")[2].strip() or answer

@@ -30,7 +30,7 @@ _ANSWER_IS = Pattern(
 
 
 def extract(text: str) -> str:
-    """The answer's text as written; empty if there is none."""
+    """Finds the answer in a completion and returns its text as written; empty if there is none."""
     text = folded(text.rpartition("</think>")[2])
     box = last_box(text)
     if box is not None:
@@ -43,7 +43,7 @@ def extract(text: str) -> str:
 
 
 def gold_answer(gold: str) -> str:
-    """The answer in a gold, which is a bare expression, formulas in dollars, or a whole solution with a box."""
+    """Finds the answer in a gold text, which is a bare expression, formulas in dollars, or a whole solution with a box."""
     box = last_box(gold)
     if box is not None:
         return box

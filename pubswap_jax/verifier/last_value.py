@@ -1,4 +1,4 @@
-"""The value that the last line of a completion states, else its last formula or number."""
+"""Finds the value in a completion without a box or an "answer is": in the last line, else the last formula or number."""
 
 import re
 
@@ -97,7 +97,7 @@ def _last_formula_or_number(tail: str) -> str:
 
 
 def _in_place(tail: str, number: re.Match) -> str:
-    """The last number of a text, with its sign and the operation on it; empty if the text denies the number."""
+    """The last number of a text, with its sign and an operation applied to it; empty if the text denies the number."""
     before, after = tail[max(0, number.start() - 80) : number.start()], tail[number.end() : number.end() + 80]
     clause = _CLAUSE_BREAK.split(before)[-1]
     if _DENIAL_BEFORE.search(clause[-40:]) or _DENIAL_NEXT.match(after):

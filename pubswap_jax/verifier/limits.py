@@ -1,4 +1,4 @@
-"""Static limits: answers that are too long, too deep or too expensive to evaluate are refused before any parser runs."""
+"""Refuses answers that are too long, too deep or too expensive to evaluate, before any parser runs."""
 
 import re
 
@@ -70,7 +70,7 @@ _CODE = Pattern(
 
 
 def refusal(text: str) -> str:
-    """Why a canonical answer must not be parsed; empty if it may be."""
+    """The reason for which a canonical answer must not be parsed; empty if it may be parsed."""
     if len(text) > MAX_CHARACTERS:
         return "too long"
     if _LONG_RUN_OF_DIGITS.search(text) or len(_DIGITS.findall(text)) > MAX_DIGITS:
@@ -85,7 +85,7 @@ def refusal(text: str) -> str:
 
 
 def _computation(text: str) -> str:
-    """Why a canonical answer would be too expensive to evaluate; empty if it is not."""
+    """The reason for which a canonical answer would be too expensive to evaluate; empty if it is not."""
     if _HEAVY_COMMAND.search(text) or _HEAVY_OPERATOR.search(text) or _DERIVATIVE.search(text):
         return "a computation"
     if _TOWER_OF_POWERS.search(text):

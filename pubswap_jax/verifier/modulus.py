@@ -1,4 +1,4 @@
-"""Residues: `x = 10` modulo 7 becomes `x = 3`."""
+"""Reduces answers under a modulus: `x = 10` modulo 7 becomes `x = 3`."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ def reduced(shape: Shape) -> Shape:
 
 
 def _reduced(shape: Shape, modulus: int) -> Shape:
-    """`reduced` for a known modulus."""
+    """Replaces every integer of a shape by its residue under this modulus."""
     if shape.kind == "relation":  # only the last side is a value; the name of the unknown stays
         return dataclasses.replace(shape, items=(*shape.items[:-1], _reduced(shape.items[-1], modulus)))
     if shape.items:

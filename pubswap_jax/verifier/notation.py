@@ -86,7 +86,10 @@ def radians(text: str) -> str:
 
 
 def thousands(text: str) -> str:
-    """`1,234 apples` -> `1234 apples`. `1,234` may also be a list, so `equality.equal_texts` tries both readings."""
+    """Removes commas between thousands: `1,234 apples` -> `1234 apples`.
+
+    `1,234` may also be a list, so `equality.equal_texts` tries both readings.
+    """
     return _THOUSANDS.sub(lambda match: match[0].replace(",", ""), text)
 
 

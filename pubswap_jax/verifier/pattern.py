@@ -8,7 +8,10 @@ from collections.abc import Callable, Sequence
 
 
 class Pattern:
-    """A compiled regular expression and its examples. `by` is the method that the code calls, such as re.Pattern.match."""
+    """A compiled regular expression with examples of texts that it finds and texts that it must not find.
+
+    `by` is the method that the code calls, such as re.Pattern.match.
+    """
 
     __slots__ = ("by", "compiled", "findall", "finditer", "fullmatch", "match", "matches", "not_", "search", "split", "sub")
 

@@ -43,7 +43,7 @@ class _Worker:
 
 
 class _Batch:
-    """The pairs of one call, drawn when a worker is free, and their results."""
+    """The pairs of one call of `Pool.run`, drawn when a worker is free, and their results so far."""
 
     def __init__(self, source: Iterator[tuple[str, str]], timeout: float):
         self.source, self.timeout = source, timeout
@@ -52,7 +52,7 @@ class _Batch:
         self.again: list[int] = []  # drawn before a nursery died, and not yet judged
 
     def next(self) -> int:
-        """The index of the next pair to judge, or -1."""
+        """The index of the next pair for a worker to judge; -1 if there is none."""
         if self.again:
             return self.again.pop()
         pair = next(self.source, None)

@@ -31,7 +31,10 @@ _CONSTANT_FIRST = Pattern(
 
 
 def needed(gold: Shape, answer: Shape) -> bool:
-    """Whether one side is an inequality with an absolute value, or `x != 3`, and the other side may be the same set."""
+    """Whether two answers must be compared as sets of numbers: one is `|x - 2| >= 3` or `x != 3`, the other has no such form.
+
+    The other side may then be an interval or a union, which `regions` compares with it.
+    """
     if not any("|" in shape.text or r"\neq" in shape.text for shape in (gold, answer)):
         return False
     holes = [shape for shape in (gold, answer) if shape.kind == "list" and all(map(_of_hole, shape.items))]
@@ -42,7 +45,10 @@ def needed(gold: Shape, answer: Shape) -> bool:
 
 
 def regions(shape: Shape) -> list[Shape]:
-    """The readings of a shape as an interval or a union. `1 < |z| < 2` has two: z is real, or |z| is itself the unknown."""
+    """Reads an inequality, interval or union as the sets it may stand for, each an interval or a union; empty for other shapes.
+
+    `1 < |z| < 2` has two readings: z is real, or |z| is itself the unknown.
+    """
     if shape.kind in ("tuple", "union", "set"):
         return [shape]
     if shape.kind == "list":
@@ -64,7 +70,7 @@ def regions(shape: Shape) -> list[Shape]:
 
 
 def interval(relation: Shape) -> Shape | None:
-    """`1 < x \\le 2` as (1, 2], `x \\ge 3` as [3, oo). None if the relation is not a single letter with one or two bounds."""
+    """The interval of an inequality: `1 < x \\le 2` is (1, 2]. None unless it is a single letter with one or two bounds."""
     marks, items = _ascending(relation)
     if not marks:
         return None
@@ -78,7 +84,7 @@ def interval(relation: Shape) -> Shape | None:
 
 
 def union_of(shape: Shape) -> Shape:
-    """`x < -1 or x > 1` as the union of its intervals; the shape itself if an item is not an interval."""
+    """A list of inequalities as a union of intervals: `x < -1 or x > 1`. The shape itself if an item is not an interval."""
     intervals = [interval(item) if item.kind == "relation" else None for item in shape.items]
     return Shape("union", shape.text, tuple(intervals)) if all(intervals) else shape
 
@@ -94,7 +100,7 @@ def _tuple(low: Shape, high: Shape, marks: str) -> Shape:
 
 
 def _ascending(relation: Shape) -> tuple[tuple[str, ...], tuple[Shape, ...]]:
-    """Marks and items of a chain of at most two inequalities, smallest item first; both are empty for any other relation."""
+    """A chain of at most two inequalities with the smallest item first: (signs, items); both empty for other relations."""
     marks, items = relation.marks, relation.items
     if not marks or len(items) > 3 or any(mark not in ("<", ">", r"\le", r"\ge") for mark in marks):
         return (), ()
@@ -114,7 +120,7 @@ def _of_hole(shape: Shape) -> bool:
 
 
 def _named(relation: Shape) -> Shape:
-    """`1 < |z| < 2` as `1 < z < 2`, where z stands for the absolute value."""
+    """Replaces an absolute value by a letter: `1 < |z| < 2` as `1 < z < 2`, where the new z stands for |z|."""
     letter = Shape("expr", "z")
     items = tuple(letter if re.fullmatch(r"\|[a-zA-Z]\|", item.text) else item for item in relation.items)
     return dataclasses.replace(relation, items=items)

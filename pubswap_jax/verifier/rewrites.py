@@ -22,7 +22,7 @@ class Rewrite(NamedTuple):
 
 
 def _rewrite(regex: str, spelling, examples: Mapping[str, str], needs: str = "") -> Rewrite:
-    """In `regex`, `$E` is the end of a command's name."""
+    """A `Rewrite` from the text of a regular expression, in which `$E` stands for the end of a command's name."""
     return Rewrite(re.compile(regex.replace("$E", "(?![A-Za-z])")), spelling, needs, examples)
 
 

@@ -1,4 +1,4 @@
-"""Judges answers: extraction, a fast path, static limits, a cache, and a pool of killable workers.
+"""The way into the verifier: judges completions by extraction, string rules, static limits, a cache and a pool of workers.
 
 Training calls `score(texts, answers)`; `verify` also returns the status of each answer. Neither function executes text that a
 model wrote or raises because of it. An answer takes at most `timeout` seconds. Importing this module loads no JAX.
@@ -79,7 +79,7 @@ def readable(
     timeout: float = 5.0,
     options: Sequence[Mapping[str, str] | None] | None = None,
 ) -> np.ndarray:
-    """bool[n]: whether answers can be compared with a gold. Questions with an unreadable gold are dropped at loading.
+    """Whether each gold answer can be read and so be compared with, bool[n]. Questions whose gold cannot be read are dropped.
 
     The gold of a multiple choice is readable if it is the key of an option or, without `options`, a single letter.
     """
@@ -116,7 +116,9 @@ def _check(texts, answers, kind, options, timeout) -> None:
 
 
 def _math(golds: list[str], extracted: list[str], timeout: float) -> list[str]:
-    """The status of each row. Pairs that the fast path cannot decide go to the pool, each distinct pair once.
+    """The status of each pair of a gold and an extracted answer.
+
+    Pairs that the fast path cannot decide go to the pool, each distinct pair once.
 
     The pool draws the pairs lazily, so the fast path runs while the workers judge earlier pairs.
     """
@@ -143,7 +145,10 @@ def _math(golds: list[str], extracted: list[str], timeout: float) -> list[str]:
 
 
 def _guarded(otherwise, function: Callable, *arguments):
-    """function(*arguments), or `otherwise` and a warning: a bug that one odd answer triggers must not end a long run."""
+    """Calls function(*arguments); on an exception returns `otherwise` with a warning.
+
+    A bug that one odd answer triggers must not end a long run.
+    """
     try:
         return function(*arguments)
     except Exception as error:
@@ -159,7 +164,7 @@ def _extracted(text: str, gold: str) -> str:
 
 
 def _quickly(gold: str, answer: str) -> str | tuple[str, str]:
-    """`_fast`, after degrees became radians on one side if only the other side has π."""
+    """The result of `_fast`, after degrees became radians on one side if only the other side has π."""
     if r"\pi" in gold and r"\pi" not in answer:
         answer = radians(answer)
     elif r"\pi" in answer and r"\pi" not in gold:

@@ -1,14 +1,14 @@
-"""The shape of an answer as a value: what `structure.read` returns and `equality.equal` compares."""
+"""`Shape`, an answer read as a value: what `structure.read` returns and `equality.equal` compares."""
 
 import dataclasses
 
 
 class Undecided(Exception):
-    """The fast oracle cannot decide; the symbolic one must be asked."""
+    """Raised by the fast oracle when string rules cannot decide, so that the symbolic one must be asked."""
 
 
 class Unreadable(Exception):
-    """The answer is not a readable expression."""
+    """Raised when an answer is not a readable expression."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Shape:
 
 
 def expressions(shape: Shape) -> list[str]:
-    """The canonical strings of all expressions in a shape."""
+    """All mathematical expressions inside a shape, as canonical strings."""
     if shape.kind == "expr":
         return [shape.text]
     return [text for item in shape.items for text in expressions(item)]

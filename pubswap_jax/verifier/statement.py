@@ -1,4 +1,4 @@
-"""The value that follows "the answer is" in a completion: a formula, a number, or a sentence that states it."""
+"""Finds the value in the text after "the answer is": a formula, a number, or a sentence that states it."""
 
 import re
 

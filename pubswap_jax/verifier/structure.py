@@ -106,12 +106,12 @@ def _systems(items: tuple[Shape, ...]) -> tuple[Shape, ...]:
 
 
 def _flat(shapes: Iterable[Shape]) -> tuple[Shape, ...]:
-    """The shapes, with the items of a list in place of the list."""
+    """Flattens lists one level: the shapes, with the items of a list in place of the list."""
     return tuple(itertools.chain.from_iterable(shape.items if shape.kind == "list" else (shape,) for shape in shapes))
 
 
 def _as_tuple(shape: Shape) -> Shape:
-    """A list as a tuple in round brackets."""
+    """Turns a list into a tuple in round brackets; used where an order counts, as in a point."""
     return dataclasses.replace(shape, kind="tuple", marks="()")
 
 
@@ -147,7 +147,7 @@ def _single(text: str) -> Shape:
 
 
 def _union(text: str, parts: tuple[Shape, ...]) -> Shape:
-    """The union of shapes: one set if all are sets."""
+    """The shape of parts joined by a union sign: one set if all parts are sets, else a union."""
     if all(part.kind == "set" for part in parts):
         return Shape("set", text, tuple(item for part in parts for item in part.items))
     return Shape("union", text, parts)
@@ -194,7 +194,7 @@ def _relation(text: str, parts: list[str], operators: list[str]) -> Shape:
 
 
 def _membership(text: str, element: str, values: str) -> Shape:
-    """`x \\in [0,1]` as the interval, `|z| \\in [0,1)` as the inequality |z| < 1."""
+    """The shape of `element \\in values`: `x \\in [0,1]` is the interval, `|z| \\in [0,1)` is the inequality |z| < 1."""
     if _MODULUS_OF_A_LETTER.fullmatch(element):
         found = tuple(map(_single, bounds_of(element, _single(values))))
         return Shape("list", text, found) if len(found) > 1 else found[0] if found else Shape("text", text)

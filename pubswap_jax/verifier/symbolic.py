@@ -30,7 +30,10 @@ def rehearse(samples: Sequence[tuple[str, str]]) -> None:
 
 
 def judge(gold: str, answer: str) -> str:
-    """The status of a canonical answer, computed in a worker. An empty gold asks only whether the answer can be read."""
+    """Compares two canonical answers with sympy, inside a worker, and returns a status.
+
+    An empty gold asks only whether the answer can be read.
+    """
     seal()
     try:
         if gold:
@@ -49,7 +52,7 @@ def judge(gold: str, answer: str) -> str:
 
 
 class Symbolic:
-    """Compares expressions by value: exactly if rational, else to 50 digits; with letters, at several points."""
+    """The slow oracle: compares expressions by value, exactly if rational, else to 50 digits; letters get several values."""
 
     def expr(self, gold: str, answer: str) -> bool:
         """Whether two canonical expressions have the same value."""

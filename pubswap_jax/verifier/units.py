@@ -163,7 +163,7 @@ def _number_before(text: str) -> bool:
 
 
 def conflict(one: str, other: str) -> bool:
-    """Whether two known units differ: 5 cm is not 5 m, 5 cm^2 is not 5 cm^3, and 12 in base 5 is not 12 in base 6."""
+    """Whether two units are both known and differ: 5 cm is not 5 m, 5 cm^2 is not 5 cm^3, 12 in base 5 is not 12 in base 6."""
     if any(one.startswith(kind) and other.startswith(kind) for kind in ("base ", "mod ")):
         return one != other
     (name, _, power), (name_too, _, power_too) = one.partition("^"), other.partition("^")

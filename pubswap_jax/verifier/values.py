@@ -61,7 +61,7 @@ def agree(gold: sympy.Expr, answer: sympy.Expr) -> bool:
 
 
 def evaluate(expr: sympy.Expr, point: dict | None = None, digits: int = DIGITS + 10) -> sympy.Expr | None:
-    """The real or complex value to `digits` digits; None if there is none."""
+    """The numerical value of an expression, real or complex, to `digits` digits; None if there is none."""
     try:
         if point:
             if any(power.exp.free_symbols and power.base != sympy.E for power in expr.atoms(sympy.Pow)):
@@ -105,7 +105,7 @@ def _power(base: Fraction, exponent: Fraction) -> Fraction | None:
 
 
 def points(symbols: list[sympy.Symbol]) -> Iterator[dict[sympy.Symbol, sympy.Rational]]:
-    """Assignments of distinct rational values to all symbols: as many as there are POINTS."""
+    """Test points for comparing expressions with letters: POINTS assignments of distinct rational values to all symbols."""
     for i in range(len(POINTS)):
         values = itertools.islice(itertools.cycle(POINTS), i, i + len(symbols))
         yield {

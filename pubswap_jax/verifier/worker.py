@@ -61,7 +61,10 @@ def _confine() -> None:
 
 
 def work(connection: socket.socket, judge: Callable[[str, str], str]) -> None:
-    """Answers requests until the other side hangs up. On MemoryError sends `timeout` and returns, so that the process ends."""
+    """A worker's loop: answers requests until the other side hangs up.
+
+    On MemoryError it sends `timeout` and returns, so that the process ends.
+    """
     _confine()
     connection.sendall(HEADER.pack(os.getpid()))
     while True:
@@ -80,7 +83,10 @@ def work(connection: socket.socket, judge: Callable[[str, str], str]) -> None:
 
 
 def nurse(link: socket.socket, judge: Callable[[str, str], str]) -> None:
-    """Forks a worker for each socket received. First kills and reaps the replaced worker, so its pid is not reused before."""
+    """The nursery's loop: forks a worker for each socket received.
+
+    First it kills and reaps the replaced worker, so that the pid is not reused before.
+    """
     gc.freeze()  # otherwise garbage collection in a worker writes to every page shared with the nursery
     while True:
         message, files, _, _ = socket.recv_fds(link, ORDER.size, 1)

@@ -1,4 +1,4 @@
-"""The digest of an adapter family's frozen arrays, by which a later load notices that they are other ones."""
+"""A digest of an adapter family's frozen arrays, by which a later load notices that its own frozen arrays differ."""
 
 import hashlib
 

@@ -107,7 +107,7 @@ def hf_name(file: pathlib.Path, name: str) -> str:
 def config_fields(
     file: pathlib.Path, family: str, fields: Mapping[str, object], tensors: Mapping[str, Tensor]
 ) -> dict[str, object]:
-    """The fields of config.json. Raises for what the model does not implement."""
+    """Makes the fields of config.json from a GGUF file's metadata. Raises for options that the model does not implement."""
     for name, off in _OFF.items():
         if fields.get(f"{family}.{name}", off) != off:
             raise ValueError(f"{file}: {family}.{name} is {fields[f'{family}.{name}']!r:.80}, which is not implemented")
@@ -139,7 +139,10 @@ def config_fields(
 
 
 def _number(file: pathlib.Path, family: str, fields: Mapping[str, object], name: str, default=None, kind=int):
-    """A positive number of the metadata. A float32 is written with the digits that determine it: 1e-5, not 9.9999997e-06."""
+    """A positive number from the file's metadata.
+
+    A float32 is written with the digits that determine it: 1e-5, not 9.9999997e-06.
+    """
     value = fields.get(f"{family}.{name}", default)
     if type(value) is not kind or not 0 < value < 1 << 40:
         raise ValueError(f"{file}: {family}.{name} is {value!r:.80}; a positive {'whole ' * (kind is int)}number expected")
@@ -159,7 +162,7 @@ def _values(
 
 
 def unpermuted(matrix: np.ndarray, heads: int) -> np.ndarray:
-    """Rows of a llama file's query or key matrix in Hugging Face's order.
+    """Puts the rows of a llama file's query or key matrix into Hugging Face's order.
 
     llama.cpp rotates neighbours (2i, 2i + 1), Hugging Face rotates halves (i, i + d/2), so the file's rows are interleaved.
     """

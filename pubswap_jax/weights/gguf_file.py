@@ -51,7 +51,7 @@ _BLOCK = 1 << 21  # values that are dequantised at a time
 
 
 class Tensor(NamedTuple):
-    """Type, shape and place of a tensor. The shape is NumPy's order: [out, in] for a matrix."""
+    """Type, shape and place of a tensor in a GGUF file. The shape is NumPy's order: [out, in] for a matrix."""
 
     kind: str
     shape: tuple[int, ...]
@@ -153,7 +153,7 @@ def _tensor(cursor: _Cursor) -> tuple[str, Tensor]:
 
 
 def _placed(cursor: _Cursor, found: list[tuple[str, Tensor]], start: int, alignment: int) -> dict[str, Tensor]:
-    """The tensors with offsets from the file's beginning. Raises for one that is unaligned, overlapping or outside."""
+    """The tensors with offsets from the file's beginning. Raises for a tensor that is unaligned, overlaps or lies outside."""
     end, tensors = start, {}
     for name, tensor in sorted(found, key=lambda item: item[1].offset):
         offset = start + tensor.offset

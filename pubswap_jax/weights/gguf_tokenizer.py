@@ -57,7 +57,7 @@ def write_tokenizer(folder: pathlib.Path, file: pathlib.Path, fields: Mapping[st
 
 
 def _vocabulary(file: pathlib.Path, fields: Mapping[str, object]) -> tuple[list[str], list[int]]:
-    """The tokens and their kinds."""
+    """The tokens of a GGUF file's vocabulary and their kinds (normal, control, ...), from its metadata."""
     model, pre = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
     if model != "gpt2" or not isinstance(pre, str) or pre not in SPLITS:
         raise ValueError(

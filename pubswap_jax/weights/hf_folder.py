@@ -18,7 +18,7 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.msgpack", "*.h5")
 
 
 class Slot(NamedTuple):
-    """Maps a tensor of the file to the parameter tree."""
+    """The place of one tensor of a model file in the parameter tree."""
 
     path: tuple[str, ...]  # path of the leaf in the tree; for a tensor of a layer, its path below the layer
     layer: int | None  # None: not part of a layer

@@ -182,7 +182,7 @@ def merge_adapter(
 
 @contextlib.contextmanager
 def _staged(path: str | pathlib.Path, replaces: tuple[str, ...] = ()) -> Iterator[pathlib.Path]:
-    """Yields a hidden folder beside `path`. It replaces `path` if the block succeeds, and is deleted if the block raises."""
+    """Context with a hidden folder beside `path`, which replaces `path` if the block succeeds and is deleted if it raises."""
     path = pathlib.Path(path).expanduser().absolute()
     strangers = sorted({file.name for file in path.iterdir()} - set(replaces)) if path.exists() else []
     if strangers:

@@ -1,4 +1,4 @@
-"""What makes a PEFT folder a plain LoRA adapter of a given base: its fields, its targets, its tensors, its base's digest."""
+"""Checks that a PEFT folder is a plain LoRA adapter of a given base: its fields, targets, tensors and its base's digest."""
 
 import math
 import pathlib
@@ -28,7 +28,7 @@ _HARMLESS_INITS = (True, False, "gaussian", "orthogonal", "eva")
 
 
 def check_fields(path: pathlib.Path, fields: dict) -> tuple[int, float]:
-    """Rank and alpha of a plain LoRA adapter. Raises for every other kind of adapter."""
+    """Rank and alpha of a plain LoRA adapter, from adapter_config.json. Raises for every other kind of adapter."""
     if fields.get("peft_type") != "LORA":
         raise ValueError(f"{path}: peft_type is {fields.get('peft_type')!r}; only 'LORA' is read")
     if fields.get("bias", "none") != "none":

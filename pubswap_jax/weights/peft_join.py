@@ -1,4 +1,4 @@
-"""Adapters as parts of other things: added to a base's parameters, or joined with another adapter by their ranks."""
+"""Adds an adapter to a base's parameters, or joins it with another adapter by their ranks."""
 
 import functools
 import hashlib

@@ -13,7 +13,7 @@ from pubswap_jax.weights import hf_folder
 
 
 class Layer(NamedTuple):
-    """A linear layer that has an adapter."""
+    """A linear layer that has an adapter: where it stands in the model, and its sizes."""
 
     path: tuple[str, ...]  # of its arrays in the adapter
     number: int  # of its block
@@ -47,7 +47,10 @@ def lora_shapes(config: ModelConfig, rank: int) -> dict[str, tuple[int, int]]:
 
 
 def layer_arrays(config: ModelConfig, adapter: PyTree, basis: PyTree) -> dict[str, tuple[dict, dict]]:
-    """Module name -> (frozen, trained) in f32. Raises unless the trees are those that the config describes."""
+    """An adapter's arrays by layer: module name -> (frozen, trained) in f32.
+
+    Raises unless the trees are those that the config describes.
+    """
     layers = adapted_layers(config)
     expected: list[dict] = [{}, {}]
     for layer in layers.values():
@@ -59,7 +62,7 @@ def layer_arrays(config: ModelConfig, adapter: PyTree, basis: PyTree) -> dict[st
 
 
 def peft_matrices(config: ModelConfig, adapter: PyTree, basis: PyTree) -> tuple[dict[str, np.ndarray], int, float]:
-    """PEFT's tensors by name, the rank r and alpha: ΔW = alpha / r · (B A)ᵀ."""
+    """Converts an adapter to PEFT's tensors: (tensors by name, the rank r, alpha), with ΔW = alpha / r · (B A)ᵀ."""
     family, matrices, scales = config.adapter, {}, set()
     for module, arrays in layer_arrays(config, adapter, basis).items():
         if family.peft:
@@ -77,7 +80,7 @@ def peft_matrices(config: ModelConfig, adapter: PyTree, basis: PyTree) -> tuple[
 
 
 def _checked(what: str, tree: PyTree, expected: dict[tuple, tuple], config: ModelConfig) -> dict[tuple, np.ndarray]:
-    """The leaves by path, in f32."""
+    """The leaves of a tree by path, in f32. Raises if a path or a shape is not the expected one."""
     given = flatten_dict(tree)
     odd = sorted(set(given) ^ set(expected))
     if odd:

@@ -28,7 +28,7 @@ _BLOCK_BYTES = 1 << 20
 
 
 class Entry(NamedTuple):
-    """Location, dtype and shape of a tensor in a safetensors file."""
+    """A tensor of a safetensors file: its location, dtype and shape."""
 
     path: pathlib.Path
     dtype: np.dtype
