@@ -2,8 +2,6 @@
 
 A new choice of a field is one line here, and an aggregation rule also needs a line in tests/run/test_rules.py. The check of
 a config, --help, configs/README.md and the run all use this table.
-
-A new choice of a field is one line here. The check of a config, --help, configs/README.md and the run all use this table.
 """
 
 from collections.abc import Mapping
@@ -306,7 +304,7 @@ FIELDS = (
           "largest weight that corrects a token for a difference of training's and the sampler's probability; 0: no correction",
           OURS, least=0),
     Field("training.kl", "none",
-          "penalty on KL(policy, base): its estimator; gradient in the loss: k1: 0 on average, k2: true, k3: of KL(base, policy)",
+          "KL(policy, base) penalty by an estimator; gradient in the loss: k1: 0 on average, k2: true, k3: of KL(base, policy)",
           READING, {
         "none": "",
         "k1": "algorithm.losses:kl_k1",

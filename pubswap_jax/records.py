@@ -2,9 +2,6 @@
 
 A record is stacked over clients. `pack` writes one client's share; `unpack` reads it on the other side. Only what the reader
 cannot know is written: of a response the tokens up to its end, and of a swapped batch only the swapped slots.
-
-A record is stacked over clients. `pack` writes one client's share; `unpack` reads it on the other side. Only what the reader
-cannot know is written: the tokens of a response up to its end, and of a swapped batch the swapped slots alone.
 """
 
 import json
@@ -26,7 +23,7 @@ class Record:
 
     The arrays of each kind, leaves [C, ...]:
       adapters     adapter; down also `sent`, of the aggregation rule; up also `extra`, of the clients' correction;
-               both ways the optimizer's moments, if moments are averaged
+                   both ways the optimizer's moments, if moments are averaged
       questions    numbers int32[C, B]
       responses    tokens, mask [C, B, G, R]; going down also slots, correct, reward [C, B, G]
       verdicts     correct, reward [C, B, G]

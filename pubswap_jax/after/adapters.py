@@ -37,9 +37,6 @@ def own_adapters(run: Run, workdir: pathlib.Path) -> Own:
     An adapter passes a `Gate`, which counts its bytes, as on its way to an averaging. The adapters are those of the last
     round, not of the best one: clients that train alone forget the topics of other clients, so by the mean over all topics,
     which chooses the best round, the base model is often the best.
-
-    They are the last ones, not those of the best round. Clients that train alone forget the topics of the others. By the mean
-    over all topics, which chooses the best round, the base model is then often the best.
     """
     at = last_state(run, workdir)
     round, clients, adapters = place_of(run, at.number)[0], with_own(run, at), run.federation.own(at.federation)

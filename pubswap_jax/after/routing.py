@@ -47,8 +47,6 @@ def clusters(count: int = 32, seed: int = 0) -> Build:
 
     Prior pᵢ ∝ nᵢ / sᵢ: the cluster's size over its mean distance to the centroid, which has a floor. A cluster's utility is
     the mean over its questions.
-
-    A cluster's utility is the mean over its questions.
     """
 
     def build(embedded: np.ndarray, values: np.ndarray) -> References:

@@ -141,8 +141,6 @@ def rebased(adapter: PyTree, uploads: PyTree, received: PyTree, staleness: Array
 
     Where the staleness is 0 this is the upload itself, since x + (y − x) is not y to the bit; else adapter + (upload −
     received). It has the type `types.Rebase`.
-
-    The upload itself where the staleness is 0, for x + (y − x) is not y to the bit; else adapter + (upload − received).
     """
 
     def rebase(x, upload, start):

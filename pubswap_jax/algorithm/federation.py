@@ -2,9 +2,6 @@
 
 In PubSwap a public step differs from a private one in two ways: all clients get the same prompts, and the swap comes between
 verdict and update. Both are prompts → rollout → verdict → update.
-
-A private and a public step are the same: prompts → rollout → verdict → update. A public one shares its prompts among the
-clients and inserts `swap` before the update.
 """
 
 from collections.abc import Callable, Sequence

@@ -25,7 +25,7 @@ def median() -> Aggregator:
 
     It holds against hostile clients of less than half of the weight.
 
-    Half of the weight is at or below it and half at or above it. Of two such values it is their mean, as in `numpy.median`.
+    Half of the weight is at or below the median and half at or above it. Of two such values the result is the mean, as in `numpy.median`.
     """
 
     def apply(memory, adapter, uploads, weights, staleness, extra=None):

@@ -37,7 +37,7 @@ def ravan(heads: int, rank: int, bases: str = "orthogonal") -> Adapter:
 
     A_h and B_h are orthogonal across heads.
 
-    A client trains H_h [r, r] and s_h. It sends s_h H_h, and starts again from H_h = that and s_h = 1, so the mean is exact.
+    A client trains H_h [r, r] and s_h. It sends s_h H_h, and starts the next round from the averaged H_h and s_h = 1, so the mean is exact.
     Reading: orthogonal bases have orthonormal columns in A and rows in B, from a QR decomposition with a fixed sign; random
     bases are normal, with columns and rows of norm 1 in expectation.
     """

@@ -109,7 +109,7 @@ def _fitted(wanted: np.ndarray, rows: np.ndarray, columns: np.ndarray, rounds: i
 def by_topic(problems: Sequence[Problem], num_clients: int, rng: np.random.Generator) -> list[np.ndarray]:
     """Partition: every client gets whole topics, and counts differ by at most one.
 
-    More clients than topics share single topics.
+    If there are more clients than topics, clients share single topics.
     """
     _check_clients(num_clients, len(problems))
     piles = _shuffled_piles(problems, rng)

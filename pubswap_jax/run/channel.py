@@ -3,9 +3,6 @@
 A run in one process does not use this file: its channel is the gate of ledger.py. Here a client's process runs the
 federation with one client, its own, and `client_end` as its channel. The server's process makes a service and calls it for
 every event; no model is loaded there.
-
-A client's process runs the federation with one client, its own, and `client_end` as its channel. The server's process makes a
-service and calls it for every event; no model is loaded there.
 """
 
 from collections.abc import Callable, Sequence

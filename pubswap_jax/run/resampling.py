@@ -16,8 +16,6 @@ def make_again(draw: Callable[[int], Batch], most: int, who: np.ndarray) -> Agai
 
     Clients are those of bool[C] `who`. `draw`: number of the draw -> the batch. Called with shapes, `again` draws once, so
     that the programs are known.
-
-    `draw`: number of the draw -> the batch. Asked with shapes, `again` draws once, so that the programs are known.
     """
 
     def again(verdicts: Verdict, done: int) -> Batch | None:

@@ -27,8 +27,6 @@ class Stop:
         """`gathered` collects a value from every process, so that all processes stop at the same `check`; None: one process.
 
         `patience`: seconds after a signal within which the run must reach a `check`; then a thread saves.
-
-        `patience`: seconds without a `check` after which the last offered state is saved by a thread.
         """
         self._farewell, self._gathered = farewell, gathered
         self._asked, self._save = 0, None  # number of the signal received, by any process; 0: none

@@ -1,7 +1,8 @@
 """The way into the verifier: judges completions by extraction, string rules, static limits, a cache and a pool of workers.
 
-Training calls `score(texts, answers)`; `verify` also returns the status of each answer. Neither function executes text that a
-model wrote or raises because of it. An answer takes at most `timeout` seconds. Importing this module loads no JAX.
+Training calls `verify(texts, answers)`, which returns a status for each answer; `score` returns only which are correct.
+Neither function executes text that a model wrote or raises because of it. An answer takes at most `timeout` seconds. Importing
+this module loads no JAX.
 """
 
 import warnings
