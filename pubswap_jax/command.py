@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def overview() -> str:
-    """The text of `pubswap --help`."""
+    """Returns the text of `pubswap --help`: the commands and what each does."""
     lines = [f"  {name:<9} {command.takes:<8} {command.does}" for name, command in COMMANDS.items()]
     return "\n".join(
         [

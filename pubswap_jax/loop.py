@@ -65,7 +65,7 @@ def train(
     offer: Offer = lambda save: None,
     on_round: OnRound | None = None,
 ) -> PyTree:
-    """`train_and_evaluate` for an assembled run. `on_round` is called after each round that is saved."""
+    """Trains a run that is already assembled, as `train_and_evaluate` does. `on_round` is called after each saved round."""
     if hosts.first():
         workdir.mkdir(parents=True, exist_ok=True)
     with manifest.alone(workdir):

@@ -86,7 +86,7 @@ def curve_of(clients: int) -> list[float]:
 def merged_blocks(
     blocks: Sequence[Block], grouped: Sequence[Sequence[Sequence[Group]]], merge: Merge
 ) -> dict[tuple[int, Group], Merged]:
-    """Merges every group of every size once: (block, group) -> the block that the group shares. One client keeps its own."""
+    """Merges every group of every size once: (block, group) -> the merged block. A group of one client is not changed."""
     found: dict[tuple[int, Group], Merged] = {}
     for groups in grouped:
         for number, block in enumerate(groups):

@@ -32,7 +32,10 @@ Build = Callable[[np.ndarray, np.ndarray], References]  # (embeddings f[n, D], u
 
 
 def neighbours(nearest: int = 100) -> Build:
-    """Returns a builder of `References` in which every question is one. Only the `nearest` ones of a question count for it."""
+    """Returns a builder of `References` that keeps every question as a reference.
+
+    A question is compared with its `nearest` references alone.
+    """
 
     def build(embedded: np.ndarray, values: np.ndarray) -> References:
         embedded, values = _checked(embedded, values)

@@ -90,7 +90,7 @@ def _shares(weights: Array) -> Array:
 
 
 def check_enough(rule: str, needed: int, weights: Array | None, num_clients: int) -> None:
-    """Raises where fewer clients than a rule needs can take part, or, with known weights, do take part."""
+    """Raises where an aggregation rule needs more clients than there are or, with known weights, than take part."""
     weights = check_weights(weights, num_clients)
     present = num_clients if isinstance(weights, jax.core.Tracer) else int(np.sum(np.asarray(weights) > 0))
     if present < needed:

@@ -52,7 +52,10 @@ def centred_advantages(reward: Array) -> Array:
 
 
 def batch_advantages(reward: Array, *, eps: float = 1e-6) -> Array:
-    """Aᵢ = (rᵢ − mean of its group) / (std r + ε), with std over all rewards of the batch. [..., B, G] -> [..., B, G]."""
+    """Advantages scaled by the batch: Aᵢ = (rᵢ − mean of its group) / (std r + ε), std over all rewards of the batch.
+
+    [..., B, G] -> [..., B, G].
+    """
     spread = reward - reward.mean(axis=(-2, -1), keepdims=True)
     return _centred(reward) / (_root_mean_square(spread, axis=(-2, -1)) + eps)
 
@@ -177,7 +180,7 @@ def less_kl(
 
 
 def total(term: Array, token_weights: Array, token_norm: Array, mask: Array) -> Array:
-    """−Σ norm·weight·term over the tokens that count: the loss, f32[]."""
+    """The loss f32[]: −Σ norm·weight·term over the tokens that count, from a term per token and the token weights."""
     return -jnp.sum(token_norm * (term * jnp.broadcast_to(token_weights, term.shape)), where=mask)
 
 

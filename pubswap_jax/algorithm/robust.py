@@ -25,7 +25,8 @@ def median() -> Aggregator:
 
     It holds against hostile clients of less than half of the weight.
 
-    Half of the weight is at or below the median and half at or above it. Of two such values the result is the mean, as in `numpy.median`.
+    Half of the weight is at or below the median and half at or above it. Of two such values the result is the mean, as in
+    `numpy.median`.
     """
 
     def apply(memory, adapter, uploads, weights, staleness, extra=None):
@@ -105,5 +106,5 @@ def _sorted(x: Array, change: Array, weights: Array) -> tuple[Array, Array]:
 
 
 def _moved_by(entry, adapter: PyTree, uploads: PyTree, weights: Array) -> PyTree:
-    """Moves each leaf of the adapter by `entry(changes, weights)` of the clients' changes, one leaf at a time."""
+    """Changes the adapter leaf by leaf: each leaf moves by `entry(the clients' changes of the leaf, weights)`."""
     return moved(adapter, jax.tree.map(entry, adapter, changes(adapter, uploads, weights)))

@@ -25,7 +25,7 @@ def check_present(present: Array | None, num_clients: int) -> Array:
 
 
 def balanced(key: Array, correct: Array, present: Array | None = None) -> SwapPlan:
-    """Fills each group up to ⌊G/2⌋ right responses: wrong slots take other clients' right responses (PubSwap).
+    """Planner of PubSwap: a group's wrong slots take other clients' right responses, until ⌊G/2⌋ of its responses are right.
 
     need = min(max(⌊G/2⌋ − c, 0), |D|, G − c), where c counts the group's right responses and D holds other clients' right ones.
     """

@@ -55,7 +55,7 @@ class Material:
 
 @flax.struct.dataclass
 class Scores:
-    """The policy's log-probs of the responses in one gradient step, and what follows from them. f32[B, G, R] each."""
+    """Log-probs, entropies and token weights of the responses in one gradient step. f32[B, G, R] each."""
 
     logps: Array
     old_logps: Array
@@ -212,7 +212,7 @@ def check_microbatch(microbatch: int | None, num_prompts: int) -> None:
 
 
 def is_truncated(rollout: Rollout, eos_ids: tuple[int, ...]) -> Array:
-    """Responses that reached the length limit without an end token. bool[B, G]."""
+    """Marks the responses that reached the length limit without an end token, bool[B, G]."""
     ended = jnp.isin(rollout.tokens[..., -1], jnp.asarray(eos_ids, rollout.tokens.dtype))
     return rollout.mask[..., -1] & ~ended
 

@@ -35,9 +35,8 @@ def ffa_lora(rank: int, alpha: float) -> Adapter:
 def ravan(heads: int, rank: int, bases: str = "orthogonal") -> Adapter:
     """The family RAVAN (arXiv 2506.05568): ΔW = Σ s_h A_h H_h B_h over heads, with A_h and B_h frozen.
 
-    A_h and B_h are orthogonal across heads.
-
-    A client trains H_h [r, r] and s_h. It sends s_h H_h, and starts the next round from the averaged H_h and s_h = 1, so the mean is exact.
+    A_h and B_h are orthogonal across heads. A client trains H_h [r, r] and s_h. It sends s_h H_h, and starts the next round
+    from the mean of these as H_h, with s_h = 1, so the mean of ΔW is exact.
     Reading: orthogonal bases have orthonormal columns in A and rows in B, from a QR decomposition with a fixed sign; random
     bases are normal, with columns and rows of norm 1 in expectation.
     """

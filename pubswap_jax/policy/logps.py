@@ -23,7 +23,10 @@ def check_base(base: PyTree) -> None:
 
 
 def variables(base: PyTree, adapter: PyTree | None) -> dict:
-    """Flax collections of the adapted model, or of the base alone. Raises if the adapter has a layer that the base lacks."""
+    """The Flax collections with which a model is called: the base's and, unless it is None, the adapter.
+
+    Raises if the adapter has a layer that the base lacks.
+    """
     check_base(base)
     if adapter is None:
         return base
@@ -57,7 +60,9 @@ def check_positions(config: ModelConfig, prompt: tuple[str, int], response: tupl
 def response_logps(
     model, base: PyTree, adapter: PyTree | None, prompts: Prompts, tokens: Array, *, temperature=1.0, entropy: bool = False
 ) -> Array | tuple[Array, Array]:
-    """log π(tokens[t] | prompt, tokens[:t]) at `temperature`, f32[B, G, R]; with `entropy`, (logps, entropies).
+    """Log-probs of given responses under a policy, f32[B, G, R]: log π(tokens[t] | prompt, tokens[:t]) at `temperature`.
+
+    With `entropy`, the pair (logps, entropies).
 
     The prompt is encoded once for its G responses. The positions of each response start at the prompt's real length.
     `adapter=None` is the base.

@@ -43,7 +43,7 @@ def rotate(x: Array, angles: Array) -> Array:
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) · scale over the last axis (Zhang & Sennrich 2019)."""
+    """Normalises by the root mean square: x / rms(x) · scale over the last axis (Zhang & Sennrich 2019)."""
 
     eps: float
 
@@ -106,7 +106,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """SwiGLU: (silu(x W_gate) ⊙ x W_up) W_down (Shazeer 2020)."""
+    """The feed-forward part of a layer, SwiGLU: (silu(x W_gate) ⊙ x W_up) W_down (Shazeer 2020)."""
 
     config: ModelConfig
 

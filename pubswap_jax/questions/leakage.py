@@ -85,7 +85,10 @@ def grams(text: str, n: int) -> set[str]:
 
 
 class _Reduced:
-    """Features of a question that are compared. The text of a multiple-choice question includes its options."""
+    """What near-copy detection compares of a question: its normalised text, numbers, answer and n-grams.
+
+    The text of a multiple-choice question includes its options.
+    """
 
     def __init__(self, problem: Problem):
         options = problem.options or {}

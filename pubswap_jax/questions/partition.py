@@ -26,7 +26,7 @@ class Split:
     removed: dict[str, list[int]]  # 'test' | 'public' -> near copies of questions in that set; not used for training
 
     def manifest(self) -> dict:
-        """The split as a dict for JSON. `Split(**manifest)` restores it."""
+        """The split as a dict for JSON, as run.json has it. `Split(**manifest)` makes the split again."""
         return dataclasses.asdict(self)
 
 

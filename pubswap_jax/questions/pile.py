@@ -16,7 +16,7 @@ HELD_OUT = 10  # random stream for drawing validation and test sets; distinct fr
 
 
 class Row(NamedTuple):
-    """A question and the token ids of its prompt."""
+    """A question together with the token ids of its prompt."""
 
     problem: Problem
     ids: np.ndarray

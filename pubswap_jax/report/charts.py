@@ -195,7 +195,7 @@ def _whole_decades(low: float, high: float) -> tuple[float, float]:
 
 
 def _unbroken(curve: Line) -> list[list[tuple[float, float]]]:
-    """The stretches of a curve between its gaps, if they have at least two points."""
+    """Divides a curve at its gaps into stretches that can be drawn as lines: those of at least two points."""
     runs: list[list[tuple[float, float]]] = [[]]
     for x, y in zip(curve.x, curve.y, strict=True):
         if y is None:

@@ -71,17 +71,17 @@ summary {{ cursor: pointer; overflow-wrap: anywhere; }}
 
 
 def section(title: str, body: str) -> str:
-    """A part of the report with a heading. `body` is HTML."""
+    """HTML of a part of the report: a heading, and `body`, which is HTML."""
     return f"<section><h2>{html.escape(title)}</h2>{body}</section>"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """An HTML table. Cells are escaped, so a model's response cannot insert HTML."""
+    """HTML of a table. Cells are escaped, so a model's response cannot insert HTML."""
     top = "".join(f"<th>{html.escape(str(name))}</th>" for name in head)
     lines = ("".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) for row in rows)
     return f'<div class="scroll"><table><tr>{top}</tr>{"".join(f"<tr>{line}</tr>" for line in lines)}</table></div>'
 
 
 def figure(caption: str, body: str) -> str:
-    """A chart or table with a caption above."""
+    """HTML of a chart or a table with a caption above it."""
     return f"<figure><figcaption>{html.escape(caption)}</figcaption>{body}</figure>"

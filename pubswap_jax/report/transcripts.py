@@ -1,6 +1,6 @@
 """The report's section of transcripts: questions with the responses of a group, their verdicts and their replacements.
 
-A script in the page hides the groups that the filter does not ask for. Without it all groups are shown.
+A script in the page hides the groups that the filter does not ask for. Where scripts do not run, all groups are shown.
 """
 
 import html

@@ -91,7 +91,7 @@ class Run(NamedTuple):
         return self.place.put(event.who) if self.place.spread else event.who
 
     def saves(self, event: Event) -> bool:
-        """Whether a checkpoint follows this step within its round."""
+        """Whether a checkpoint is written after this step, before its round ends, as checkpoint.steps asks."""
         done = event.step + 1
         return bool(self.save_every) and done % self.save_every == 0 and done < self.steps
 

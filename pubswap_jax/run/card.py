@@ -43,7 +43,10 @@ def base_name(run: Run) -> str:
 
 
 def _intervals(tested: list[dict], models: tuple) -> str:
-    """' (95 % intervals: base 0.2 to 0.3, best 0.8 to 0.9)'; empty where a model was not tested."""
+    """Confidence intervals as text for the model card: ' (95 % intervals: base 0.2 to 0.3, best 0.8 to 0.9)'.
+
+    Empty where a model was not tested.
+    """
     found = {(row["round"], row["model"]): row["figures"] for row in tested}
     ends = [f"{found[one]['pass@1_low']:.3f} to {found[one]['pass@1_high']:.3f}" for one in models if one in found]
     return f" (95 % intervals over questions: base {ends[0]}, best {ends[1]})" if len(ends) == 2 else ""

@@ -201,12 +201,12 @@ ALARMS = (  # causes before their symptoms
 
 
 def alarms(rows: Rows) -> list[str]:
-    """The lines of all alarms that these rows raise, each led by the alarm's name."""
+    """Runs every alarm on these rows: one line for each that finds something wrong, which begins with the alarm's name."""
     return [f"{name}: {line}" for name, line in raised(rows).items()]
 
 
 def raised(rows: Rows) -> dict[str, str]:
-    """{name of an alarm: its line} of all alarms that these rows raise."""
+    """Runs every alarm on these rows: {name of the alarm: its line}, of those alarms that find something wrong."""
     found = {alarm.check.__name__.replace("_", " "): alarm.check(rows) for alarm in ALARMS}
     return {name: line for name, line in found.items() if line}
 
@@ -219,7 +219,7 @@ def examine(workdir: str | os.PathLike) -> list[str]:
 
 
 def table() -> str:
-    """The alarms as a Markdown table, for docs/doctor.md."""
+    """The table of alarms in Markdown, for docs/doctor.md."""
     lines = ["| alarm | raised when | fields to change |", "|---|---|---|"]
     for alarm in ALARMS:
         fields = ", ".join(f"`{name}`" for name in alarm.fields.split())

@@ -129,7 +129,10 @@ def memory() -> tuple[int, str]:
 
 
 def savings(config) -> list[tuple[str, object]]:
-    """The settings of SAVINGS that this config does not have yet."""
+    """Settings that save memory, as (field, value), without those that the config has already.
+
+    The candidates are SAVINGS.
+    """
     flat = settings.flatten(config)
     words = [(name, value) for name, value in SAVINGS if isinstance(value, str) and flat[name] != value]
     return words + [

@@ -67,7 +67,7 @@ def best(workdir: str | pathlib.Path) -> BestRound:
 
 
 def best_of_run(run: Run, workdir: pathlib.Path) -> BestRound:
-    """`best` for an assembled run."""
+    """The adapter of the best round with its config and base model, for a run that is already assembled."""
     at = best_state(run, workdir)
     shared = run.federation.shared(at.federation)
     if shared is None:
@@ -87,7 +87,7 @@ def export(config, workdir: pathlib.Path, merge: str = "") -> list[pathlib.Path]
 
 
 def export_run(run: Run, workdir: pathlib.Path, folder: pathlib.Path | None = None, merge: str = "") -> list[pathlib.Path]:
-    """`export` for an assembled run, to `folder` if it is given."""
+    """Writes PEFT folders, as `export` does, for a run that is already assembled; to `folder` if it is given."""
     at = best_state(run, workdir)
     shared, own = run.federation.shared(at.federation), run.federation.own(at.federation)
     adapters = {f"client_{i}": jax.tree.map(lambda x, i=i: x[i], own) for i in with_own(run, at)}

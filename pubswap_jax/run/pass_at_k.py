@@ -56,7 +56,7 @@ def pass_at_k(correct: np.ndarray, k: int) -> float:
 
 
 def pass_at_k_each(correct: np.ndarray, k: int) -> np.ndarray:
-    """The pass@k estimate of each question. bool[n, samples] -> f64[n]."""
+    """The pass@k estimate of each question, from its samples' correctness: bool[n, samples] -> f64[n]."""
     correct = np.asarray(correct, bool)
     if correct.ndim != 2 or not correct.size:
         raise ValueError(f"correct: bool[questions, samples], neither of them empty, expected; got shape {correct.shape}")
@@ -91,7 +91,7 @@ Z = 1.959964  # the 97.5 % quantile of the standard normal distribution, for 95 
 def interval(
     each: np.ndarray, level: float = 0.95, draws: int = 1000, seed: int = 0, lowest: float = 0.0
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of a mean over questions (Efron 1979). For paired differences, pass `lowest` -1.
+    """Percentile bootstrap interval of the mean of one value per question (Efron 1979). For paired differences, `lowest` is -1.
 
     If all n values are equal, a bootstrap interval has no width. The interval is then value ± z² / (n + z²), where
     z² / (n + z²) is Wilson's 95 % bound for the share of questions with another value. If all questions are right, or all

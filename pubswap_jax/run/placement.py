@@ -1,4 +1,4 @@
-"""Placement of a run's arrays: on a mesh, or on a single device."""
+"""Puts a run's arrays on devices: on a mesh of several devices, or on a single device."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

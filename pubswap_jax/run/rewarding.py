@@ -101,7 +101,7 @@ class Tally:
         self._seconds: dict[str, float] = {}
 
     def note(self, scores: Scores, shape: tuple[int, int, int]) -> None:
-        """Adds the scores of responses [c, B, G]: of all clients of a step, or of the next few of them."""
+        """Adds the scores of responses [c, B, G] to the tally: of all C clients of a step, or of the next c of them."""
         for name, values in scores.each.items():
             short = name.rpartition(":")[2]
             values = values.reshape(shape[0], -1)
@@ -111,7 +111,7 @@ class Tally:
             self._seconds[short] = self._seconds.get(short, 0.0) + scores.seconds[name]
 
     def take(self) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-        """Each function's mean reward, f64[clients], NaN where it left all responses out; and its seconds."""
+        """Returns and forgets what was noted: each function's mean reward f64[clients], NaN without one, and its seconds."""
         found = {name: np.concatenate(parts) for name, parts in self._means.items()}, self._seconds
         self._means, self._seconds = {}, {}
         return found

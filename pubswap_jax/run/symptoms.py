@@ -37,7 +37,7 @@ def steps_of(rows: Rows) -> list[dict]:
 
 
 def step_means(rows: Rows, quantity: str, phases: Sequence[str] = ("private", "public")) -> list[float]:
-    """One number for each step that has the quantity: its mean over the clients that took part."""
+    """The course of a metric over a run: for each step that has it, its mean over the clients that took part."""
     steps = [journal.scalars(row) for row in steps_of(rows)]
     return [step[f"{phase}/{quantity}"] for step in steps for phase in phases if f"{phase}/{quantity}" in step]
 

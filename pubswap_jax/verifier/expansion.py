@@ -1,4 +1,4 @@
-r"""Short notations written out: `1\pm2`, `|z| \in [0,1)`, `\mathbb{R} \setminus \{0\}`, `[[1,2],[3,4]]`.
+r"""Writes short notations out: `1\pm2`, `|z| \in [0,1)`, `\mathbb{R} \setminus \{0\}`, `[[1,2],[3,4]]`.
 
 Each function returns texts, which `structure.py` reads as shapes.
 """
@@ -30,7 +30,10 @@ def plus_minus(text: str) -> list[str]:
 
 
 def pieces_without(whole: Shape, points: Shape) -> list[str]:
-    r"""The intervals of all reals without points or one interval: `(-\infty,0)` and `(0,\infty)`. Empty for other sets."""
+    r"""Writes all reals without some points, or without one interval, as intervals: without 0 as `(-\infty,0)`, `(0,\infty)`.
+
+    Empty if `whole` is another set than all reals.
+    """
     if whole.text != REALS:
         return []
     if points.kind == "tuple" and len(points.items) == 2:

@@ -83,7 +83,7 @@ def _folded(key: str) -> str:
 
 
 def _replaced(text: str, letters: Mapping[str, str]) -> str:
-    """The text with each standalone key replaced by its letter."""
+    """Replaces each key in a text that stands alone, not inside a word, by its letter."""
     if not letters:
         return text
     names = "|".join(re.escape(name) for name in sorted(letters, key=len, reverse=True))

@@ -53,7 +53,7 @@ _CLAUSE_BREAK = Pattern(
 
 
 def last_value(tail: str) -> str:
-    """The value that the last line of a completion states, else the last formula or number."""
+    """Finds the answer in the end of a completion: the value that its last line states, else its last formula or number."""
     stripped = tail.strip()
     if (joined := whole_formulas(stripped)) is not None:
         return joined

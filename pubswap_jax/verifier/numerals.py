@@ -95,7 +95,7 @@ def _scientific(match: re.Match) -> Number | None:
 
 
 def readings(text: str) -> list[Number] | None:
-    """The values that a plain number may stand for: `10%` is 10 or 0.1. None if the text is no plain number."""
+    """The values that a plain number may stand for, such as 10 and 0.1 for `10%`. None if the text is no plain number."""
     percent = text.endswith("%")
     value = number(text.removesuffix("%") if percent else text)
     if value is None or not percent:

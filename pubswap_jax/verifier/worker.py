@@ -29,7 +29,7 @@ CODES = {status: bytes([code]) for code, status in enumerate(STATUSES)}
 
 
 def receive(connection: socket.socket, size: int) -> bytes:
-    """Receives exactly `size` bytes. Raises EOFError if the stream ends before."""
+    """Reads exactly `size` bytes from a socket. Raises EOFError if the stream ends before."""
     parts = []
     while size:
         part = connection.recv(min(size, 65536))

@@ -93,7 +93,7 @@ def convert(file: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 def hf_name(file: pathlib.Path, name: str) -> str:
-    """Hugging Face's name of a tensor. Raises for a tensor that no model of these architectures has."""
+    """Hugging Face's name for a tensor of a GGUF file. Raises for a tensor that no model of these architectures has."""
     if name in _OUTSIDE:
         return _OUTSIDE[name]
     block, *rest = name.split(".")

@@ -87,7 +87,7 @@ class _Cursor:
             raise self.wrong("a text of its metadata is not UTF-8") from None
 
     def value(self, kind: int):
-        """A metadata value: a number, a bool, a str, a list of str or a NumPy array."""
+        """Reads the next metadata value, of the type that `kind` numbers: a number, bool, str, list of str or NumPy array."""
         if kind in _NUMBERS:
             return np.frombuffer(self.take(np.dtype(_NUMBERS[kind]).itemsize), _NUMBERS[kind])[0].item()
         if kind == _STRING:

@@ -166,7 +166,7 @@ def linear_layers(config: ModelConfig) -> dict[str, tuple[str, int, int]]:
 
 
 def tensor_slots(config: ModelConfig) -> dict[str, Slot]:
-    """Hugging Face's tensor name -> slot, for every tensor of a model with this config."""
+    """Where each tensor of a Hugging Face model goes in the parameter tree: the tensor's name -> `Slot`."""
     d, vocabulary = config.hidden_size, config.vocab_size
     slots = {
         "model.embed_tokens.weight": Slot(("embed_tokens", "embedding"), None, (vocabulary, d), False),
@@ -188,7 +188,7 @@ def tensor_slots(config: ModelConfig) -> dict[str, Slot]:
 
 
 def leaf_path(config: ModelConfig, slot: Slot) -> tuple[str, ...]:
-    """Path of a tensor's leaf in the parameter tree. With scan_layers, that leaf is the stack of all layers."""
+    """The path of a tensor's array in the parameter tree. With scan_layers, that array is the stack of all layers."""
     if slot.layer is None:
         return slot.path
     return ("layers" if config.scan_layers else f"layers_{slot.layer}", *slot.path)

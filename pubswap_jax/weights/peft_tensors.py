@@ -34,12 +34,12 @@ def adapted_layers(config: ModelConfig) -> dict[str, Layer]:
 
 
 def peft_name(module: str, half: str) -> str:
-    """PEFT's name of the tensor A or B of a module."""
+    """The name that PEFT gives to the tensor A or B (`half`) of a module."""
     return f"base_model.model.{module}.lora_{half}.weight"
 
 
 def lora_shapes(config: ModelConfig, rank: int) -> dict[str, tuple[int, int]]:
-    """PEFT's tensor name -> shape, of a LoRA adapter of this rank."""
+    """The tensors that PEFT expects of a LoRA adapter of this rank: name -> shape."""
     found = {}
     for module, layer in adapted_layers(config).items():
         found |= {peft_name(module, "A"): (rank, layer.wide), peft_name(module, "B"): (layer.out, rank)}
