@@ -111,7 +111,7 @@ def groups_at(steps: Sequence[Step], size: float, clients: int, weights: np.ndar
 
 
 def size_of(groups: Sequence[Sequence[Group]], weights: np.ndarray) -> float:
-    """The size of all groups together, where 1 is one model. A group counts with its block's parameters, `weights` f64[B]."""
+    """How many models' worth of blocks the groups need, 1 to N: one block a group, weighed by parameters, `weights` f64[B]."""
     counts = np.array([len(block) for block in groups], float)
     return float(counts @ weights / np.sum(weights))
 

@@ -78,7 +78,7 @@ def arrived(family: Adapter, crossed: PyTree) -> PyTree:
 
 
 def receive(rollouts: Rollout, verdicts: Verdict, given: PyTree) -> tuple[Rollout, Verdict]:
-    """The responses that a client learns from: swapped ones in their slots, its own in all others."""
+    """What a client learns from after a swap: the responses that it was given in the swapped slots, its own in all others."""
     slots = given["slots"]
     tokens, mask = (jnp.where(slots[..., None], given[n], getattr(rollouts, n)) for n in ("tokens", "mask"))
     # A donor's log-probs stay at home: the ratio is against the receiver's own old policy.

@@ -52,10 +52,7 @@ def centred_advantages(reward: Array) -> Array:
 
 
 def batch_advantages(reward: Array, *, eps: float = 1e-6) -> Array:
-    """Advantages scaled by the batch: Aᵢ = (rᵢ − mean of its group) / (std r + ε), std over all rewards of the batch.
-
-    [..., B, G] -> [..., B, G].
-    """
+    """Advantages (rᵢ − mean of its group) / (std r + ε), std over all rewards of the batch. [..., B, G] -> [..., B, G]."""
     spread = reward - reward.mean(axis=(-2, -1), keepdims=True)
     return _centred(reward) / (_root_mean_square(spread, axis=(-2, -1)) + eps)
 
@@ -156,10 +153,9 @@ def cispo_term(
 ) -> tuple[Array, dict[str, Array]]:
     """CISPO's objective of each token (arXiv 2506.13585): sg(min(ρ, 1+ε₊))·A·log π, with the ratio ρ = π/π_old.
 
-    It clips the weight of a token, not its gradient.
-
-    There is no lower bound, as in the paper's experiments. With `inner_epochs > 1`, the `stop_gradient` sg also hides ρ from
-    gradients through several steps. With one epoch ρ is 1 and nothing is hidden.
+    It clips the weight of a token, not its gradient. There is no lower bound, as in the paper's experiments. With
+    `inner_epochs > 1`, the `stop_gradient` sg also hides ρ from gradients through several steps. With one epoch ρ is 1 and
+    nothing is hidden.
     """
     ratio = jnp.exp(_log_ratio(logps, old_logps, advantages, mask))
     bound = 1 + hparams.clip_high
@@ -171,10 +167,7 @@ def cispo_term(
 def less_kl(
     term: Array, kl: Callable[[Array, Array], Array], logps: Array, ref_logps: Array, mask: Array, kl_coef: Array
 ) -> tuple[Array, dict[str, Array]]:
-    """Subtracts a KL penalty from each token's objective: term − β·kl with β = `kl_coef`; and the metric `kl`.
-
-    `kl_k2` gives the gradient of KL(π‖π_ref), `kl_k1` gives none.
-    """
+    """term − kl_coef·kl per token, a KL penalty; and the metric `kl`. In the loss `kl_k2` has the gradient of KL(π‖π_ref)."""
     difference = kl_of_tokens(kl, logps, ref_logps, mask)
     return term - kl_coef * difference, {"kl": masked_mean(difference, mask)}
 

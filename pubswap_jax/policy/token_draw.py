@@ -74,7 +74,10 @@ def _chunks(logits: Array) -> Array:
 
 
 def _invert(weights: Array, uniform: Array) -> Array:
-    """Draws an index ∝ weights: the first i with w₀ + … + wᵢ > u Σw. wᵢ > 0, so rounding selects no impossible entry."""
+    """Draws an index ∝ weights by a uniform u: the first i with w₀ + … + wᵢ > u Σw.
+
+    Also wᵢ > 0, so that rounding never selects an impossible entry.
+    """
     cumulative = jnp.cumsum(weights, axis=-1)
     possible = weights > 0
     total = jnp.max(jnp.where(possible, cumulative, 0), axis=-1)

@@ -132,7 +132,7 @@ def is_name(text: str) -> bool:
 
 
 def splits(name: str) -> Mapping[str, str]:
-    """The splits of a set that are known without asking the hub."""
+    """The splits that a question set has (train, validation, test), as the table of sets knows them without asking the hub."""
     return HUB[name].splits if name in HUB else {}
 
 

@@ -26,10 +26,7 @@ COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 class Recorder:
-    """Writes a run's rows to the journal and to TensorBoard or W&B.
-
-    Rows are durable once `journal.position()` is stored in a checkpoint.
-    """
+    """Writes a run's rows to files and sinks. Rows are durable once `journal.position()` is stored in a checkpoint."""
 
     def __init__(self, run: Run, workdir, position: Mapping[str, int] | None, done: int):
         self.run, self.clock, self.compiled = run, run.programs.clock, []
@@ -189,10 +186,7 @@ def transcripts_a_step(log: Log) -> int:
 
 
 def transcripts(run: Run, event: Event, batch: Batch, record: StepRecord) -> list[Record]:
-    """Transcripts of some groups of a step, as records: questions, responses, verdicts and swaps.
-
-    The clients that take part are shown in turn.
-    """
+    """Transcripts of some groups of a step, as records: questions, responses and swaps. Clients are shown in turn."""
     clients, count = np.flatnonzero(event.who), transcripts_a_step(run.log)
     # Public and private steps have turns of their own: counted together, a period of 2 would show half the clients each.
     prompts, first = record.plan.source.shape[1], event.number * count

@@ -137,7 +137,7 @@ def _unordered(golds: tuple[Shape, ...], answers: tuple[Shape, ...], oracle: Ora
 
 
 def _is_vector(shape: Shape) -> bool:
-    """Whether a tuple has round brackets, or a matrix has one column."""
+    """Whether a shape can stand for a vector: a tuple in round brackets, or a matrix with one column."""
     return shape.marks == "()" if shape.kind == "tuple" else set(shape.marks) == {"1"}
 
 

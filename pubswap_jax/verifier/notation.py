@@ -81,7 +81,7 @@ def canonical(text: str) -> str:
 
 
 def radians(text: str) -> str:
-    """`30^\\circ` -> `(\\frac{30\\pi}{180})`, for comparing degrees with radians."""
+    """Rewrites degrees as radians, to compare them with an answer in π: `30^\\circ` -> `(\\frac{30\\pi}{180})`."""
     return _ANGLE.sub(r"(\\frac{\1\\pi}{180})", text.replace("°", r"^\circ"))
 
 

@@ -174,7 +174,7 @@ def _quickly(gold: str, answer: str) -> str | tuple[str, str]:
 
 
 def _canonical_gold(gold: str) -> str:
-    """The canonical gold; empty if it breaks the limits, so that no answer equals it."""
+    """The gold answer in canonical spelling; empty if it breaks the static limits, so that no answer equals it."""
     answer = gold_answer(gold)
     return "" if len(answer) > MAX_CHARACTERS or too_deep(answer) else canonical(answer)
 
