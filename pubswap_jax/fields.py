@@ -32,7 +32,7 @@ def field_named(name: str) -> Field:
 
 
 def table() -> str:
-    """The fields as a Markdown table."""
+    """The fields as a Markdown table: name, default, meaning with choices, and where the choice comes from."""
     rows = ["| field | default | meaning | from |", "|---|---|---|---|"]
     for field in FIELDS:
         default = "" if field.default in ("", ConfigDict()) else f"`{field.default}`"

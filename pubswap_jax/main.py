@@ -139,7 +139,7 @@ def _overridden(config: Any, overrides: Sequence[tuple[str, str]], trained: bool
 
 
 def _field(flag: str) -> tuple[str, str]:
-    """'--config.training.lr=1e-4' -> ('training.lr', '1e-4')."""
+    """Parses a flag that sets a field: '--config.training.lr=1e-4' -> ('training.lr', '1e-4')."""
     name, equals, value = flag.partition("=")
     if not name.startswith("--config."):
         flags = ["--config", "--workdir", "--mode", "--adapter", "--questions", "--merge", "--fork", "--help"]

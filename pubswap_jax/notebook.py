@@ -174,7 +174,7 @@ class Rows(list):
 
 
 class Report(NamedTuple):
-    """The report of a run; a notebook shows it inline."""
+    """The report.html of a run, which a notebook shows inline."""
 
     path: pathlib.Path
 

@@ -193,7 +193,7 @@ _KINDS = {
 
 
 def value_of(config: ConfigDict, name: str) -> Any:
-    """The value of the field `name` (dotted)."""
+    """Looks up a field in a config by its dotted name, such as 'training.lr'."""
     section, _, leaf = name.rpartition(".")
     return (config[section] if section else config)[leaf]
 
@@ -228,7 +228,7 @@ def targets(config: ConfigDict) -> tuple[str, ...]:
 
 
 def flatten(config: ConfigDict) -> dict[str, Any]:
-    """{dotted name: value}. `data.fields` stays one value, a dict."""
+    """A config as one flat dict, {dotted name: value}. `data.fields` stays one value, a dict."""
     flat = {}
     for name, value in config.items():
         if isinstance(value, ConfigDict) and name != "fields":

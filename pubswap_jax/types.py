@@ -56,7 +56,7 @@ class Verdict:
 
     @classmethod
     def from_correct(cls, correct: Array) -> "Verdict":
-        """Reward 1 for a correct answer, else 0."""
+        """Makes a verdict from correctness bits alone: reward 1 for a correct answer, else 0."""
         return cls(reward=correct.astype(float), correct=correct, status=correct.astype(jnp.int8))
 
 

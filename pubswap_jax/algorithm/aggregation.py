@@ -173,7 +173,7 @@ def choose(which: Array, new: PyTree, old: PyTree) -> PyTree:
 
 
 def proximal_penalty(adapter: PyTree, anchor: PyTree) -> Array:
-    """½ ‖adapter − anchor‖² over the whole tree (FedProx, arXiv 1812.06127)."""
+    """FedProx's penalty (arXiv 1812.06127): ½ ‖adapter − anchor‖² over the whole tree."""
     squares = jax.tree.map(lambda x, y: jnp.sum(jnp.square(at_least_f32(x) - at_least_f32(y))), adapter, anchor)
     return 0.5 * sum(jax.tree.leaves(squares))
 

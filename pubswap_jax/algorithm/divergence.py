@@ -14,7 +14,7 @@ from pubswap_jax.types import Array, at_least_f32
 
 
 def kl_k1(logps: Array, ref_logps: Array) -> Array:
-    """log π − log π_ref: an unbiased value of either sign.
+    """Estimator k1 of the KL of one token: log π − log π_ref, an unbiased value of either sign.
 
     In the loss: E_π[∇k1] = E_π[∇log π] = 0, so k1 only adds noise. In the reward: E_π[k1 ∇log π] = ∇KL(π‖π_ref).
     """
@@ -22,7 +22,7 @@ def kl_k1(logps: Array, ref_logps: Array) -> Array:
 
 
 def kl_k2(logps: Array, ref_logps: Array) -> Array:
-    """½ (log π − log π_ref)²: a biased value of low variance.
+    """Estimator k2 of the KL of one token: ½ (log π − log π_ref)², a biased value of low variance.
 
     In the loss: E_π[∇k2] = E_π[(log π − log π_ref) ∇log π] = ∇KL(π‖π_ref), the true gradient.
     """

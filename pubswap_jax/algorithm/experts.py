@@ -59,7 +59,7 @@ def at_random(competence: Array, usable: Array, key: Array, count: int) -> Array
 
 
 def asked_of(experts: Array, num_clients: int) -> Array:
-    """Whether a client is an expert of a question. int32[B, M] -> bool[C, B]."""
+    """Which clients are experts of which questions, from the experts' numbers: int32[B, M] -> bool[C, B]."""
     return (experts[None] == jnp.arange(num_clients)[:, None, None]).any(axis=-1)
 
 

@@ -81,8 +81,8 @@ def fedgrpo(
     """The federation FedGRPO, as reconstructed from the paper: clients judge the responses of the server's policy.
 
     A batch that is not `public` is a step of the clients' own training, [C, B]. A `labelled` batch measures their competence,
-    and any other public batch is a step of the server's policy; both are [1, B]. Absence is a reward that is not finite: `who` and
-    weights count in the clients' own training alone.
+    and any other public batch is a step of the server's policy; both are [1, B]. Absence is a reward that is not finite: `who`
+    and weights count in the clients' own training alone.
 
     Args:
       model, tx, num_clients, group: as in `pubswap`; `group` is G, candidates a question.

@@ -32,7 +32,7 @@ Worth = Callable[[Array, Rollout], Array]  # (rewards [B, G, M], candidates [1, 
 
 
 def student_functions(student) -> dict[str, Any]:
-    """The functions of the server's policy, by name."""
+    """The functions of the server's policy that a run compiles, by name: rollout, update, drift and the next round's number."""
     stacked = over_clients(student)
 
     def update(base, policy: ClientState, prompts, rollouts: Rollout, advantages: Verdict, verdicts: Verdict, hparams):

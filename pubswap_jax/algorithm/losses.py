@@ -47,7 +47,7 @@ def group_advantages(reward: Array, *, scale: bool = True, eps: float = 1e-6) ->
 
 
 def centred_advantages(reward: Array) -> Array:
-    """Aᵢ = rᵢ − mean r over the last axis (Dr.GRPO). [..., G] -> [..., G]."""
+    """Dr.GRPO's advantages, without a division: Aᵢ = rᵢ − mean r over the last axis. [..., G] -> [..., G]."""
     return group_advantages(reward, scale=False)
 
 

@@ -121,6 +121,6 @@ def _spectrum(gram: Array) -> tuple[Array, Array, Array]:
 
 
 def _ratio(part: Array, whole: Array) -> Array:
-    """‖part‖/‖whole‖, 0 where the whole is 0."""
+    """The ratio of two trees' norms, ‖part‖/‖whole‖; 0 where the whole is 0."""
     square = jnp.sum(jnp.square(whole))
     return safe_sqrt(jnp.sum(jnp.square(part)) / jnp.where(square > 0, square, 1.0))

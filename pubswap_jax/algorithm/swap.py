@@ -150,7 +150,7 @@ def _draw(key: Array, slots: Array, donors: Array, need: Array) -> tuple[Array, 
 
 
 def _shuffled(key: Array, eligible: Array) -> Array:
-    """The indices of each row in a random order, the eligible ones first."""
+    """For each row, the indices of its entries in a random order, those of eligible entries first."""
     return jnp.argsort(jnp.where(eligible, jax.random.uniform(key, eligible.shape), 2.0), axis=-1)
 
 

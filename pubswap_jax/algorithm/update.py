@@ -143,7 +143,7 @@ class Update(NamedTuple):
         return client, metrics
 
     def objective(self, logps: Array, scores: Scores, material: Material, hparams: Hparams) -> tuple[Array, dict[str, Array]]:
-        """The loss of the responses whose log-probs are `logps`, and its metrics."""
+        """The training loss of responses, from the policy's log-probs `logps` of them; and its metrics."""
         mask = material.rollout.mask
         term, metrics = self.how.loss(logps, scores.old_logps, material.advantages, mask, hparams)
         if self.how.kl is not None and not self.how.kl_in_reward:

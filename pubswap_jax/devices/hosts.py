@@ -147,7 +147,7 @@ def _put(x, sharding: Sharding) -> jax.Array:
 
 
 def fetch(tree: PyTree) -> PyTree:
-    """The global arrays as numpy arrays, on every process. Collective."""
+    """Brings global arrays to every process as numpy arrays. Collective."""
 
     def whole(x):
         here = not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated

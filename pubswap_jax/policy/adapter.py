@@ -42,7 +42,7 @@ def lora(rank: int, alpha: float) -> Adapter:
 
 
 def init_adapter(key: Array, model, base: PyTree) -> PyTree:
-    """The trained arrays of a fresh adapter. `base` may hold ShapeDtypeStructs."""
+    """Draws the trained arrays of a fresh adapter for all layers of a model. `base` may hold ShapeDtypeStructs."""
     leaves = {}
     for path, stack, wide, out, dtype in _layers(model.config, base):
         layer_key = jax.random.fold_in(key, len(leaves))
@@ -71,7 +71,7 @@ def init_basis(key: Array, model, base: PyTree) -> PyTree:
 
 @functools.cache
 def shapes(family: Adapter, wide: int, out: int) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
-    """The shapes of a layer's frozen and of its trained arrays, by name."""
+    """The shapes of an adapter's arrays for a layer of this size, by name: those of its frozen and of its trained arrays."""
     parts = jax.eval_shape(lambda: family.init(jax.random.key(0), wide, out))
     frozen, trained = ({name: x.shape for name, x in part.items()} for part in parts)
     return frozen, trained
@@ -86,7 +86,7 @@ def check_fits(name: str, family: Adapter, wide: int, out: int) -> None:
 
 
 def basis_shapes(model, base: PyTree) -> PyTree:
-    """The shapes of `init_basis`'s arrays, which are not computed."""
+    """The shapes of the frozen arrays that `init_basis` would make, without computing them."""
     leaves = {}
     for path, stack, wide, out, dtype in _layers(model.config, base):
         for name, shape in shapes(model.config.adapter, wide, out)[0].items():

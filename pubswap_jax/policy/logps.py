@@ -94,7 +94,7 @@ def response_states(model, base: PyTree, adapter: PyTree | None, prompts: Prompt
 
 
 def unembedding(model, base: PyTree) -> Callable[[Array], Array]:
-    """Hidden states [..., D] -> logits [..., V]."""
+    """Returns the function from hidden states [..., D] to logits [..., V] of the base model."""
     return functools.partial(model.apply, {"params": base["params"]}, method="unembed")
 
 

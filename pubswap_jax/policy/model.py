@@ -36,7 +36,7 @@ def rope_angles(config: ModelConfig, positions: Array) -> Array:
 
 
 def rotate(x: Array, angles: Array) -> Array:
-    """Rotates each pair (xᵢ, xᵢ₊d/₂) by its angle."""
+    """Applies rotary position embedding: rotates each pair (xᵢ, xᵢ₊d/₂) by its angle."""
     first, second = jnp.split(at_least_f32(x), 2, axis=-1)
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
@@ -175,7 +175,7 @@ class Transformer(nn.Module):
         return self.unembed(self.hidden(tokens, attention.positions(mask), attention.causal(mask)))
 
     def hidden(self, tokens: Array, positions: Array, attend: attention.Attend) -> Array:
-        """The normed states of the last layer, [B, T, D]."""
+        """Runs all layers, without the logits: the normed states of the last layer, [B, T, D]."""
         x = jnp.take(self.embed_tokens.embedding, tokens, axis=0)
         x = x.astype(self.config.dtype or x.dtype)
         angles = rope_angles(self.config, positions)
@@ -187,7 +187,7 @@ class Transformer(nn.Module):
         return self.norm(x)
 
     def unembed(self, x: Array) -> Array:
-        """States [..., D] -> logits [..., V], at least f32."""
+        """The logits of hidden states: [..., D] -> [..., V], at least f32."""
         wide = jnp.promote_types(x.dtype, jnp.float32)
         rows = x.size // x.shape[-1]
         if self.config.tie_embeddings:

@@ -48,7 +48,7 @@ class Wanted:
 
 
 class Asked(NamedTuple):
-    """The questions of a run, and how the training questions are split."""
+    """The questions of a run after loading: training, validation and test, and the split of the training questions."""
 
     train: Questions  # public and private questions; `split` holds indices into them
     split: Split

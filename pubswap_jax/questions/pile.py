@@ -62,7 +62,7 @@ def padded(rows: Sequence[Row], tokenizer: Tokenizer, length: int = 0) -> Questi
 
 
 def without_copies(rows: Sequence[Row], test: Sequence[Row], lead: str = "") -> Pile:
-    """Removes near copies of test questions. `lead` begins the log line."""
+    """Removes the rows that nearly copy a test question. `lead` begins the log line about them."""
     problems = problems_of(rows)
     clean = near_copies(problems, problems_of(test)) < 0
     lines = [] if clean.all() else [dropped_line(_where(problems, ~clean), len(rows), f"{lead}near copies of test questions")]

@@ -13,7 +13,7 @@ from pubswap_jax.verifier.score import KINDS as KINDS
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A question with a checkable answer."""
+    """A question with an answer that the verifier can check; for multiple choice also the options."""
 
     id: str
     prompt: str
@@ -58,5 +58,5 @@ def dropped_line(dropped: Sequence[Problem], of: int, why: str, shown: int = 5) 
 
 
 def topics(problems: Sequence[Problem]) -> list[str]:
-    """Topic names, most frequent first."""
+    """The names of the questions' topics, most frequent first."""
     return [topic for topic, _ in collections.Counter(problem.topic for problem in problems).most_common()]

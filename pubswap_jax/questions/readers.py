@@ -70,12 +70,12 @@ def stem(file: pathlib.Path) -> str:
 
 
 def read(file: pathlib.Path) -> Iterator[tuple[int, Mapping]]:
-    """Rows of a file of a known format, i.e. with a non-empty `suffix`."""
+    """Reads the rows of a file, in the format that its `suffix` says; the file's format must be known."""
     return READERS[suffix(file)](file)
 
 
 def jsonl(file: pathlib.Path) -> Iterator[tuple[int, Mapping]]:
-    """(line number, row) of a file with one JSON object per line."""
+    """Reads a file with one JSON object per line: yields (line number, row)."""
     for number, line in enumerate(_decoded(file), 1):
         if not line.strip():
             continue

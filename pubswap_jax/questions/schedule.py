@@ -37,11 +37,11 @@ class Schedule:
 
     @property
     def length(self) -> int:
-        """Steps of one round, including the public steps that unit 'extra' adds."""
+        """Number of steps in one round, including the public steps that unit 'extra' adds."""
         return self.steps + (self.steps // self.period if self.unit == "extra" and self.period else 0)
 
     def public(self, round: int, step: int) -> bool:
-        """Whether the step is public."""
+        """Whether a step of a round is public, so that all clients answer the same questions."""
         if not self.period:
             return False
         at = {"step": step, "extra": step, "round": round}[self.unit]
@@ -73,7 +73,7 @@ def shuffled(length: int, *key: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=256)
 def permutation(length: int, *key: int) -> np.ndarray:
-    """`shuffled`, read-only and remembered."""
+    """The same as `shuffled`, but the array is read-only and computed once for equal arguments."""
     order = shuffled(length, *key)
     order.setflags(write=False)
     return order

@@ -173,7 +173,7 @@ def _x_axis(first: float, last: float, label: str, alone: bool = False) -> str:
 
 
 def ticks(low: float, high: float, whole: bool = False, about: int = 5) -> list[float]:
-    """Round numbers from low to high."""
+    """The numbers to print on an axis from low to high: about `about` round numbers."""
     raw = (high - low) / about
     size = 10 ** math.floor(math.log10(raw))
     step = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= raw * 0.999)
@@ -210,12 +210,12 @@ def _points(pairs: Sequence[tuple[float, float]]) -> str:
 
 
 def _cell(columns: Sequence[str]) -> float:
-    """The width of a heat map's column."""
+    """The width of a column of a heat map, by the lengths of the columns' names."""
     return max(34.0, min(90.0, max(len(name[:14]) for name in columns) * 7.0)) if len(columns) <= 16 else 18.0
 
 
 def _label_space(rows: Sequence[str]) -> int:
-    """The width that the names of rows need."""
+    """The width that the names of a chart's rows need, in SVG units."""
     return 14 + 7 * max((min(len(name), 24) for name in rows), default=0)
 
 

@@ -35,7 +35,7 @@ def examined(run: Run, examine: Examine, recorder: Recorder, event: Event, state
 
 
 def base(run: Run, examine: Examine, recorder: Recorder) -> dict[str, object]:
-    """Evaluates the base model on both splits before training."""
+    """Evaluates the base model before training, on the validation and on the test questions."""
     adapter, scores = one(run.policy.adapter), {}
     for split, questions in (("validation", run.data.validation), ("test", run.data.test)):
         (evaluation,) = examine(adapter, questions)

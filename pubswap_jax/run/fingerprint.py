@@ -23,7 +23,7 @@ def of_function(function: Any) -> str:
 
 
 def of_functions(record: Sequence[Any]) -> str:
-    """SHA-256 of a tuple of functions and plain values, such as an Aggregator."""
+    """One SHA-256 of a tuple whose entries are functions and plain values, such as an Aggregator."""
     return hashlib.sha256("\n".join(part for one in record for part in _parts(one, set())).encode()).hexdigest()
 
 

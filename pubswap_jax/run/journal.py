@@ -47,11 +47,11 @@ class Journal:
         self._files[name].flush()  # a reader sees the row now; it is durable after `position`
 
     def told(self) -> dict[str, int]:
-        """Bytes written to each file, including bytes not yet on disk."""
+        """How many bytes were written to each file, including bytes that are not on disk yet."""
         return {name: file.tell() for name, file in self._files.items()}
 
     def position(self) -> dict[str, int]:
-        """Bytes written to each file, after all of them are synced to disk."""
+        """Syncs all files to disk and returns how many bytes were written to each; a checkpoint stores this."""
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
@@ -180,7 +180,7 @@ class Clock:
         return {phase: seconds for phase, seconds in spent.items() if seconds}
 
     def lap(self) -> dict[str, float]:
-        """Seconds since the last lap: each phase, `other` (in no phase) and `total`."""
+        """Seconds since the last lap: of each phase, of `other` (outside all phases), and `total`. Begins a new lap."""
         now = time.perf_counter()
         seconds, total = self.seconds, now - self._started
         self.seconds, self._split, self._started = {}, {}, now

@@ -82,7 +82,7 @@ def agree(workdir: pathlib.Path, run: Run, fork: bool) -> dict:
 
 
 def record(workdir: pathlib.Path, described: Mapping) -> None:
-    """Writes the manifest that `agree` returned to run.json, atomically."""
+    """Writes a run's manifest, as `agree` returned it, to run.json, atomically."""
     if hosts.first():
         staging = (workdir / RUN).with_suffix(".tmp")
         staging.write_text(json.dumps(described))

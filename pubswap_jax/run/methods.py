@@ -146,7 +146,7 @@ def pubswap_of(config, model, program: Program = compiled, given: Given = NOTHIN
 
 
 def fedbuff_of(config, model, program: Program = compiled) -> Federation:
-    """`federation.method=fedbuff`: PubSwap's clients, asynchronously."""
+    """`federation.method=fedbuff`: clients of different speeds, whose uploads the server averages a few at a time."""
     rule = buffered(_places(config)["buffer"], config.federation.staleness_decay, of=make_aggregator(config))
     return _pubswap(config, model, program, rule, lockstep=False)
 

@@ -32,7 +32,7 @@ ADAPTER_STREAM, BASIS_STREAM = 2**32 - 1, 2**32 - 2  # no round has these number
 
 
 class Policy(NamedTuple):
-    """The frozen base model and the adapter that training starts from."""
+    """A run's model before training: the frozen base model, its tokenizer, and the adapter that training starts from."""
 
     folder: pathlib.Path
     tokenizer: Tokenizer

@@ -17,7 +17,7 @@ HEAD = f"{'topic':<24}{'questions':>10}{'pass@1':>8}{'pass@K':>8}{'all wrong':>1
 
 
 class Answers(NamedTuple):
-    """A model's K answers to n questions."""
+    """A model's K answers to each of n questions, with verdicts and lengths."""
 
     problems: Sequence[Problem]
     correct: np.ndarray  # bool[n, K]

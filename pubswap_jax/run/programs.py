@@ -95,5 +95,5 @@ class Programs:
 
 
 def shapes(tree):
-    """The tree with every array replaced by its shape."""
+    """Replaces every array of a tree by its shape and dtype, with which functions can be traced without data."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)

@@ -100,7 +100,7 @@ class Recorder:
         return found | measured
 
     def _last_public(self, event: Event) -> bool:
-        """Whether no later step of this round is public."""
+        """Whether no public step follows this event in its round, so that it is the round's last one."""
         later = range(event.step + 1, self.run.steps)
         number = self.run.timeline.number(event.round, event.step)
         return not any(self.run.timeline(number + step - event.step).kind == "public" for step in later)

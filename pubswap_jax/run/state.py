@@ -15,7 +15,7 @@ FORMAT = 2  # the version of the layout of checkpoints; since 2 they hold the st
 
 
 class Best(NamedTuple):
-    """The round with the best validation score; round 0 is the base model."""
+    """Which round has the best validation score, and that score; round 0 is the base model."""
 
     round: int
     score: float

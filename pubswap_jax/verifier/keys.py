@@ -67,7 +67,7 @@ def lettered(text: str, options: Mapping[str, str]) -> tuple[str, dict[str, str]
 
 
 def is_letter(key: str) -> bool:
-    """Whether a key is a single letter."""
+    """Whether an option's key is a single letter, such as B, and not a word or number."""
     return bool(re.fullmatch("[A-Za-z]", key.strip()))
 
 

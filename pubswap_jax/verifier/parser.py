@@ -35,7 +35,7 @@ _LETTER_D = Pattern(
 
 
 class Sealed(RuntimeError):
-    """Code tried to evaluate a string."""
+    """Raised when code tries to evaluate a string in a sealed process."""
 
 
 @functools.cache
@@ -95,7 +95,7 @@ def parse_gold(text: str) -> sympy.Basic:
 
 
 def _attempt(read_as: Callable[[str], sympy.Basic], text: str) -> sympy.Basic:
-    """read_as(text). Every exception but MemoryError becomes Unreadable."""
+    """Parses `text` by `read_as`. Every exception but MemoryError becomes Unreadable."""
     try:
         return read_as(text)
     except MemoryError:

@@ -31,5 +31,5 @@ class Pattern:
         self.findall, self.finditer, self.split, self.sub = compiled.findall, compiled.finditer, compiled.split, compiled.sub
 
     def finds(self, text: str) -> bool:
-        """Whether the pattern, applied as the code applies it, is found in the text."""
+        """Whether the pattern is found in the text when it is applied with its method `by`, as the code does."""
         return self.by(self.compiled, text) is not None

@@ -33,7 +33,7 @@ class _Worker:
         self.connection, self.pid, self.done, self.task, self.due = connection, pid, 0, -1, 0.0
 
     def hung_up(self) -> bool:
-        """Whether the worker's process closed the connection, as its death does."""
+        """Whether the worker's end of the connection is closed, which happens when its process dies."""
         try:
             return not self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:

@@ -95,7 +95,7 @@ def is_letter(shape: Shape) -> bool:
 
 
 def _tuple(low: Shape, high: Shape, marks: str) -> Shape:
-    """The interval from `low` to `high` with the brackets `marks`."""
+    """Makes the shape of the interval from `low` to `high`, with the brackets `marks`."""
     return Shape("tuple", f"{marks[0]}{low.text},{high.text}{marks[1]}", (low, high), marks)
 
 

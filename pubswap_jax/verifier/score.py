@@ -100,7 +100,7 @@ def readable(
 
 
 def _check(texts, answers, kind, options, timeout) -> None:
-    """Raises ValueError for arguments of `verify` that do not fit together."""
+    """Raises ValueError if the arguments of `verify` do not fit together, such as lists of different lengths."""
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
     if len(texts) != len(answers):

@@ -72,7 +72,7 @@ _MATRIX = Pattern(
 
 
 def read(text: str) -> Shape:
-    """The shape of a canonical string."""
+    """Reads a canonical string into its shape: expression, text, list, set, tuple, union, matrix or relation."""
     text = _ARROW.split(text)[-1].strip()
     text = _INTEGER_CONDITION.sub("", text) or text
     if r"\pmod" in text and (modulus := _MODULUS.search(text)):

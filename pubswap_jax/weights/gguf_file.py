@@ -106,7 +106,7 @@ class _Cursor:
 
 
 def read_header(path: pathlib.Path) -> tuple[dict[str, object], dict[str, Tensor]]:
-    """The metadata and the tensors of a GGUF file."""
+    """Reads the metadata of a GGUF file and the list of its tensors, by name."""
     size = path.stat().st_size
     if size < 24:
         raise ValueError(f"{path}: not a GGUF file: {size} bytes are too few; download the file again")
@@ -177,7 +177,7 @@ _BY_NAME = {name: (number, block, size) for number, (name, block, size) in TYPES
 
 
 def read(path: pathlib.Path, tensor: Tensor) -> np.ndarray:
-    """A tensor's values: its own dtype for F32, F16 and BF16, else float32."""
+    """Reads one tensor of a GGUF file: in its own dtype for F32, F16 and BF16, else as float32."""
     raw = np.memmap(path, np.uint8, "r", tensor.offset, (_bytes(tensor),))
     if tensor.kind in PLAIN:
         return np.array(raw.view(PLAIN[tensor.kind])).reshape(tensor.shape)

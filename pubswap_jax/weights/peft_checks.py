@@ -68,7 +68,7 @@ def check_targets(folder: pathlib.Path, fields: dict, tensors: dict[str, Entry])
 
 
 def check_tensors(folder: pathlib.Path, tensors: dict[str, Entry], expected: dict[str, tuple[int, int]]) -> None:
-    """Raises unless the tensors have the names and shapes that are expected."""
+    """Raises unless the adapter's tensors have exactly the expected names and shapes."""
     odd = sorted(set(expected) ^ set(tensors))
     strangers = [name for name in odd if name not in expected and ".layers." not in name]
     if strangers:

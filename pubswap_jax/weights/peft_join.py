@@ -63,7 +63,7 @@ def _zeros(p: Array, q: Array, rank: int) -> tuple[Array, Array]:
 
 
 def _factors(config: ModelConfig, adapter: PyTree, basis: PyTree) -> Layers:
-    """P and Q of every adapted layer, by the layer's path, in f32."""
+    """The low-rank factors P and Q (ΔW = P Q) of every adapted layer, by the layer's path, in f32."""
     layers: dict[tuple[str, ...], tuple[dict, dict]] = {}
     for place, tree in enumerate((basis, adapter)):
         for path, value in flatten_dict(tree).items():
