@@ -74,7 +74,8 @@ def distortion_bound(
 def make_measure(logps: Callable, advantages: Callable, normalise: Callable) -> Callable[..., Distortion]:
     """Returns a function that measures M·β on a public step: (base, adapters, prompts, record, hparams) -> Distortion, [C].
 
-    The measure takes one group per client, the group with the most replacements, and the adapters that sampled the responses.
+    M is the number of replaced responses of a group, β the farthest that one replacement moves its gradient. The measure takes
+    one group per client, the group with the most replacements, and the adapters that sampled the responses.
     `logps` is (base, adapter, prompts, tokens, temperature=...) -> f32[B, G, R]; `advantages` and `normalise` are those of
     the update. Each response has its own backward pass, one after another: memory is 2G adapter gradients, not 2G activations.
     """

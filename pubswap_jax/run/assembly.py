@@ -54,7 +54,7 @@ class Log(NamedTuple):
 
 
 class Run(NamedTuple):
-    """The fixed parts of a run; a `RunState` holds the parts that change from event to event."""
+    """Everything that a run needs and that stays fixed, made from its config. A `RunState` holds the parts that change."""
 
     settings: dict[str, Any]  # the config, field -> value
     policy: Policy

@@ -26,7 +26,10 @@ def needed(config, model_config: ModelConfig) -> dict[str, int]:
     base = params | {"basis": basis_shapes(model, params)}
 
     def analyse(name: str, function: Callable) -> Callable:
-        """A program that gives shapes; rollout, update and examine are compiled for their memory analysis."""
+        """Returns a function that gives the shapes of `function`'s results.
+
+        The functions named rollout, update and examine are also compiled, for XLA's analysis of their memory.
+        """
         jitted = jax.jit(function)
 
         def call(*arguments):

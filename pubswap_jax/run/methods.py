@@ -126,7 +126,7 @@ def make_routing(config) -> Routing:
 
 
 def make_federation(config, model, program: Program = compiled, given: Given = NOTHING) -> Federation:
-    """The way of federating that the config names. No other file asks which one it is."""
+    """Builds the `Federation` of the way of federating that the config names. No other file asks which one it is."""
     make = settings.chosen(config, "federation.method")
     if given.planner is None and given.aggregator is None:
         federation = make(config, model, program)

@@ -40,7 +40,10 @@ def labels(options: Iterable[str]) -> dict[str, str]:
 
 
 def lettered(text: str, options: Mapping[str, str]) -> tuple[str, dict[str, str], dict[str, str]]:
-    """(text, letter -> option's text, key -> letter). Keys in the text and in the options' texts become capital letters."""
+    """Replaces option keys by capital letters in a completion: (its text, letter -> option's text, key -> letter).
+
+    Keys inside the options' own texts are replaced too.
+    """
     letters = {key: label.upper() for key, label in labels(options).items()}
     if _are_letters(options):
         text = (

@@ -180,7 +180,7 @@ def _canonical_gold(gold: str) -> str:
 
 
 def _fast(gold: str, answer: str) -> str | tuple[str, str]:
-    """The status that string rules decide, or the canonical pair that a worker must judge."""
+    """Judges one pair by string rules: a status if they decide it, else the canonical pair that a worker must judge."""
     if not answer.strip():
         return "unparsed"
     if len(answer) > MAX_CHARACTERS or too_deep(answer):
