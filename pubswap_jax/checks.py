@@ -1,12 +1,12 @@
-"""Checks before a model or data is loaded: values that exclude each other, settings without effect, missing packages, and the
-names that other tools use for fields."""
+"""Checks before a model or data is loaded: values that exclude each other, missing packages, and the names that other tools
+use for fields."""
 
 import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
 from pubswap_jax import expert_checks
-from pubswap_jax.field_table import CORRECTIONS, LINEAR_LAYERS, PLAIN_DESCENT
+from pubswap_jax.field_table import LINEAR_LAYERS, PLAIN_DESCENT
 
 # {field: the names that other tools use for it}
 ALIASES = {
@@ -165,154 +165,6 @@ def _gain(flat: Mapping[str, Any]) -> str:
     return (
         "federation.weights=gain: it compares rewards of private steps, and federation.swap_period=1 makes every step public; "
         "raise swap_period, or set federation.weights=uniform"
-    )
-
-
-def without_effect(flat: Mapping[str, Any]) -> str:
-    """One line with the first setting that has no effect, and the fix; empty if every setting has an effect."""
-    rules = (
-        _idle_kl,
-        _idle_asynchronous,
-        expert_checks.idle,
-        _idle_alone,
-        _idle_rule,
-        _idle_family,
-        _idle_loss,
-        _idle_flat,
-        _idle_swap,
-        _idle_test,
-    )
-    return next(filter(None, (rule(flat) for rule in rules)), "")
-
-
-def _idle_kl(flat: Mapping[str, Any]) -> str:
-    estimator, weight = flat["training.kl"], flat["training.kl_coef"]
-    if estimator == "none" and weight:
-        return f"training.kl_coef={weight}: no effect without an estimator; set training.kl=k3 (or k1, k2), or kl_coef=0"
-    if estimator != "none" and not weight:
-        return f"training.kl={estimator}: no effect with training.kl_coef=0; set training.kl_coef, or training.kl=none"
-    return ""
-
-
-def _idle_asynchronous(flat: Mapping[str, Any]) -> str:
-    for name, (usual, methods) in _OF_METHODS.items():
-        if flat[name] != usual and flat["federation.method"] not in methods:
-            return f"{name}={flat[name]}: no effect with federation.method={flat['federation.method']}; set {name}={usual}"
-    if flat["federation.foreign"] != 4 and flat["federation.swap"] != "sapo":
-        return f"federation.foreign={flat['federation.foreign']}: no effect without federation.swap=sapo; set it to 4"
-    return ""
-
-
-# Settings of asynchronous clients: field -> (default, the methods that read it).
-_OF_METHODS = {
-    "federation.speeds": ("1", ("fedbuff", "fedrevive")),
-    "federation.jobs": (0, ("fedbuff", "fedrevive")),
-    "federation.buffer": (0, ("fedbuff", "fedrevive")),
-    "federation.free": (0, ("fedbuff", "fedrevive")),
-    "federation.staleness_decay": (0.5, ("fedbuff",)),
-    "federation.s_max": (0.0, ("fedrevive",)),
-    "federation.distil_steps": (10, ("fedrevive",)),
-    "federation.distil_lr": (1e-4, ("fedrevive",)),
-    "federation.distil_responses": (32, ("fedrevive",)),
-}
-
-
-def _idle_alone(flat: Mapping[str, Any]) -> str:
-    if flat["federation.average"]:
-        return ""
-    for name, value, idle in _ALONE:
-        if flat[name] == value:
-            return f"{name}={value}: no effect with federation.average=False; set {name}={idle}, or federation.average=True"
-    if flat["training.prox_coef"]:
-        return (
-            f"training.prox_coef={flat['training.prox_coef']}: it pulls towards the average that a round starts from, and "
-            f"federation.average=False makes none; set training.prox_coef=0, or federation.average=True"
-        )
-    return ""
-
-
-# Values that have no effect without averaging: (field, value without effect, value to set instead).
-_ALONE = (
-    ("federation.weights", "size", "uniform"),
-    ("federation.weights", "gain", "uniform"),
-    ("federation.moments", "average", "reset"),
-    ("evaluation.greedy", True, False),
-)
-
-
-def _idle_rule(flat: Mapping[str, Any]) -> str:
-    rule = flat["federation.aggregate"]
-    if rule != "mean" and not flat["federation.average"]:
-        return f"federation.aggregate={rule}: no effect with federation.average=False; set federation.aggregate=mean"
-    if rule in CORRECTIONS and flat["training.prox_coef"]:
-        return f"training.prox_coef={flat['training.prox_coef']}: no effect with federation.aggregate={rule}; set it to 0"
-    for name, (usual, rules) in _OF_RULES.items():
-        if flat[name] != usual and rule not in rules:
-            return f"{name}={flat[name]}: no effect with federation.aggregate={rule}; it belongs to {', '.join(rules)}"
-    return ""
-
-
-# Settings of aggregation rules: field -> (default, the rules that read it).
-_OF_RULES = {
-    "federation.trim": (1, ("trimmed_mean",)),
-    "federation.clip_norm": (1.0, ("norm_clip",)),
-    "federation.beta": (2.0, ("robust_pca",)),
-    "federation.server_lr": (1.0, ("fedavgm", "fedadam", "fedyogi")),
-    "federation.server_momentum": (0.9, ("fedavgm",)),
-    "federation.gamma": (0.01, ("fedecado",)),
-}
-
-
-def _idle_family(flat: Mapping[str, Any]) -> str:
-    for name, usual in (("model.heads", 4), ("model.bases", "orthogonal")):
-        if flat[name] != usual and flat["model.adapter"] != "ravan":
-            return f"{name}={flat[name]}: no effect with model.adapter={flat['model.adapter']}; it belongs to ravan"
-    return ""
-
-
-def _idle_loss(flat: Mapping[str, Any]) -> str:
-    truncation, buffer, longest = (flat[f"training.{name}"] for name in ("truncation", "truncation_buffer", "max_new_tokens"))
-    if (truncation == "penalise") != (buffer > 0) or buffer > longest:
-        return (
-            f"training.truncation={truncation} and training.truncation_buffer={buffer}: penalise needs a buffer of 1 to "
-            f"training.max_new_tokens={longest}, the others need 0"
-        )
-    if flat["training.dual_clip"] and flat["training.loss"] == "cispo":
-        return f"training.dual_clip={flat['training.dual_clip']}: cispo has no such bound; set training.dual_clip=0"
-    return ""
-
-
-def _idle_flat(flat: Mapping[str, Any]) -> str:
-    what, times = flat["training.zero_variance"], flat["training.resamples"]
-    if what != "resample":
-        belongs = "it belongs to training.zero_variance=resample"
-        return f"training.resamples={times}: no effect with training.zero_variance={what}; {belongs}" if times != 2 else ""
-    for name, idle, why in (
-        ("federation.method", flat["federation.method"] != "pubswap", "pubswap alone draws questions again"),
-        ("federation.swap_period", flat["federation.swap_period"] == 1, "every step is public, and private ones draw again"),
-    ):
-        if idle:
-            return f"training.zero_variance=resample: no effect with {name}={flat[name]}, since {why}; set zero_variance=keep"
-    return ""
-
-
-def _idle_swap(flat: Mapping[str, Any]) -> str:
-    period, weight = flat["federation.swap_period"], flat["training.swap_weight"]
-    if weight != 1 and (not period or flat["federation.swap"] == "no_swap"):
-        idle = "federation.swap=no_swap" if period else "federation.swap_period=0"
-        return f"training.swap_weight={weight}: no response is swapped with {idle}; set training.swap_weight=1"
-    if flat["federation.swap_unit"] != "step" and not period:
-        unit = flat["federation.swap_unit"]
-        return f"federation.swap_unit={unit}: no step is public with federation.swap_period=0; set federation.swap_unit=step"
-    return ""
-
-
-def _idle_test(flat: Mapping[str, Any]) -> str:
-    if not flat["data.path"] or not flat["data.test_name"]:
-        return ""
-    return (
-        f"data.test_name={flat['data.test_name']}: no effect with data.path, which replaces the hub's questions; set "
-        "data.test_name to an empty text, or name files with test questions in data.test_path"
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from pubswap_jax import checks, own
+from pubswap_jax import checks, idle, own
 from pubswap_jax.field_table import FIELDS, Field
 from pubswap_jax.fields import field_named
 
@@ -148,7 +148,7 @@ def check(config: ConfigDict, trained: bool = False) -> None:
     if missing:
         raise ValueError(f"config.{missing[0]}: missing; begin a config file with pubswap_jax.fields.default_config()")
     trouble = next(filter(None, (_trouble(field, flat[field.name]) for field in FIELDS)), "")
-    trouble = trouble or checks.together(flat) or ("" if trained else checks.without_effect(flat))
+    trouble = trouble or checks.together(flat) or ("" if trained else idle.without_effect(flat))
     if trouble:
         raise ValueError(f"config.{trouble}")
     for field in FIELDS:

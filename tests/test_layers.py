@@ -7,7 +7,7 @@ import pubswap_jax
 
 PACKAGE = pathlib.Path(pubswap_jax.__file__).parent
 TOP = "command loop main notebook verify"
-BOTTOM = "records types settings checks expert_checks own fields field_table files system"
+BOTTOM = "records types settings checks expert_checks idle own fields field_table files system"
 # From the top down: a folder may import those below its own. Its files may import each other.
 FOLDERS = ["after", "report", "run", "questions", "weights", "algorithm", "policy", "devices", "verifier"]
 ROOMS = ["", *FOLDERS, "bottom"]  # "" is the top row of modules
