@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from experiments.alignment import cnn, study
 
@@ -35,6 +36,7 @@ def test_labels_of_clients():
     assert cnn.labels_of(sizes, 1.0).tolist() == [[1] * 4, [-1] * 4]
 
 
+@pytest.mark.slow
 def test_heterogeneity_costs_more_with_misaligned_filters():
     sizes = cnn.Sizes(steps=50, rounds=5, test=400)
     found = study.costs(study.run(3, (0.0, 1.0), (0.0, 1.0), sizes))

@@ -50,6 +50,7 @@ def test_optimism_finds_the_equilibrium_and_its_opposite_does_not():
     assert np.diff(with_kl).mean() < 0.5 * late < 0.5 * right[:, 0].mean(), "a KL term, and time, make regret grow less"
 
 
+@pytest.mark.slow
 def test_markov_games_by_backward_induction_and_by_learning():
     game, refs = study.markov_games(4)
     beta = np.full(4, study.SOMG_BETA)

@@ -16,6 +16,7 @@ from pubswap_jax.run.signals import Stopped
 from pubswap_jax.types import Verdict
 
 
+@pytest.mark.slow
 def test_partial_participation_in_parts_with_averaged_moments(tmp_path):
     config = small_config(
         tmp_path,

@@ -32,6 +32,7 @@ def test_blocks_are_positions_side_by_side():
     np.testing.assert_array_equal(blocks[1, 1], hidden[1, 2:4].reshape(-1))
 
 
+@pytest.mark.slow
 def test_the_loss_has_the_terms_of_its_docstring():
     model = codes.VQVAE(features=6, codes=4, width=8, size=2)
     blocks = jax.random.normal(jax.random.key(0), (5, 6))
@@ -51,6 +52,7 @@ def test_the_loss_has_the_terms_of_its_docstring():
     assert np.abs(slope["codes"]).max() == 0
 
 
+@pytest.mark.slow
 def test_a_planted_structure_is_found_and_none_in_shuffled_blocks():
     hidden = study.planted(1, sequences=1200, symbols=16)
     planted, mixed = (study.measure(hidden, 32, 1, shuffle=shuffle, steps=300) for shuffle in (False, True))

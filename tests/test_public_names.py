@@ -61,6 +61,7 @@ def test_importing_the_package_loads_no_jax():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.slow
 def test_the_snippet_of_the_design_runs_as_it_is_written():
     names = {}
     exec(SNIPPET, names)

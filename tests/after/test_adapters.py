@@ -65,6 +65,7 @@ def with_own(run, own):
     return run._replace(federation=run.federation._replace(own=own))
 
 
+@pytest.mark.slow
 def test_own_adapters_of_a_run_are_those_before_the_averaging():
     run, workdir = finished()
     found = adapters.own_adapters(run, workdir)

@@ -11,6 +11,7 @@ from toy_rounds import CLIENTS, HPARAMS, TX, close, learner, make_client, one_cl
 from pubswap_jax.algorithm.pubswap import check_shapes, receive
 
 
+@pytest.mark.slow
 def test_an_update_of_a_private_step_is_that_of_the_client_alone():
     """One client of the stack, updated by the client's own `learn` without a client axis."""
     batch = world()[3][0]

@@ -6,6 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from pubswap_jax.algorithm import distortion, losses, swap
 from pubswap_jax.policy.model import response_logps
@@ -96,6 +97,7 @@ def test_the_bound_holds_on_ten_thousand_groups():
     assert 1 <= np.median(bound[count > 0] / distance[count > 0]) < 100
 
 
+@pytest.mark.slow
 def test_measured_on_a_real_policy(getkey):
     """From scores, in one program, what jax.grad of the policy's own loss says, one replacement after the other."""
     clients, prompts, group = 2, 2, 4

@@ -123,6 +123,7 @@ def test_the_records_are_those_of_the_protocol_and_no_other():
     assert (np.asarray(rewards["reward"])[~np.asarray(rewards["asked"])] == 0).all()
 
 
+@pytest.mark.slow
 def test_the_policy_learns_from_the_rewards_that_came_out_of_the_channel():
     def silent(record):
         return record.replace(arrays=record.arrays | {"reward": jnp.full_like(record.arrays["reward"], jnp.nan)})

@@ -221,6 +221,7 @@ def test_hypergradients_pass_the_kl_in_the_loss_and_in_the_reward(kl, kl_in_rewa
         assert gradient.kl_coef != 0
 
 
+@pytest.mark.slow
 def test_a_grid_of_learning_rates_is_one_vmap():
     model, base, adapter, batches = world()
     heldout, weights = heldout_of(model, base, adapter, batches[2:]), jnp.ones(CLIENTS)

@@ -80,6 +80,7 @@ def test_the_swap_weight_scales_the_swapped_terms():
     close(gradient(0.0, (*before, rollouts.replace(tokens=noise), verdicts, swapped)), none, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_sampler_gap_is_seen_and_corrected_on_own_slots_only():
     *before, rollouts, verdicts, swapped = public_step()
     logps = ps.response_logps(*world()[:2], jax.tree.map(lambda x: x[0], before[1].adapter), *_of_first(before[2], rollouts))

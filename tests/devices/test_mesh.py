@@ -130,6 +130,7 @@ def test_eight_devices_equal_one(on_eight):
     assert len(adapter.sharding.device_set) == CLIENTS and adapter.sharding.spec[0] == "client"
 
 
+@pytest.mark.slow
 def test_the_base_sharded_over_model_and_prompts_over_data_equals_one_device():
     mesh = meshes.make_mesh(client=2, data=2, model=2)
     even = CONFIG.replace(vocab_size=18)  # 17 rows of an embedding cannot be halved

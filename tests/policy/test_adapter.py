@@ -57,6 +57,7 @@ def test_an_adapter_adds_what_merging_it_adds(name, scan):
     assert np.abs(want - apply(base, tokens)).max() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan", [False, True])
 def test_the_sampler_and_the_scorer_agree_with_frozen_arrays(scan):
     model, base, adapter = adapted("projected", scan)

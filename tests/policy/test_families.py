@@ -128,7 +128,7 @@ def test_shapes_of_frozen_arrays_are_known_without_computing_them(scan):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), base["basis"]) == jax.tree.map(lambda x: (x.shape, x.dtype), found)
 
 
-@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("scan", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["ffa_lora", "ravan"])
 def test_a_round_of_the_family(name, scan):
     """Sampler and scorer agree, and what crosses is what the family uploads: frozen arrays do not."""

@@ -151,6 +151,7 @@ def test_whole_responses_are_exactly_distributed(getkey):
     assert abs(chi_square(counts, np.exp(logps.sum(-1)[0]))) < 4
 
 
+@pytest.mark.slow
 def test_gradients_and_grids_go_around_the_loop():
     model, base, adapters = world()
     prompts, key = prompts_of(), jax.random.key(3)
@@ -168,6 +169,7 @@ def test_gradients_and_grids_go_around_the_loop():
         np.testing.assert_allclose((values[i], slopes[i]), alone(grid[i]), rtol=2e-4)
 
 
+@pytest.mark.slow
 def test_float64_stays_float64():
     with jax.enable_x64(True):
         model, base, adapters = world(SHALLOW.replace(pad_id=1))

@@ -154,6 +154,7 @@ def test_the_shipped_model_knows_every_procedure_and_picks_the_wrong_one(preset)
     assert pass_at_k(found.correct, 32) > 0.95
 
 
+@pytest.mark.slow
 def test_the_script_writes_a_folder_that_holds_what_it_trained(tmp_path):
     spec = importlib.util.spec_from_file_location("pretrain", ROOT / "experiments" / "tiny_base" / "pretrain.py")
     script = importlib.util.module_from_spec(spec)

@@ -15,6 +15,7 @@ def needs():
     return [estimate_memory.needed(config, policy.model_of(config)) for config in (few, many)]
 
 
+@pytest.mark.slow
 def test_an_evaluation_of_many_samples_makes_the_peak(needs):
     few, many = needs
     name = "while evaluating: caches and the rest"
@@ -24,5 +25,6 @@ def test_an_evaluation_of_many_samples_makes_the_peak(needs):
     assert many[estimate.PEAK] - many[own] > many[name]
 
 
+@pytest.mark.slow
 def test_a_host_holds_the_program_itself(needs):
     assert 50e6 < needs[0]["this program and its compiler"] <= system.peak_bytes()

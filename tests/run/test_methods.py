@@ -69,6 +69,7 @@ def test_every_choice_builds_a_federation_whose_round_can_be_traced(name, choice
     assert metrics["loss"].shape == (config.federation.num_clients,)
 
 
+@pytest.mark.slow
 def test_a_run_may_say_how_cut_off_responses_and_negative_advantages_count():
     made, run = {}, finished()[0]
 

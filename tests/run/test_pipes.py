@@ -161,6 +161,7 @@ def test_five_processes_do_what_one_does(case):
 # --- the channels -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_packed_channel_changes_nothing():
     model, base, adapter = ps.toy(jax.random.key(0))
     together, books = federation(model, "wrong responses move", num_clients=C), []

@@ -38,6 +38,7 @@ def test_a_round_calls_what_was_compiled_before():
     check(finished.compiled, evaluated=[False, True])  # the base model alone, and then the clients' own adapters together
 
 
+@pytest.mark.slow
 def test_a_round_of_some_clients_one_by_one(tmp_path):
     (tmp_path / "data").mkdir()
     changes = {"training__client_microbatch": 1, "federation__participants": 2, "federation__weights": "size"}

@@ -5,6 +5,7 @@ import shutil
 
 import jax
 import numpy as np
+import pytest
 from small_world import config_of, event_at, federated_as, finished
 
 from pubswap_jax import loop
@@ -63,6 +64,7 @@ def test_evaluations_are_read_again():
         assert evaluation.correct.shape == (12, 2) and evaluation.correct.mean() == row["figures"]["pass@1"]
 
 
+@pytest.mark.slow
 def test_an_alarm_is_printed_once_and_its_name_stands_in_the_rounds_row(tmp_path, capsys):
     """Ten steps are the fewest that an alarm looks at: the third round of four steps is the first that can raise one."""
     run, _ = finished()
