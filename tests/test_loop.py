@@ -48,6 +48,7 @@ def test_partial_participation_in_parts_with_averaged_moments(tmp_path):
     assert max(rounds[1]["ledger/up/adapters"]) == sum(leaf.nbytes for leaf in jax.tree.leaves(alone)) + moments
 
 
+@pytest.mark.slow
 def test_averaged_moments_are_read_back_where_the_best_round_is_neither_first_nor_last(tmp_path, monkeypatch):
     scores = {1: {"eval/pass@1": 0.5}, 2: {"eval/pass@1": 0.9}, 3: {"eval/pass@1": 0.1}}
     monkeypatch.setattr(evaluation, "trained", lambda run, examine, recorder, event, state: scores[event.round + 1])
@@ -90,6 +91,7 @@ def test_absent_clients_have_no_figures_of_their_own(tmp_path):
     assert names == {"global", *taking_part}
 
 
+@pytest.mark.slow
 def test_everyone_alone(tmp_path):
     config = small_config(tmp_path, federation__average=False, federation__swap_period=0, federation__steps=2)
     last = train_and_evaluate(config, tmp_path / "run")
@@ -192,6 +194,7 @@ def step_of(run, federation, number, judge, who=None):
     return (at, *federation.step(run.policy.base, at, *arguments))
 
 
+@pytest.mark.slow
 def test_parts_give_what_the_whole_gives_and_are_verified_in_turn():
     run, order = finished()[0], []
 

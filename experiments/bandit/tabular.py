@@ -157,6 +157,8 @@ def main():
         results[name] = compute()
         print(f"{name}: {time.process_time() - begun:.0f} s of CPU", flush=True)
         a.out.write_text(json.dumps(results) + "\n")
+    if missing := [name for name in ("growth", "restart", "borl") if name not in results]:
+        raise SystemExit(f"{a.out}: no results of {', '.join(missing)} yet; run without --draw first")
     print(growth_table(results["growth"]), restart_table(results["restart"]), borl_table(results["borl"]), sep="\n\n")
     draw(results, a.out.with_name("tabular.png"))
 

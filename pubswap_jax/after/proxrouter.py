@@ -78,7 +78,8 @@ def references(run: Run, found: Own, asked: Routing, examine) -> tuple[list[Know
     if not all(rows):
         raise ValueError("config.route.questions=public: the run has no public questions; set route.questions=own")
     if asked.own:
-        # Every client gets the adapters of the others, as at the opening of a round.
+        # Every client sends its adapter, and gets those of the others.
+        gate.channel.up(Record("adapters", "up", {"adapter": _sent(run, found)}))
         for _ in found.clients[1:]:
             gate.channel.down(Record("adapters", "down", {"adapter": _sent(run, found)}))
     known = []
@@ -99,7 +100,8 @@ def references(run: Run, found: Own, asked: Routing, examine) -> tuple[list[Know
 
 
 def _gate(run: Run, found: Own) -> Gate:
-    return Gate(len(run.data.split.public), {"down/adapters": {"adapter": _sent(run, found)}})
+    sent = {"adapter": _sent(run, found)}
+    return Gate(len(run.data.split.public), {"up/adapters": sent, "down/adapters": sent})
 
 
 def _sent(run: Run, found: Own) -> PyTree:

@@ -76,6 +76,7 @@ def test_own_adapters_of_a_run_are_those_before_the_averaging():
     assert found.sent == sum(x[0].nbytes for x in jax.tree.leaves(at.clients.adapter))
 
 
+@pytest.mark.slow
 def test_a_run_without_two_adapters_that_differ_is_one_line(monkeypatch):
     run, workdir = finished()
     first = lambda state: jax.tree.map(lambda x: x[:1], state.clients.adapter)  # noqa: E731

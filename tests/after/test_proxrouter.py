@@ -49,7 +49,7 @@ def test_private_references_stay_at_home(workdir):
     run, _ = finished()
     found, examine = own_adapters(run, workdir), evaluation.make_examine(run, lambda: None)
     homes, account = proxrouter.references(run, found, ROUTING._replace(own=True, cost=0.5), examine)
-    assert account == {"down/adapters": [2 * found.sent] * 3}, "the adapters of two others come down to each client"
+    assert account == {"up/adapters": [found.sent] * 3, "down/adapters": [2 * found.sent] * 3}, "those of two others come down"
     for home, client in zip(homes, found.clients, strict=True):
         mine = [run.data.train.problems[i] for i in run.data.split.clients[client][:8]]
         assert home.topics == [problem.topic for problem in mine] and home.values.shape == (8, 3)

@@ -25,6 +25,7 @@ def test_an_update_of_a_private_step_is_that_of_the_client_alone():
         close(metrics, {name: record.metrics[name][c] for name in metrics}, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_client_samples_the_same_alone_and_stacked():
     batch, (_, together) = world()[3][0], step(started(), world()[3][0])
     for c in range(CLIENTS):

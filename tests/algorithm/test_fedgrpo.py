@@ -136,6 +136,7 @@ def test_the_policy_learns_from_the_rewards_that_came_out_of_the_channel():
     assert (np.asarray(figures["experts_given"]) == 0).all() and np.asarray(figures["experts_asked"]).sum() == 1
 
 
+@pytest.mark.slow
 def test_an_expert_whose_adapter_is_not_finite_is_survived():
     state = surveyed()
     broken = jax.tree.map(lambda x: x.at[0].set(jnp.nan), state.experts.clients.adapter)

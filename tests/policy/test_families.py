@@ -121,7 +121,7 @@ def test_heads_that_do_not_fit_are_an_error_with_the_sizes(getkey):
             function(ps.Transformer(config))
 
 
-@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("scan", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_shapes_of_frozen_arrays_are_known_without_computing_them(scan):
     model, base, _ = ps.toy(jax.random.key(0), TOY_CONFIG.replace(adapter=FAMILIES["ravan"], scan_layers=scan))
     found = basis_shapes(model, {"params": base["params"]})
