@@ -53,7 +53,7 @@ def route(config, workdir: pathlib.Path) -> str:
 
 
 def route_run(run: Run, config, workdir: pathlib.Path) -> str:
-    """Does what `route` does, for a run that is already assembled: writes the files and returns the table."""
+    """Routes the test questions of an assembled run: writes route.jsonl and figures.json, and returns the table."""
     asked, found = make_routing(config), own_adapters(run, workdir)
     examine = evaluation.make_examine(run, lambda: None)
     homes, account = references(run, found, asked, examine)
@@ -109,7 +109,7 @@ def _sent(run: Run, found: Own) -> PyTree:
 
 
 def _crossed(gate: Gate, correct: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sends the clients' results on public questions through the gate: verdicts bool[M, n, samples], mean lengths f32[M, n]."""
+    """Sends the clients' results on public questions up, counted by `gate`: verdicts bool[M, n, samples], lengths f32[M, n]."""
     ids = np.broadcast_to(np.arange(correct.shape[1], dtype=np.int32), correct.shape[:2])
     verdicts = {"correct": correct, "reward": correct.astype(np.float32)}
     up = gate.channel.up(Record("verdicts", "up", verdicts, ids=ids))

@@ -214,7 +214,7 @@ class Reviving(NamedTuple):
         return state.replace(waiting=waiting), StepRecord(metrics, *own, *own, plan, teachers)
 
     def close(self, state, channel: Channel, weights: Array | None = None) -> tuple[PyTree, dict[str, Array]]:
-        """Closes the inner federation. Uploads that crossed for a distillation do not cross again."""
+        """Ends a round by the inner federation's `close`. Uploads that crossed for a distillation do not cross again."""
 
         def up(record: Record) -> Record:
             if record.kind != "adapters":

@@ -26,9 +26,10 @@ def load_experts(folders: str, model_config: ModelConfig) -> PyTree:
 
 
 def with_labelled(asked: Asked, timeline: Timeline, *, labelled: int, overlap: float, seed: int) -> tuple[Asked, int]:
-    """The questions with those that clients share with the server, and how many public ones have answers that it knows.
+    """FedGRPO's questions: -> (the questions, the number of public ones whose answers the server knows).
 
-    Without an auxiliary event in the timeline, the server knows none and shares none.
+    Each client gets a share `overlap` of the server's other public questions, with their answers, among its own. Without an
+    auxiliary event in the timeline nothing is shared, and the number is 0.
     """
     if not any(timeline(number).kind == "auxiliary" for number in range(timeline.length)):
         return asked, 0

@@ -16,7 +16,7 @@ WHOLE = ("public/donors", "round/excluded", "round/drift_by_module", "round/expe
 
 
 def needed(row: dict) -> dict:
-    """Shortens a row to the values that alarms read; a number a client becomes the mean over the clients that took part."""
+    """Shortens a row to the values that alarms read; values of all clients become their mean over those present."""
     kept = {name: row[name] for name in ("round", "step", *WHOLE) if name in row}
     means = journal.scalars(row).items()
     return kept | {name: x for name, x in means if name.split("/")[1] in READ or name.startswith("eval/pass@1")}

@@ -67,7 +67,7 @@ def boxes_together(text: str) -> str | None:
 
 
 def with_percent(inside: str, text: str, end: int) -> str:
-    r"""Appends `\%` to a box's content if a percent sign follows it in `text`, as in `$\boxed{5}\%$` and `$5$ percent`."""
+    r"""Appends `\%` to a box's content if the sign or the word "percent" follows, as in `$\boxed{5}\%$` and `$5$ percent`."""
     if inside and not inside.endswith("%") and PERCENT.match(text[end : end + 24].lstrip("$ \\)]")):
         return inside + r"\%"
     return inside

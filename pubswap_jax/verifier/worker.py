@@ -85,7 +85,7 @@ def work(connection: socket.socket, judge: Callable[[str, str], str]) -> None:
 def nurse(link: socket.socket, judge: Callable[[str, str], str]) -> None:
     """The nursery's loop: forks a worker for each socket received.
 
-    First it kills and reaps the replaced worker, so that the pid is not reused before.
+    First it kills and reaps the replaced worker, so that no other process has got its pid by then.
     """
     gc.freeze()  # otherwise garbage collection in a worker writes to every page shared with the nursery
     while True:
