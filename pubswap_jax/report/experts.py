@@ -24,7 +24,7 @@ def experts(steps: Sequence[Mapping], rounds: Sequence[Mapping]) -> str:
     for name, caption in CURVES.items():
         lines = [Line(label, x, [row[f"round/{name}"][i] for row in asked]) for i, label in enumerate(names)]
         body += figure(caption, charts.lines(lines, "round", "share", (0.0, 1.0)))
-    note = "A question's experts are chosen by competence on its nearest auxiliary questions; nobody is told their topics."
+    note = "Experts of a question are the clients that are best at the auxiliary questions most like it. Topics are not used."
     return section("Experts", f'<div class="two">{body}</div>{charts.note(note)}')
 
 

@@ -1,4 +1,4 @@
-"""Tells a finished number from a calculation that is left to do: `76-25` has the value 51 and is not evaluated."""
+"""Says whether an answer is a finished number. `76-25` has the value 51, but leaves the calculation to do."""
 
 import re
 
