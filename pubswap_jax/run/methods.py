@@ -141,6 +141,8 @@ def make_federation(config, model, program: Program = compiled, given: Given = N
 
 def pubswap_of(config, model, program: Program = compiled, given: Given = NOTHING) -> Federation:
     """`federation.method=pubswap`: LoRA averaging with swaps, and its ablations."""
+    if given.aggregator is not None and checks.heads(config.federation.heads):
+        raise ValueError(f"config.federation.heads={config.federation.heads}: it has a rule of its own; leave out aggregator=")
     rule = given.aggregator or (make_aggregator(config) if config.federation.average else alone())
     return _pubswap(config, model, program, rule, given.planner)
 
@@ -247,7 +249,7 @@ def make_aggregator(config) -> Aggregator:
 
 def make_correction(config) -> Correction:
     """Builds what the clients add to their gradients: the clients' half of the aggregation rule, or FedProx's term."""
-    if config.federation.heads:
+    if checks.heads(config.federation.heads):
         return given_heads(config.model.heads)
     reference = CORRECTIONS.get(config.federation.aggregate)
     return settings.made(config, reference) if reference else proximal()

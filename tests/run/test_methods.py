@@ -9,10 +9,12 @@ from small_world import config_of, event_at, finished
 
 from pubswap_jax import settings
 from pubswap_jax.algorithm import losses
+from pubswap_jax.algorithm.aggregation import mean
 from pubswap_jax.algorithm.federation import direct
 from pubswap_jax.algorithm.resampling import not_flat
 from pubswap_jax.fields import FIELDS, default_config
 from pubswap_jax.run import assembly, methods
+from pubswap_jax.run.given import Given
 from pubswap_jax.types import Rollout, Verdict
 
 
@@ -123,6 +125,13 @@ def test_a_way_of_federating_that_does_not_exist_is_named():
     config.federation.method = "pubswop"
     with pytest.raises(ValueError, match=r"federation.method='?pubswop.*pubswap"):
         settings.check(config)
+
+
+def test_a_rule_of_python_and_partial_heads_exclude_each_other():
+    config = default_config()
+    config.federation.heads = "4,4,1"
+    with pytest.raises(ValueError, match="federation.heads=4,4,1: it has a rule of its own; leave out aggregator="):
+        methods.make_federation(config, None, given=Given(aggregator=mean()))
 
 
 def test_groups_without_variance_count_as_the_config_says(monkeypatch):
