@@ -19,9 +19,9 @@ KEY = jax.random.key(2)
 
 
 @functools.cache
-def world():
+def world(layers=1):
     """model, base, an adapter that is not zero, and two private batches and a public one. One layer compiles fast."""
-    model, base, adapter = ps.toy(jax.random.key(0), TOY_CONFIG.replace(num_layers=1))
+    model, base, adapter = ps.toy(jax.random.key(0), TOY_CONFIG.replace(num_layers=layers))
     adapter = jax.tree.map(lambda x: x + 0.05 * jax.random.normal(jax.random.key(5), x.shape), adapter)
     return model, base, adapter, ps.toy_batches(jax.random.key(1), num_clients=CLIENTS)
 
@@ -82,6 +82,14 @@ def learner(tx=TX, clients_at_once=None, **how):
 def sgd():
     """Without moments, so that the adapter moves by minus the gradient."""
     return optax.identity()
+
+
+def with_layers(monkeypatch, layers):
+    """Gives this module's functions, called by their module, a policy of so many layers until the test ends."""
+    monkeypatch.setattr(f"{__name__}._shared", {})
+    for function in (federation, started, public_step, learner):
+        monkeypatch.setattr(f"{__name__}.{function.__name__}", functools.cache(function.__wrapped__))
+    monkeypatch.setattr(f"{__name__}.world", partial(world, layers))
 
 
 def gradient_of(learn, given):

@@ -63,7 +63,6 @@ def snippet():
     return code
 
 
-@pytest.mark.slow
 def test_the_snippet_of_the_page_on_gradients_is_traced(capsys):
     """With shapes in place of numbers: the calls and names are right, and nothing is compiled."""
     traced = snippet().replace("print(jax.jit(", "print(functools.partial(jax.eval_shape, ")
