@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pubswap_jax.field_table import FIELDS
+from pubswap_jax.field_table import DEFAULT
 
 # Values that FedGRPO can have: field -> the values.
 _ALLOWED = {
@@ -18,7 +18,7 @@ _ALLOWED = {
 
 # Fields of the section federation that FedGRPO alone reads, and those that all other ways of federating read.
 _ITS_OWN = "experts neighbours auxiliary refresh choice compare overlap own_rounds adapters"
-_OF_OTHERS = "participants swap swap_period swap_unit average aggregate moments weights"
+_OF_OTHERS = "participants swap swap_period swap_unit average aggregate moments weights heads"
 
 
 def impossible(flat: Mapping[str, Any]) -> str:
@@ -44,10 +44,10 @@ def impossible(flat: Mapping[str, Any]) -> str:
 
 def idle(flat: Mapping[str, Any]) -> str:
     """One line about the first setting that has no effect with, or without, FedGRPO; empty if there is none."""
-    method, defaults = flat["federation.method"], {field.name: field.default for field in FIELDS}
+    method = flat["federation.method"]
     for leaf in (_OF_OTHERS if method == "fedgrpo" else _ITS_OWN).split():
         name = f"federation.{leaf}"
-        if flat[name] != defaults[name]:
-            usual = defaults[name] if defaults[name] != "" else "an empty text"
+        if flat[name] != DEFAULT[name]:
+            usual = DEFAULT[name] if DEFAULT[name] != "" else "an empty text"
             return f"{name}={flat[name]}: no effect with federation.method={method}; set {name} to {usual}"
     return ""

@@ -410,6 +410,8 @@ FIELDS = (
 )
 # fmt: on
 
+DEFAULT = {field.name: field.default for field in FIELDS}
+
 # Rules that are half of a method: the other half changes the clients' gradients. Every other rule leaves FedProx's term there.
 CORRECTIONS = {
     "scaffold": "algorithm.corrections:scaffold()",

@@ -4,9 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pubswap_jax import expert_checks
-from pubswap_jax.field_table import CORRECTIONS, FIELDS
-
-DEFAULT = {field.name: field.default for field in FIELDS}
+from pubswap_jax.field_table import CORRECTIONS, DEFAULT
 
 
 def without_effect(flat: Mapping[str, Any]) -> str:

@@ -16,6 +16,10 @@ IMPOSSIBLE = [
     ({"mesh.data": 2}, "mesh.data=2: 1 expected with federation.method=fedgrpo"),
     ({"federation.swap": "rescue"}, "federation.swap=rescue: no effect with federation.method=fedgrpo; set .* to balanced"),
     ({"federation.aggregate": "median"}, "federation.aggregate=median: no effect with federation.method=fedgrpo"),
+    (
+        {"model.adapter": "ravan", "federation.heads": "4,4,1"},
+        "federation.heads=4,4,1: no effect with federation.method=fedgrpo",
+    ),
     ({"federation.participants": 2}, "federation.participants=2: no effect with federation.method=fedgrpo"),
 ]
 ITS_OWN = [
