@@ -79,9 +79,10 @@ def references(run: Run, found: Own, asked: Routing, examine) -> tuple[list[Know
         raise ValueError("config.route.questions=public: the run has no public questions; set route.questions=own")
     if asked.own:
         # Every client sends its adapter, and gets those of the others.
-        gate.channel.up(Record("adapters", "up", {"adapter": _sent(run, found)}))
+        sent = {"adapter": _sent(run, found)}
+        gate.channel.up(Record("adapters", "up", sent))
         for _ in found.clients[1:]:
-            gate.channel.down(Record("adapters", "down", {"adapter": _sent(run, found)}))
+            gate.channel.down(Record("adapters", "down", sent))
     known = []
     for some in rows:
         some = some[: asked.most]

@@ -64,8 +64,11 @@ def by_gain(federation: Federation, program: Program = compiled) -> Federation:
     def of_inner(function):
         return lambda state: function(state.inner)
 
+    def saved(state):
+        return state.replace(inner=federation.saved(state.inner))
+
     shared, own = of_inner(federation.shared), of_inner(federation.own)
-    return Federation(init, open_, step, close, shared, own, lambda state: state.replace(inner=federation.saved(state.inner)))
+    return federation._replace(init=init, open=open_, step=step, close=close, shared=shared, own=own, saved=saved)
 
 
 def _init(ids: Array) -> tuple[Array, Array, Array]:
