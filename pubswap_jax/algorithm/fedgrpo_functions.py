@@ -1,7 +1,6 @@
 """The functions that FedGRPO compiles: those of the server's policy, and those of the clients as experts."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -64,13 +63,16 @@ def cut_off(truncation: Callable, eos_ids: tuple[int, ...]) -> Worth:
 def expert_functions(model, encoder: Encoder, num_clients: int, judging: Judging, worth: Worth) -> dict[str, Any]:
     """The functions of the clients as experts, and of the server that chooses them, by name."""
 
-    say = partial(sample, model, group=1, max_new_tokens=model.config.max_new_tokens)
+    def say(base, adapters, prompts, keys, hparams: Hparams) -> Rollout:
+        """One answer to each prompt."""
+        tokens = model.config.max_new_tokens
+        return sample(model, base, adapters, prompts, keys, group=1, max_new_tokens=tokens, temperature=hparams.temperature)
 
     def repeated(tree: PyTree) -> PyTree:
         return jax.tree.map(lambda x: jnp.broadcast_to(x, (num_clients, *x.shape[1:])), tree)
 
     def answer(base, adapters, prompts, keys, hparams: Hparams) -> Rollout:
-        return say(base, adapters, repeated(prompts), keys, temperature=hparams.temperature)
+        return say(base, adapters, repeated(prompts), keys, hparams)
 
     def consult(base, adapters, prompts, experts: Array, keys, hparams: Hparams) -> Rollout:
         """What each expert answers to its own questions, [C, B, 1, R]; empty where a client is not asked."""
@@ -78,7 +80,7 @@ def expert_functions(model, encoder: Encoder, num_clients: int, judging: Judging
         theirs, asked = jax.tree.map(lambda x: x[whose], adapters), jax.tree.map(lambda x: x[0, rows][:, None], prompts)
         fold = jax.vmap(jax.random.fold_in)
         each = fold(fold(keys[whose], rows), jnp.zeros_like(rows))[:, None, None]  # as if every client answered every question
-        said = say(base, theirs, asked, each, temperature=hparams.temperature)
+        said = say(base, theirs, asked, each, hparams)
         shape = num_clients, experts.shape[0]
         return jax.tree.map(lambda x: jnp.zeros((*shape, *x.shape[2:]), x.dtype).at[whose, rows].set(x[:, 0]), said)
 
