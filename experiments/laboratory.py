@@ -23,10 +23,10 @@ Watch = Callable[[int, PyTree], None]
 
 
 def config_of(spec: str, seed: int, changes: Mapping[str, Any]) -> ConfigDict:
-    """A config file's preset with a seed and changed fields, e.g. {'federation.swap': 'no_swap'}."""
+    """A config file's preset with a seed and changed fields. A value's text '{seed}' becomes the seed."""
     config = settings.load(spec)
     for name, value in {"seed": seed, **changes}.items():
-        settings.override(config, name, str(value))
+        settings.override(config, name, str(value).replace("{seed}", str(seed)))
     settings.check(config)
     return config
 
@@ -64,15 +64,21 @@ def _train(run: Run, say: Callable[[str], None], watch: Watch) -> list[dict]:
 def _figures(row: dict, steps: Sequence[dict]) -> dict[str, float]:
     """One round's figures, from the row of its end and the rows of its steps. Figures of clients are means over those present.
 
-    A round without an evaluation has no `global`, and `clients` needs evaluation.clients.
+    A round without an evaluation has no `global`, and `clients` needs evaluation.clients. Asynchronous clients' rounds have the
+    simulated time of their end, the staleness of their uploads, and the β of their distillations.
     """
     ended, found = journal.scalars(row), {"round": row["round"]}
     for name, key in (("global", "eval/pass@1"), ("clients", "clients/pass@1")):
         found |= {name: ended[key]} if key in ended else {}
-    steps = [step for step in steps if "auxiliary/reward" not in step]  # a measurement of competence trains nothing
+    beta = [value for step in steps for value in step.get("public/beta", ()) if value is not None]
+    # A measurement of competence trains nothing, and a distillation has no rewards.
+    steps = [step for step in steps if "auxiliary/reward" not in step and "public/beta" not in step]
     phases = [("public" if "public/reward" in step else "private", journal.scalars(step)) for step in steps]
-    found |= {name: float(np.mean([values[f"{phase}/{name}"] for phase, values in phases])) for name in KEPT}
+    if phases:
+        found |= {name: float(np.mean([values[f"{phase}/{name}"] for phase, values in phases])) for name in KEPT}
     found |= {"drift": ended["round/drift"], "cosine": _off_diagonal(row["round/cosine"]), "residual": row["round/residual"]}
+    if "simulated/time" in ended:
+        found |= {"time": ended["simulated/time"], "staleness": row["uploads/staleness"], "beta": beta}
     return found | {"bytes": sum(sum(sizes) for name, sizes in row.items() if _of_the_method(name))}
 
 

@@ -44,12 +44,19 @@ def _problems(rows: Sequence[dict]) -> list[Problem]:
     return [Problem(row["id"], row["question"], row["answer"]) for row in rows]
 
 
+def balanced(rows: Sequence[dict]) -> list[dict]:
+    """The first WARM_UP rows, as many of each operation, in the given order: more than half of SVAMP's are subtractions."""
+    each = {topic: [row["id"] for row in rows if row["topic"] == topic][: WARM_UP // len(OPERATIONS)] for topic in OPERATIONS}
+    names = {name for found in each.values() for name in found}
+    return [row for row in rows if row["id"] in names]
+
+
 def svamp(words: pathlib.Path) -> dict[str, list[dict]]:
     """Warm-up, training and test questions of SVAMP. No warm-up question is a near copy of any test question."""
     test, train = read(words / "svamp_test.jsonl"), read(words / "svamp_train.jsonl")
     tests = [*test, *asdiv(words)["asdiv_test"]]
     clean = without_copies(train, test)
-    warm = without_copies(clean, tests)[:WARM_UP]
+    warm = balanced(without_copies(clean, tests))
     names = {row["id"] for row in warm}
     rest = without_copies([row for row in clean if row["id"] not in names], warm)
     return {"svamp_warmup": warm, "svamp_train": rest, "svamp_test": test}

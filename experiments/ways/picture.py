@@ -1,0 +1,82 @@
+"""The tables and the picture of the study's results.
+
+    python -m experiments.ways.picture [experiments/ways/results.json]
+
+Means over seeds with 95 % t-intervals, after the last round. Differences are paired by seed.
+"""
+
+import argparse
+import json
+import pathlib
+
+import numpy as np
+
+from experiments.figures import Seeds, curve, dots, markdown, mean_and_half, paired, panels, save
+from experiments.ways.study import HERE, SPEEDS, asynchronous_cells, fedgrpo_cells, sapo_cells
+
+GREY, BLUE = "#4c4c4c", "#0072b2"
+
+
+def control_of(name: str) -> str:
+    """The cell that a cell's difference is to: central GRPO, SAPO without foreign responses, or FedAvg of the same speeds."""
+    if name.startswith("SAPO"):
+        return "SAPO 8/0"
+    return next((f"FedAvg, speeds {speeds}" for speeds in SPEEDS if name.endswith(f"speeds {speeds}")), "central")
+
+
+def groups(results: dict) -> dict[str, list[str]]:
+    """The cells of every group that the results hold, in the study's order."""
+    cells = {"FedGRPO": [*fedgrpo_cells("")], "SAPO": [*sapo_cells(), "PubSwap"], "asynchronous": [*asynchronous_cells()]}
+    found = {group: [name for name in names if name in results] for group, names in cells.items()}
+    return {group: names for group, names in found.items() if names}
+
+
+def bytes_of(seeds: Seeds) -> float:
+    """Bytes of a whole run, of both directions and all clients."""
+    return float(np.nansum(curve(seeds, "bytes")[:, 1:], axis=1).mean())
+
+
+def of_all(seeds: Seeds, name: str) -> list[float]:
+    return [value for rows in seeds.values() for row in rows for value in row.get(name, ())]
+
+
+def middle(values: list[float]) -> str:
+    """Median, with the quartiles."""
+    return "{1:.2f} ({0:.2f} to {2:.2f})".format(*np.quantile(values, [0.25, 0.5, 0.75])) if values else "–"
+
+
+def table(results: dict, names: list[str], asynchronous: bool) -> str:
+    rows = []
+    for name in names:
+        seeds, control = results[name], control_of(name)
+        against = paired(seeds, results[control]) if control in results and control != name else "–"
+        row = [name, str(len(seeds)), mean_and_half(curve(seeds, "global")[:, -1]), against, f"{bytes_of(seeds) / 1e6:.2f}"]
+        row += [f"{np.nansum(curve(seeds, 'cpu_seconds'), axis=1).mean():.0f}"]
+        rows.append(row + ([middle(of_all(seeds, "staleness")), middle(of_all(seeds, "beta"))] if asynchronous else []))
+    heads = ["cell", "seeds", "accuracy at the end", "to its control (p)", "MB of a run", "CPU s"]
+    return markdown(heads + (["staleness (quartiles)", "β (quartiles)"] if asynchronous else []), rows)
+
+
+def draw(results: dict, found: dict[str, list[str]], path: pathlib.Path) -> None:
+    figure, axes = panels(len(found), width=5.5, height=1.2 + 0.3 * max(map(len, found.values())))
+    for axis, (group, names) in zip(axes, found.items(), strict=True):
+        colours = [GREY if control_of(name) == name else BLUE for name in names]
+        dots(axis, names, [curve(results[name], "global")[:, -1] for name in names], colours)
+        axis.set(title=group, xlabel="accuracy on held-out questions", xlim=(0, 1))
+    figure.suptitle("means with 95 % intervals, ticks: seeds; grey: controls", fontsize=11)
+    save(figure, path)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=pathlib.Path, nargs="?", default=HERE / "results.json")
+    a = parser.parse_args()
+    results = json.loads(a.results.read_text())
+    found = groups(results)
+    for group, names in found.items():
+        print(f"{group}\n\n{table(results, names, group == 'asynchronous')}\n")
+    draw(results, found, a.results.with_name("ways.png"))
+
+
+if __name__ == "__main__":
+    main()
