@@ -2,7 +2,7 @@
 
     python -m experiments.real_model.warmup --model FOLDER --n 80 --out experiments/real_model/warmup
 
-8 questions a step, in one pass by default. The adapter is written as a PEFT folder in bfloat16. With --measure N, the
+8 questions a step, in two passes by default. The adapter is written as a PEFT folder in bfloat16. With --measure N, the
 model is asked N training questions afterwards: accuracy, pass@8, share of flat groups, length. `--mode=probe` asks the base.
 """
 
@@ -94,8 +94,8 @@ def main():
     parser.add_argument("--config", default="configs/math.py:smollm2-135m")
     parser.add_argument("--n", type=int, default=80)
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--rank", type=int, default=4)
-    parser.add_argument("--epochs", type=int, default=1, help="passes over the questions")
+    parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=2, help="passes over the questions")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", type=pathlib.Path, nargs="+", default=[HERE / "data" / "svamp_warmup.jsonl"])
     parser.add_argument("--measure", type=int, default=0, help="questions that are asked afterwards")
