@@ -13,7 +13,7 @@ FOLDERS = ["after", "report", "run", "questions", "weights", "algorithm", "polic
 ROOMS = ["", *FOLDERS, "bottom"]  # "" is the top row of modules
 
 PURE = {"jax", "flax", "optax", "numpy"}
-STANDARD_IN_PURE = {"collections", "dataclasses", "functools", "math", "typing"}
+STANDARD_IN_PURE = {"collections", "dataclasses", "fractions", "functools", "math", "typing"}
 # kernel_check tries kernels in a thread of its own and says which it does not trust; records writes its arrays' names as JSON
 MORE = {"kernel_check": {"concurrent", "sys"}, "records": {"json"}}
 NOUNS = ("types", "records")  # of the bottom row, what the mathematics may import

@@ -1,5 +1,6 @@
 """Flags, and the mistakes of a newcomer: each ends in one or two lines that name the fix, without a traceback."""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -144,6 +145,20 @@ def test_help_names_every_field_without_jax(capsys):
     assert subprocess.run([sys.executable, "-c", code], check=False, stdout=subprocess.DEVNULL).returncode == 0
 
 
+RULE = """import jax
+from pubswap_jax import mean
+
+def noted_mean():
+    def apply(memory, adapter, uploads, weights, staleness, extra=None):
+        jax.debug.callback(note, weights)
+        return mean().apply(memory, adapter, uploads, weights, staleness, extra)
+
+    return mean()._replace(apply=apply)
+
+def note(weights):
+    with open("{calls}", "a") as file:
+        file.write(f"{{(weights > 0).sum()}} clients\\n")
+"""
 FAILED = ("no model folder", "missing data file", "prompts that are all too long", "more clients than questions")
 
 
@@ -221,6 +236,25 @@ def test_report_mode(capsys, tmp_path):
     capsys.readouterr()  # where this test is the first to need that run, it has said something
     assert main.main([f"--config={MATH}", "--mode=report", f"--workdir={workdir}"]) == 0
     assert capsys.readouterr().out.strip() == str(workdir / "report.html")
+
+
+@pytest.mark.slow
+def test_a_rule_of_a_file_trains_by_its_flag_and_another_file_is_refused(tmp_path, capsys):
+    """The rule is the mean, and notes every call: of the round's two clients, at the end of each round."""
+    file, calls = tmp_path / "rules.py", tmp_path / "calls"
+    file.write_text(RULE.format(calls=calls))
+    flags = smoke(tmp_path, f"--config.federation.aggregate={file}:noted_mean", "--config.federation.rounds=1")
+    flags += ["--config.federation.steps=1", "--config.evaluation.samples=1", "--config.log.distortion=off"]
+    assert main.main(flags) == 0, capsys.readouterr().err
+    assert calls.read_text() == "2 clients\n", "the rule of the file made the round's adapter"
+    described = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert described["own_sha256"] == {"federation.aggregate": hashlib.sha256(file.read_bytes()).hexdigest()}
+    capsys.readouterr()
+    file.write_text(file.read_text() + "# another file\n")
+    longer = [*flags, "--config.federation.rounds=2"]
+    assert main.main(longer) == 2
+    assert f"aggregate={file}:noted_mean: the file is another one than before" in capsys.readouterr().err
+    assert calls.read_text() == "2 clients\n"
 
 
 @pytest.mark.slow

@@ -1,10 +1,12 @@
 """Kills a run with -9 inside each phase, starts it again, and holds its end against the uninterrupted run's.
 
     python experiments/kill_and_resume/study.py --kills 200 --out FOLDER [--seconds 280] [--signal TERM]
+    python experiments/kill_and_resume/study.py --config configs/math.py:fedrevive --set federation.rounds=6 --out FOLDER
 
 With `--signal TERM` the run is asked to end instead, and has to within seconds and with status 143.
-The run is configs/math.py, shrunk, on a copy of the embedded base. Compiled programs are kept in a cache, so that a start takes
-seconds. `--seconds` ends the study early: the same command goes on where it stopped, with what is in FOLDER/kills.jsonl.
+The run is configs/math.py or the given config, shrunk, on a copy of its base. Compiled programs are kept in a cache, so that
+a start takes seconds. `--seconds` ends the study early: the same command goes on where it stopped, with what is in
+FOLDER/kills.jsonl.
 """
 
 import argparse
@@ -25,7 +27,7 @@ from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONFIG = str(ROOT / "configs" / "math.py")
-PHASES = ("rollout", "verify", "swap", "update", "average", "evaluate", "save")
+PHASES = ("rollout", "verify", "swap", "update", "average", "evaluate", "save", "distil")
 BETWEEN, ASKED = b"-", b"!"  # what the run says when a phase is over, and when it sends itself the signal
 LETTERS = {phase: bytes([ord("a") + i]) for i, phase in enumerate(PHASES)}
 NAMES = {letter: phase for phase, letter in LETTERS.items()}
@@ -55,8 +57,9 @@ def child(pipe: int, phase: str, occurrence: int, calls: int, sent: int, argumen
     With `calls`, the run sends itself the signal that many Python calls into the n-th time of `phase`, or where that ends.
     """
     from pubswap_jax import main
-    from pubswap_jax.run import journal
+    from pubswap_jax.run import journal, programs
 
+    programs.BOOKED = (*programs.BOOKED, "distil")  # which a run does not time
     timed, left = journal.Clock.timed, {phase: occurrence}
 
     def telling(clock, name, function, *wait):
@@ -111,10 +114,18 @@ class Started(NamedTuple):
     pipe: int
 
 
-def start(workdir: pathlib.Path, phase: str = "", occurrence: int = 0, calls: int = 0, sent: int = 0) -> Started:
-    out = workdir.parent
-    flags = [f"--config={CONFIG}", f"--workdir={workdir}", f"--config.model.path={out / 'base'}"]
-    flags += [f"--config.{name}={value}" for name, value in SHRUNK.items()]
+class World(NamedTuple):
+    """What all runs of a study share: a folder for them, and their config."""
+
+    out: pathlib.Path
+    config: str
+    fields: dict[str, str]
+
+
+def start(world: World, workdir: pathlib.Path, phase: str = "", occurrence: int = 0, calls: int = 0, sent: int = 0) -> Started:
+    out = world.out
+    flags = [f"--config={world.config}", f"--workdir={workdir}", f"--config.model.path={out / 'base'}"]
+    flags += [f"--config.{name}={value}" for name, value in world.fields.items()]
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "JAX_COMPILATION_CACHE_DIR": str(out / "cache"),
@@ -209,19 +220,19 @@ def announced(text: str) -> int:
 # --- the study --------------------------------------------------------------------------------------------------------------
 
 
-def reference(out: pathlib.Path) -> dict:
+def reference(world: World) -> dict:
     """The uninterrupted run: its outcome, and how often and how long it was at each phase."""
     from pubswap_jax import settings
     from pubswap_jax.run import policy
 
-    path = out / "reference.json"
+    out, path = world.out, world.out / "reference.json"
     if not path.exists():
         out.mkdir(parents=True, exist_ok=True)
         if not (out / "base").exists():
-            base = policy.base_folder(settings.load(CONFIG))
+            base = policy.base_folder(settings.load(world.config))
             shutil.copytree(base, out / "base")  # so that nobody changes it meanwhile
-        finish(start(out / "warm"))  # fills the cache, so that the phases have the length that they have in a restart
-        run = start(out / "reference")
+        finish(start(world, out / "warm"))  # fills the cache, so that the phases have the length that they have in a restart
+        run = start(world, out / "reference")
         events = finish(run)
         if run.process.returncode:
             raise SystemExit((out / "said").read_text())
@@ -234,23 +245,24 @@ def reference(out: pathlib.Path) -> dict:
     return json.loads(path.read_text())
 
 
-def one(number: int, expected: dict, out: pathlib.Path, seed: int, sent: int) -> dict:
+def one(number: int, expected: dict, world: World, seed: int, sent: int) -> dict:
     """The kill of that number: drawn, carried out, resumed and compared."""
     from pubswap_jax.run import checkpoint
 
     chance = random.Random(f"{seed} {number}")
-    phase = PHASES[number % len(PHASES)]
-    lengths = expected["lengths"][phase]
+    phases = [phase for phase in PHASES if phase in expected["lengths"]]
+    phase = phases[number % len(phases)]
+    lengths, out = expected["lengths"][phase], world.out
     occurrence = chance.randint(1, len(lengths))
     length, share = lengths[occurrence - 1], chance.random()
     calls, delay = (1 + int(share * CALLS), None) if length < SHORT else (0, share * length)
     workdir = out / f"run-{number}"
     shutil.rmtree(workdir, ignore_errors=True)
-    killed_in, seconds = kill_in(start(workdir, phase, occurrence, calls, sent), phase, occurrence, delay, sent)
+    killed_in, seconds = kill_in(start(world, workdir, phase, occurrence, calls, sent), phase, occurrence, delay, sent)
     said = announced((out / "said").read_text())
     newest = checkpoint.newest(workdir / "checkpoints", print)
     saved = newest.round if newest else -1
-    again = start(workdir)
+    again = start(world, workdir)
     finish(again)
     result = {"number": number, "aimed_at": phase, "occurrence": occurrence}
     result |= {"after_calls": calls} if delay is None else {"after_ms": round(1000 * delay, 1)}
@@ -274,17 +286,18 @@ def summary(results: list[dict]) -> dict:
     return {"all": total, "killed_in": table}
 
 
-def study(kills: int, out: pathlib.Path, seed: int, seconds: float, sent: int) -> int:
+def study(kills: int, world: World, seed: int, seconds: float, sent: int) -> int:
     ends = time.perf_counter() + seconds
-    expected, path = reference(out), out / "kills.jsonl"
+    expected, out, path = reference(world), world.out, world.out / "kills.jsonl"
     results = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     while len(results) < kills and time.perf_counter() < ends:
-        results.append(one(len(results), expected, out, seed, sent))
+        results.append(one(len(results), expected, world, seed, sent))
         with path.open("a") as file:
             file.write(json.dumps(results[-1]) + "\n")
         print(json.dumps(results[-1]), flush=True)
     told = summary(results)
-    (out / "results.json").write_text(json.dumps({"config": SHRUNK, "seed": seed, **told, "kills": results}, indent=1))
+    made = {"config": world.config.replace(f"{ROOT}/", ""), "fields": world.fields, "seed": seed}
+    (out / "results.json").write_text(json.dumps({**made, **told, "kills": results}, indent=1))
     for phase, row in [*told["killed_in"].items(), ("all", told["all"])]:
         print(f"| {phase} | {row['kills']} | {row['equal']} | {row['lost']} |")
     return int(told["all"]["equal"] < len(results) or told["all"]["lost"] > 0 or not expected["twice_equal"])
@@ -295,6 +308,8 @@ if __name__ == "__main__":
         pipe, phase, *numbers = sys.argv[2:7]
         sys.exit(child(int(pipe), phase, *map(int, numbers), sys.argv[7:]))
     parser = argparse.ArgumentParser()
+    parser.add_argument("--config", default=CONFIG)
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
@@ -302,4 +317,5 @@ if __name__ == "__main__":
     parser.add_argument("--signal", choices=("KILL", "TERM"), default="KILL")
     flags = parser.parse_args()
     sent = signal.SIGKILL if flags.signal == "KILL" else signal.SIGTERM
-    sys.exit(study(flags.kills, flags.out.resolve(), flags.seed, flags.seconds, sent))
+    fields = SHRUNK | dict(pair.split("=", 1) for pair in flags.set)
+    sys.exit(study(flags.kills, World(flags.out.resolve(), flags.config, fields), flags.seed, flags.seconds, sent))

@@ -2,7 +2,9 @@
 
 import collections
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 
 import numpy as np
 
@@ -29,13 +31,13 @@ def arrivals(
     `Event.round` is a version: a step's is the version that its job started from, that of an `open`, a `close` and an
     `evaluate` is the server's. `Event.step` counts a client's steps from its first start from that version. Steps of several
     clients are one event if time, version and step are the same. Uploads at the same time are taken in the order of the
-    clients, and are one `close` as long as neither a version nor new jobs come between them. A run ends with the evaluation
-    of its last version.
+    clients, and are one `close` as long as neither a version nor new jobs come between them. The clock is a fraction, since in
+    floats six steps of 1/3 end before two steps of 1. A run ends with the evaluation of its last version.
 
     Args:
       schedule: a `Schedule`, which says how many steps a job has and which of them are public.
       rounds: versions that the server makes.
-      speeds: steps of each client in a unit of time; 0: its jobs never end.
+      speeds: steps of each client in a unit of time, the decimal number that a float prints as; 0: its jobs never end.
       order: number of earlier dispatches -> the clients, int[C], in the order in which they get free places.
       jobs, buffer, free: K, B and O.
       distils: before a `close` with stale uploads comes a public event, in which the server works on them (FedRevive).
@@ -43,7 +45,7 @@ def arrivals(
     _check(speeds, jobs, buffer, free)
     if distils and any(schedule.public(round, step) for round in (0, 1) for step in range(schedule.length)):
         raise ValueError("distils: a schedule without public steps expected, since the server takes the public questions")
-    simulation = _Simulation(schedule, np.asarray(speeds, float), order, (jobs, buffer, free), distils)
+    simulation = _Simulation(schedule, [exact(speed) for speed in speeds], order, (jobs, buffer, free), distils)
     simulation.run(rounds)
     events, steps, first = tuple(simulation.events), simulation.steps, simulation.first
 
@@ -71,6 +73,11 @@ def _check(speeds: Sequence[float], jobs: int, buffer: int, free: int) -> None:
         raise ValueError(f"free={free}: 1 to {jobs} expected, the number of jobs")
 
 
+def exact(speed: float) -> Fraction:
+    """The decimal number that a float prints as: 1/10 for 0.1. `Fraction(0.1)` is a little more than that."""
+    return Fraction(repr(float(speed)))
+
+
 def slowest_staleness(timeline: Timeline, speeds: Sequence[float]) -> float:
     """The median staleness of uploads of the slowest clients that ever return; at least 1. FedRevive's usual s_max."""
     slowest = np.equal(speeds, min(speed for speed in speeds if speed))
@@ -84,14 +91,14 @@ def slowest_staleness(timeline: Timeline, speeds: Sequence[float]) -> float:
 class _Job:
     version: int  # the server's at its start
     first: int  # steps that its client took before, from the same version
-    began: float
+    began: Fraction
     done: int = 0  # steps
 
 
 class _Simulation:
     """Simulates clients and a server on a clock. `run` appends what happens to `events`."""
 
-    def __init__(self, schedule, speeds: np.ndarray, order: Callable, places: tuple[int, int, int], distils: bool):
+    def __init__(self, schedule, speeds: list[Fraction], order: Callable, places: tuple[int, int, int], distils: bool):
         self.schedule, self.speeds, self.order, self.distils = schedule, speeds, order, distils
         self.jobs, self.buffer, self.free = places
         self.events: list[Event] = []
@@ -99,7 +106,7 @@ class _Simulation:
         self.steps: dict[tuple[int, int], int] = {}  # (version, step) -> the index of the first event of that step
         self.first = [1]  # version -> the index of the first event after its evaluation
         self.running: dict[int, _Job] = {}
-        self.version, self.time, self.waiting = 0, 0.0, 0  # waiting: uploads in the buffer
+        self.version, self.time, self.waiting = 0, Fraction(0), 0  # waiting: uploads in the buffer
         self.served = np.zeros(len(speeds), int)
         self.begun: dict[int, tuple[int, int]] = {}  # client -> the version of its last start, its steps from that version
         self.ready: set[int] = set()  # clients that uploaded since the last version and have not started again
@@ -115,7 +122,7 @@ class _Simulation:
     def emit(self, kind: str, clients, round: int, step: int = 0, staleness: np.ndarray | None = None) -> None:
         who = np.zeros(len(self.speeds), bool)
         who[list(clients)] = True
-        self.events.append(Event(kind, who, round, step, self.kinds[kind], self.served.copy(), self.time, staleness))
+        self.events.append(Event(kind, who, round, step, self.kinds[kind], self.served.copy(), float(self.time), staleness))
         self.kinds[kind] += 1
 
     def dispatch(self) -> None:
@@ -130,21 +137,23 @@ class _Simulation:
             self.running[client] = _Job(self.version, first, self.time)
         self.ready -= set(chosen)
 
-    def ends(self, client: int) -> float:
-        """The simulated time at which the client's current step ends."""
+    def ends(self, client: int) -> Fraction | float:
+        """The simulated time at which the client's current step ends; infinity for a speed of 0."""
         job, speed = self.running[client], self.speeds[client]
-        return job.began + (job.done + 1) / speed if speed else np.inf
+        return job.began + (job.done + 1) / speed if speed else math.inf
 
     def advance(self) -> None:
         """Moves the clock to the next end of a step, and appends the events of the steps that end there."""
-        self.time = min(map(self.ends, self.running), default=np.inf)
-        if self.time == np.inf:
+        ends = {client: self.ends(client) for client in self.running}
+        soonest = min(ends.values(), default=math.inf)
+        if soonest == math.inf:
             raise ValueError(
                 f"buffer={self.buffer}, free={self.free}: no running client has a speed above 0 after {self.version} server "
                 f"updates, so that no more uploads come; lower buffer or free, or raise jobs"
             )
+        self.time = soonest
         groups: dict[tuple[int, int], list[int]] = {}
-        for client in sorted(client for client in self.running if self.ends(client) == self.time):
+        for client in sorted(client for client, end in ends.items() if end == soonest):
             job = self.running[client]
             groups.setdefault((job.version, job.first + job.done), []).append(client)
         for (version, step), clients in sorted(groups.items()):

@@ -16,8 +16,8 @@ import optax
 from pubswap_jax.algorithm.aggregation import broadcast, choose, per_client, rebased
 from pubswap_jax.algorithm.client import arrived
 from pubswap_jax.algorithm.federation import Parts, Rows, make_rows
-from pubswap_jax.algorithm.losses import masked_mean
 from pubswap_jax.algorithm.swap import check_present, no_swap
+from pubswap_jax.algorithm.update import check_microbatch
 from pubswap_jax.policy.adapter import each_layer
 from pubswap_jax.policy.logps import response_divergence, response_states
 from pubswap_jax.policy.sampling import sample
@@ -47,6 +47,7 @@ class Distilling(NamedTuple):
     steps: int = 10  # of Adam
     lr: float = 1e-4
     responses: int = 32  # of the teacher's responses, those that count; right ones first
+    microbatch: int | None = None  # questions whose gradient is computed at a time; None: all
 
 
 def beta(staleness: Array, s_max: float | Array) -> Array:
@@ -88,32 +89,53 @@ def that_count(correct: Array, count: int) -> Array:
     return jnp.zeros(correct.size, bool).at[order[:count]].set(True).reshape(correct.shape)
 
 
+def divergence(model, how: Distilling, base: PyTree, teacher: PyTree, material: tuple[Prompts, Rollout, Verdict], hparams):
+    """The distillation's loss in parts of `how.microbatch` questions: (student, part) -> the part's share, and the parts.
+
+    The sum over the parts is the mean over tokens of KL(teacher‖student), over whole distributions.
+    """
+    prompts, rollout, verdict = material
+    mask = rollout.mask & that_count(verdict.correct, how.responses)[..., None]
+    total = jnp.maximum(mask.sum(), 1)
+    check_microbatch(how.microbatch, mask.shape[0])
+    size = how.microbatch or mask.shape[0]
+    parts = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), (prompts, rollout.tokens, mask))
+    target = jax.lax.map(lambda part: response_states(model, base, teacher, *part[:2]), parts)
+
+    def share(student, part):
+        (prompts, tokens, mask), target = part
+        states = response_states(model, base, student, prompts, tokens)
+        kl = response_divergence(model, base, target, states, temperature=hparams.temperature)
+        return jnp.sum(kl, where=mask) / total
+
+    return share, (parts, jax.lax.stop_gradient(target))
+
+
+def summed(function: Callable, student: PyTree, parts: PyTree) -> PyTree:
+    """The sum of `function(student, part)` over the parts, which are computed one after another."""
+    shapes = jax.eval_shape(function, student, jax.tree.map(lambda x: x[0], parts))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.lax.scan(lambda so_far, part: (jax.tree.map(jnp.add, so_far, function(student, part)), None), zeros, parts)[0]
+
+
 def distil(
     model, how: Distilling, base: PyTree, adapter: PyTree, teacher: PyTree, material: tuple[Prompts, Rollout, Verdict], hparams
 ) -> tuple[PyTree, dict[str, Array]]:
     """Trains a student, which starts at `adapter`, to the teacher's distributions on its responses: (student, figures).
 
-    The figures are the loss of the last step, and the mean KL before and after. The loss is the mean over
-    tokens of KL(teacher‖student), over whole distributions. No gradient reaches the teacher.
+    The figures are the loss of the last step, and the mean KL before and after. No gradient reaches the teacher.
     """
-    prompts, rollout, verdict = material
-    mask = rollout.mask & that_count(verdict.correct, how.responses)[..., None]
-    target = jax.lax.stop_gradient(response_states(model, base, teacher, prompts, rollout.tokens))
-
-    def loss(student):
-        states = response_states(model, base, student, prompts, rollout.tokens)
-        return masked_mean(response_divergence(model, base, target, states, temperature=hparams.temperature), mask)
-
+    share, parts = divergence(model, how, base, teacher, material, hparams)
     tx = optax.adam(how.lr)
 
     def one(carry, _):
         student, moments = carry
-        value, gradient = jax.value_and_grad(loss)(student)
+        value, gradient = summed(jax.value_and_grad(share), student, parts)
         step, moments = tx.update(gradient, moments, student)
         return (optax.apply_updates(student, step), moments), value
 
     (student, _), values = jax.lax.scan(one, (adapter, tx.init(adapter)), length=how.steps)
-    return student, {"loss": values[-1], "kl_before": values[0], "kl_after": loss(student)}
+    return student, {"loss": values[-1], "kl_before": values[0], "kl_after": summed(share, student, parts)}
 
 
 def fedrevive(

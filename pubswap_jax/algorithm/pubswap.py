@@ -211,6 +211,12 @@ def client_programs(client: Client, num_clients: int, family: Adapter, clients_a
         clients = choose(here, clients, stacked.start(fresh, forgotten))
         return clients, weights, server.round - clients.version, here
 
+    def upload(clients: ClientState, here: Array):
+        """What settled clients send. Those that had to be settled send NaN, so that a server elsewhere leaves them out too."""
+        sent, extra = stacked.upload(clients)
+        nothing = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan) if jnp.issubdtype(x.dtype, jnp.inexact) else x, sent)
+        return choose(here, sent, nothing), extra, stacked.finish(clients)
+
     return {
         "start": start,
         "present": lambda weights: weights > 0,
@@ -224,7 +230,7 @@ def client_programs(client: Client, num_clients: int, family: Adapter, clients_a
         "choose": choose,
         "swap_metrics": swap_metrics,
         "settle": settle,
-        "upload": lambda clients: (*stacked.upload(clients), stacked.finish(clients)),
+        "upload": upload,
         "drift": lambda adapters, anchor, weights: drift(
             adapters, arrived(family, anchor), weights, family if family.exact else None
         ),
@@ -288,7 +294,7 @@ class Together(NamedTuple):
         who = None if weights is None else run["present"](weights)
         clients, share, staleness, here = run["settle"](state.server, state.clients, weights)
         figures = run["drift"](clients.adapter, state.server.adapter, share) | {"sound": here}
-        uploads, extra, clients = run["upload"](clients)
+        uploads, extra, clients = run["upload"](clients, here)
         if self.server.download(state.server) is not None:
             uploads |= {"extra": extra} if extra else {}
             uploads = channel.up(Record("adapters", "up", uploads, who=who)).arrays

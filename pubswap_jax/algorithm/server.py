@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from pubswap_jax.algorithm.aggregation import broadcast, fedavg, mean, sound
+from pubswap_jax.algorithm.aggregation import broadcast, choose, fedavg, mean, sound
 from pubswap_jax.algorithm.swap import apply_swap, balanced
 from pubswap_jax.records import Record
 from pubswap_jax.types import Aggregator, Array, Channel, Planner, PyTree, Rollout, Server, ServerState, SwapPlan, Verdict
@@ -36,12 +36,15 @@ def make_server(planner: Planner = balanced, aggregator: Aggregator = mean(), *,
     def aggregate(server: ServerState, uploads: PyTree, weights: Array, staleness: Array, extra: PyTree) -> ServerState:
         if not aggregator.shares:
             return server.replace(round=server.round + 1)
-        weights = jnp.where(sound(uploads), weights, 0)
+        here = sound(uploads)
+        weights = jnp.where(here, weights, 0)
+        # A user's rule may multiply a NaN by its weight of 0.
+        adapters = choose(here, uploads["adapter"], broadcast(server.adapter, here.shape[0]))
         due = jnp.asarray(aggregator.due(server.memory, weights), jnp.int32)
         following = server.replace(round=server.round + due)
         somebody = weights.sum() > 0  # else the adapter stays what it was
         keep = partial(jax.tree.map, lambda new, old: jnp.where(somebody, new, old))
-        adapter, memory = aggregator.apply(server.memory, server.adapter, uploads["adapter"], weights, staleness, extra)
+        adapter, memory = aggregator.apply(server.memory, server.adapter, adapters, weights, staleness, extra)
         following = following.replace(adapter=keep(adapter, server.adapter), memory=keep(memory, server.memory))
         if not jax.tree.leaves(uploads.get("moments", ())):  # an optimizer without state has none to average
             return following

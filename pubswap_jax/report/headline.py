@@ -49,10 +49,10 @@ def shape(config: Mapping) -> str:
     return f"{clients} clients, {rounds} rounds of {steps} steps, {swaps if method == 'pubswap' else method}{alone}"
 
 
-def change_from_base(curve: Sequence[Mapping]) -> Line:
+def change_from_base(curve: Sequence[Mapping], name: str) -> Line:
     """The change of validation pass@1 from round 0 to each later one, with its paired 95 % interval.
 
-    `curve`: rows of one model on the same questions, one a round.
+    `curve`: rows of one model, called `name`, on the same questions, one a round.
     """
     each = {row["round"]: pass_at_k_each(_read(row, [None] * len(row["correct"])).correct, 1) for row in curve}
     if 0 not in each:
@@ -60,7 +60,7 @@ def change_from_base(curve: Sequence[Mapping]) -> Line:
     changes = {round: right - each[0] for round, right in each.items() if round}
     ends = [interval(change, lowest=-1.0) for change in changes.values()]
     means = [float(change.mean()) for change in changes.values()]
-    return Line("averaged model", list(changes), means, [low for low, _ in ends], [high for _, high in ends])
+    return Line(name, list(changes), means, [low for low, _ in ends], [high for _, high in ends])
 
 
 def best_round(evaluations: Sequence[Mapping]) -> int:

@@ -18,7 +18,7 @@ from pubswap_jax.report.series import numbered, over_steps
 from pubswap_jax.report.swaps import swaps
 from pubswap_jax.report.transcripts import transcripts
 from pubswap_jax.run import doctor, journal, ledger
-from pubswap_jax.run.earlier import described
+from pubswap_jax.run.earlier import described, shared_model
 
 PHASES = ("rollout", "verify", "swap", "update", "distortion", "average", "evaluate", "save", "other")
 PEAKS = (("host", "time/peak_host_bytes"), ("first device", "time/peak_device_bytes"))
@@ -41,7 +41,7 @@ def sections(run: Mapping, rows: list[dict], evaluations: list[dict], rollouts: 
     found = [
         headline(run, evaluations),
         alarms(rows),
-        learning(steps, rounds, evaluations),
+        learning(run, steps, rounds, evaluations),
         experts(steps, rounds) or swaps(steps),
         asynchronous(steps, rounds),
         partition(run, evaluations),
@@ -60,7 +60,7 @@ def alarms(rows: Sequence[dict]) -> str:
     return section("What looks wrong", table(["alarm", "what to change"], lines)) if lines else ""
 
 
-def learning(steps: Sequence[Mapping], rounds: Sequence[Mapping], evaluations: Sequence[Mapping]) -> str:
+def learning(run: Mapping, steps: Sequence[Mapping], rounds: Sequence[Mapping], evaluations: Sequence[Mapping]) -> str:
     """HTML of the report's section on learning: training reward, validation pass@1, and its change from the base model."""
     phases = sorted(
         {name.removesuffix("/reward") for row in steps for name in row if name.endswith("/reward") and name != "reward/reward"}
@@ -69,14 +69,15 @@ def learning(steps: Sequence[Mapping], rounds: Sequence[Mapping], evaluations: S
     curve = [row for row in evaluations if row["split"] == "validation" and row["model"] == "global"]
     x, figures = [row["round"] for row in curve], [row["figures"] for row in curve]
     bands = [[row[f"pass@1_{end}"] for row in figures] for end in ("low", "high")]
-    passes = [Line("averaged model", x, [row["pass@1"] for row in figures], *bands)] if curve else []
+    shared = shared_model(run["config"])
+    passes = [Line(shared, x, [row["pass@1"] for row in figures], *bands)] if curve else []
     own = [row for row in rounds if "clients/pass@1" in row]
     for client in range(len(own[0]["clients/pass@1"]) if own else 0):
         scores = [row["clients/pass@1"][client] for row in own]
         passes.append(Line(f"client {client}, own", [row["round"] for row in own], scores))
     body = figure("Reward in training", charts.lines(reward, "step", "reward", reward_range(reward))) if reward else ""
     body += figure("pass@1", charts.lines(passes, "round", "validation pass@1", (0.0, 1.0))) if passes else ""
-    change = change_from_base(curve)
+    change = change_from_base(curve, shared)
     body += figure("Change of pass@1 from the base model", charts.lines([change], "round", "change")) if change.x else ""
     notes = (
         "Rounds and steps are counted from 1, and steps over the whole run; round 0 is the base model. Bands are 95 % "

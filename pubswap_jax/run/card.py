@@ -8,6 +8,7 @@ from pubswap_jax.fields import default_config
 from pubswap_jax.policy.adapter import described
 from pubswap_jax.run import journal
 from pubswap_jax.run.assembly import Run
+from pubswap_jax.run.earlier import shared_model
 from pubswap_jax.run.state import RunState, place_of
 
 CARD = """---
@@ -19,7 +20,7 @@ tags: [lora, grpo, federated]
 # {name}
 
 A LoRA adapter, trained as {family} by pubswap_jax, federated reinforcement learning with verifiable rewards: {clients} clients,
-{steps} steps between two averagings, swap `{swap}`. This is {whose} after round {round} of {rounds}, the best one by the
+{rounds_of}. This is {whose} after round {round} of {rounds}, the best one by the
 validation questions.
 
 | pass@1 | base | this run's best |
@@ -40,6 +41,13 @@ run's config that differ from the defaults of pubswap_jax {version}:
 def base_name(run: Run) -> str:
     """The base model's name as the config has it: a hub name, a folder, or the embedded model."""
     return str(run.settings["model.path"] or f"pubswap_jax/{run.policy.folder.name}")
+
+
+def _whose(name: str, served: bool) -> str:
+    """Whose adapter is exported, in words; `served`: the server trains the shared one, as in FedGRPO."""
+    if name == "global":
+        return "the server's adapter" if served else "the averaged adapter"
+    return f"{name.replace('_', ' ')}'s own adapter" + ("" if served else ", before averaging")
 
 
 def _intervals(tested: list[dict], models: tuple) -> str:
@@ -65,16 +73,17 @@ def card_of(run: Run, at: RunState, workdir: pathlib.Path, name: str) -> str:
     tested = [row for row in journal.read(workdir, "evaluations") if row["split"] == "test"]
     figures = {(row["round"], row["model"]): row["by_topic"] | {"all": row["figures"]["pass@1"]} for row in tested}
     base, best = figures.get((0, "global"), {}), figures.get((round, model), {})
+    served = known["federation.method"] == "fedgrpo"
+    steps, swap = known["federation.steps"], known["federation.swap"]
     cells = [f"| {topic} | {base[topic]:.3f} | {best[topic]:.3f} |" for topic in base if topic in best]
     return CARD.format(
         base=base_name(run),
         name=f"{workdir.name}, {name}",
         family=described(run.policy.config.adapter),
         clients=known["federation.num_clients"],
-        steps=known["federation.steps"],
-        swap=known["federation.swap"],
-        whose="the averaged adapter" if name == "global" else f"{name.replace('_', ' ')}'s own adapter, before averaging",
-        tested="the averaged model" if shared else "this client's model",
+        rounds_of=f"rounds of {steps} steps, FedGRPO" if served else f"{steps} steps between two averagings, swap `{swap}`",
+        whose=_whose(name, served),
+        tested=f"the {shared_model(known)}" if shared else "this client's model",
         round=round,
         rounds=run.rounds,
         cells="\n".join(cells),

@@ -15,6 +15,7 @@ from pubswap_jax.run.symptoms import (
     FEWEST,
     WINDOW,
     Rows,
+    draws_again,
     middle,
     of_round,
     own_phase,
@@ -43,7 +44,8 @@ def flat_groups(rows: Rows) -> str | None:
     if flat and right and mean(flat) > FLAT and solved(rows) < SOLVED:
         return (
             f"{mean(flat):.0%} of the groups are all right or all wrong, and give no gradient: raise training.temperature or "
-            f"training.group, set training.zero_variance=resample, or give questions of another difficulty (data.path)"
+            f"training.group, set training.zero_variance={'resample' if draws_again(rows) else 'exclude'}, or give questions "
+            f"of another difficulty (data.path)"
         )
     return None
 

@@ -31,6 +31,11 @@ def described(workdir: pathlib.Path) -> dict:
         raise ValueError(f"{path}: not what a run wrote there: {error}") from None
 
 
+def shared_model(config: Mapping) -> str:
+    """What a run calls the model that its clients share, in words: FedGRPO's clients average none."""
+    return "server's policy" if config.get("federation.method") == "fedgrpo" else "averaged model"
+
+
 def config_of(workdir: pathlib.Path) -> tuple[ConfigDict, str]:
     """The run's config, and a warning about fields in run.json that this version does not have (empty if there are none).
 

@@ -155,7 +155,7 @@ def fedbuff_of(config, model, program: Program = compiled) -> Federation:
 
 def fedrevive_of(config, model, program: Program = compiled) -> Federation:
     """`federation.method=fedrevive`: asynchronous clients, and the server distils stale uploads."""
-    federation = config.federation
+    federation, training = config.federation, config.training
     rule = buffered(_places(config)["buffer"], 0.0, of=make_aggregator(config))
     inner = _pubswap(config, model, program, rule, lockstep=False, rebase=revived)
     s_max = federation.s_max or slowest_staleness(make_timeline(config, make_schedule(config)), _speeds(config))
@@ -163,10 +163,10 @@ def fedrevive_of(config, model, program: Program = compiled) -> Federation:
         model,
         inner,
         num_clients=federation.num_clients,
-        group=config.training.group,
+        group=training.group,
         s_max=s_max,
-        how=Distilling(federation.distil_steps, federation.distil_lr, federation.distil_responses),
-        part=config.training.client_microbatch or None,
+        how=Distilling(federation.distil_steps, federation.distil_lr, federation.distil_responses, training.microbatch or None),
+        part=training.client_microbatch or None,
         program=program,
     )
 

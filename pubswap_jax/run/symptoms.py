@@ -12,7 +12,7 @@ WINDOW = 20  # newest steps that an alarm looks at: 20 steps of 8 questions and 
 FEWEST = 10  # steps before an alarm says anything: with fewer, one unlucky batch decides
 READ = ("reward", "correct", "entropy", "truncated", "zero_variance", "timeout")  # quantities of a step
 # Values that are no number a client, or whose clients are looked at one by one.
-WHOLE = ("public/donors", "round/excluded", "round/drift_by_module", "round/experts_asked", "round/alarms")
+WHOLE = ("public/donors", "round/excluded", "round/drift_by_module", "round/experts_asked", "round/alarms", "simulated/time")
 
 
 def needed(row: dict) -> dict:
@@ -49,6 +49,12 @@ def recent(rows: Rows, quantity: str) -> list[float]:
         if len(found) < WINDOW:
             found = step_means([row], quantity) + found
     return found if len(found) >= FEWEST else []
+
+
+def draws_again(rows: Rows) -> bool:
+    """Whether a run like this one may draw questions again: it has private steps, and is not FedGRPO nor asynchronous."""
+    other = any("round/experts_asked" in row or "simulated/time" in row for row in rows)
+    return not other and bool(step_means(rows, "reward", ("private",)))
 
 
 def own_phase(rows: Rows) -> tuple[str]:

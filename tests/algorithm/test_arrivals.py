@@ -2,11 +2,12 @@
 
 import functools
 import heapq
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from pubswap_jax.algorithm.arrivals import arrivals, slowest_staleness
+from pubswap_jax.algorithm.arrivals import arrivals, exact, slowest_staleness
 from pubswap_jax.algorithm.timeline import lockstep
 from pubswap_jax.questions.schedule import PARTICIPATION, Schedule, participants, permutation
 
@@ -67,6 +68,16 @@ def test_two_clients_by_hand():
     ]
 
 
+@pytest.mark.parametrize("slow, fast, end", [(1.0, 3.0, 1.0), (0.1, 0.3, 10.0)])
+def test_three_steps_of_the_faster_end_with_one_step_of_the_slower_in_the_order_of_the_clients(slow, fast, end):
+    """In floats six steps of 1/3 end before 2, and nine steps of 1/0.3 end before 30."""
+    found = events(line([slow, fast], 12, Schedule(1, 0), jobs=2, buffer=1, free=1))
+    closes = [(event.time, np.flatnonzero(event.who).tolist(), event.round) for event in found if event.kind == "close"]
+    assert [clients for _, clients, _ in closes] == 3 * [[1], [1], [0], [1]]
+    assert [time for time, _, _ in closes][2::4] == [end, 2 * end, 3 * end] == [time for time, _, _ in closes][3::4]
+    assert [version for _, _, version in closes] == list(range(12))
+
+
 def change(client, job):
     """What a client's job number `job` changes, whatever it starts from."""
     return np.sin(7 * client + 3 * job + np.arange(2))
@@ -78,13 +89,13 @@ def apply(held, decay=0.5):
 
 def plain_loop(speeds, steps, rounds, orders, jobs, buffer, free):
     """FedBuff as one upload after another: (client, staleness) of every upload, and the adapter of every version."""
-    running, done, dispatches, now = [], [0] * len(speeds), 0, 0.0
+    running, done, dispatches, now = [], [0] * len(speeds), 0, Fraction(0)
     adapters, held, uploads = [np.zeros(2)], [], []
     while len(adapters) <= rounds:
         if jobs - len(running) >= free:
             busy = {client for _, client, _ in running}
             for client in [c for c in orders(dispatches) if c not in busy][: jobs - len(running)]:
-                heapq.heappush(running, (now + steps / speeds[client], client, len(adapters) - 1))
+                heapq.heappush(running, (now + steps / exact(speeds[client]), client, len(adapters) - 1))
             dispatches += 1
         now, client, version = heapq.heappop(running)
         held.append((client, len(adapters) - 1 - version, change(client, done[client])))
@@ -117,7 +128,7 @@ def cases():
     chance = np.random.default_rng(0)
     for number in range(1000):
         clients = int(chance.integers(1, 7))
-        speeds = chance.choice([1.0, 2.0, 4.0], clients) if number % 2 else chance.uniform(0.1, 3, clients)
+        speeds = chance.choice([0.3, 1.0, 2.0, 3.0], clients) if number % 2 else chance.uniform(0.1, 3, clients)
         jobs = int(chance.integers(1, clients + 1))
         free = int(chance.integers(1, jobs + 1))
         yield number, speeds, jobs, int(chance.integers(1, 5)), free
@@ -131,9 +142,9 @@ def test_a_thousand_random_orders_equal_a_plain_event_loop():
         orders = functools.partial(permutation, clients, number)
         timeline = arrivals(Schedule(steps, 0), 8, speeds, orders, jobs=jobs, buffer=buffer, free=free)
         uploads, adapters = replay(timeline, clients, buffer)
-        expected, exact = plain_loop(speeds, steps, 8, orders, jobs, buffer, free)
+        expected, averages = plain_loop(speeds, steps, 8, orders, jobs, buffer, free)
         assert sorted(uploads) == sorted(expected) and [c for c, _ in uploads] == [c for c, _ in expected], number
-        np.testing.assert_allclose(adapters, exact, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(adapters, averages, rtol=0, atol=1e-12)
         stale += max(staleness for _, staleness in uploads) > 0
         asked, keys = [[] for _ in speeds], [[] for _ in speeds]
         for event in events(timeline):

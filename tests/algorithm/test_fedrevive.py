@@ -61,6 +61,20 @@ def test_a_distillation_lowers_the_kl_and_sends_no_gradient_to_its_teacher():
     assert any(np.any(x != y) for x, y in zip(jax.tree.leaves(student), jax.tree.leaves(adapter), strict=True))
 
 
+def test_a_distillation_of_one_question_at_a_time_is_that_of_all_questions():
+    model, base, adapter, _ = world()
+    teacher, answers = material()
+
+    @functools.partial(jax.jit, static_argnames="how")
+    def run(how):
+        return distil(model, how, base, adapter, teacher, answers, HPARAMS)
+
+    for one, all_ in zip(*(jax.tree.leaves(run(HOW._replace(microbatch=size))) for size in (1, None)), strict=True):
+        np.testing.assert_allclose(one, all_, rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="microbatch: a divisor of the batch's 2 prompts expected, got 3"):
+        run(HOW._replace(microbatch=3))
+
+
 @pytest.fixture(scope="module")
 def round_of_two_versions():
     """Client 0 starts from version 0 and is two versions old; client 1 is fresh. -> before, after the public step, closed."""

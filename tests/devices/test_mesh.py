@@ -57,6 +57,11 @@ def on_eight():
 
 
 @pytest.fixture(scope="module")
+def on_one():
+    return ingredients(lambda x: x, lambda x: x)
+
+
+@pytest.fixture(scope="module")
 def one_step(on_eight):
     """rollouts, verdicts, plan"""
     client, _, base, state, batch, hparams, key = on_eight
@@ -123,18 +128,37 @@ def run_round(_, federation, base, state, batch, hparams, key):
     return ps.round_step(federation, base, state, [batch], ps.parity_judge, key, hparams)
 
 
-def test_eight_devices_equal_one(on_eight):
-    there, here = run_round(*on_eight), run_round(*ingredients(lambda x: x, lambda x: x))
+def test_eight_devices_equal_one(on_eight, on_one):
+    there, here = run_round(*on_eight), run_round(*on_one)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), there, here)
     adapter = jax.tree.leaves(there[0].clients.adapter)[0]
     assert len(adapter.sharding.device_set) == CLIENTS and adapter.sharding.spec[0] == "client"
+
+
+def resampled_step(_, federation, base, state, batch, hparams, key):
+    """A private step in which other questions replace those whose answers are all right or all wrong."""
+    others = ps.toy_batches(jax.random.key(9), num_clients=CLIENTS, num_prompts=PROMPTS)[0]
+    others = jax.device_put(others, batch.prompts.tokens.sharding)
+    batch = batch.replace(public=False, again=lambda verdicts, done: None if done else others)
+    state = federation.open(state, ps.direct)
+    after, record = federation.step(base, state, batch, ps.parity_judge, ps.direct, key, hparams)
+    ((_, source),) = record.drawn
+    assert (source >= PROMPTS).any(), "nothing was replaced: this case shows nothing"
+    return after, record.metrics, record.rollouts, record.verdicts.reward, source
+
+
+def test_questions_drawn_again_on_eight_devices_are_those_of_one(on_eight, on_one):
+    there, here = resampled_step(*on_eight), resampled_step(*on_one)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), there, here)
+    assert there[0].clients.id.sharding.spec[0] == there[2].tokens.sharding.spec[0] == "client"
 
 
 @pytest.mark.slow
 def test_the_base_sharded_over_model_and_prompts_over_data_equals_one_device():
     mesh = meshes.make_mesh(client=2, data=2, model=2)
     even = CONFIG.replace(vocab_size=18)  # 17 rows of an embedding cannot be halved
-    expected = run_round(*ingredients(lambda x: x, lambda x: x, even))
+    alone = ingredients(lambda x: x, lambda x: x, even)
+    expected, resampled = run_round(*alone), resampled_step(*alone)
     place = placement(mesh, CLIENTS, PROMPTS)
     clients = meshes.clients_sharding(mesh, CLIENTS)
     given = ingredients(lambda x: jax.device_put(x, clients), place.put, even, place.shardings)
@@ -143,8 +167,9 @@ def test_the_base_sharded_over_model_and_prompts_over_data_equals_one_device():
     kernel = base["params"]["layers_0"]["mlp"]["down_proj"]["kernel"]
     assert kernel.sharding.shard_shape(kernel.shape)[0] * 2 == kernel.shape[0]
     batch = jax.device_put(batch, place.batch)
-    result = run_round(client, federation, base, state, batch, *rest)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4), result, expected)
+    given = client, federation, base, state, batch, *rest
+    for run, found in ((run_round, expected), (resampled_step, resampled)):
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4), run(*given), found)
 
 
 def test_odd_meshes_say_what_would_fit():

@@ -1,5 +1,6 @@
 """The report: one file, every section, finished run or not."""
 
+import html
 import json
 import shutil
 from html.parser import HTMLParser
@@ -95,6 +96,10 @@ def test_runs_of_other_kinds_leave_out_what_they_have_not(workdir):
     present = [name for name in SECTIONS if f"<h2>{name}</h2>" in text]
     assert present == ["Result", "Learning", "Topics and clients", "Time and memory"]
     assert "server, step 1" in text and "another" in text and "swap balanced" not in text
+    assert "averaged model" in text and "policy" not in text
+    described["config"] |= {"federation.method": "fedgrpo"}
+    text = html.unescape("".join(report.sections(described, rows, journal.read(workdir, "evaluations"), [])))
+    assert "server's policy" in text and "averaged model" not in text
 
 
 def test_alarms_are_a_section_where_there_are_any():
@@ -104,11 +109,11 @@ def test_alarms_are_a_section_where_there_are_any():
 
 def test_the_change_from_the_base_is_paired(workdir):
     curve = [row for row in journal.read(workdir, "evaluations") if (row["split"], row["model"]) == ("validation", "global")]
-    change = change_from_base(curve)
+    change = change_from_base(curve, "averaged model")
     assert change.x == [1, 2]
     for y, low, high, row in zip(change.y, change.low, change.high, curve[1:], strict=True):
         assert low <= y <= high and y == pytest.approx(row["figures"]["pass@1"] - curve[0]["figures"]["pass@1"])
-    assert change_from_base(curve[1:]).x == []
+    assert change_from_base(curve[1:], "averaged model").x == []
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):

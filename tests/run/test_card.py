@@ -15,6 +15,12 @@ def test_intervals_need_both_models():
     assert card._intervals(rows[:1], models) == ""
 
 
+def test_an_adapter_is_called_by_whose_it_is():
+    assert card._whose("global", served=False) == "the averaged adapter"
+    assert card._whose("global", served=True) == "the server's adapter"
+    assert card._whose("client_1", served=False) == "client 1's own adapter, before averaging"
+
+
 def test_flags_are_the_fields_that_differ():
     known = settings.flatten(default_config()) | {"seed": 3, "gone": 1}
     assert card._flags(known) == ["--config.seed=3"]

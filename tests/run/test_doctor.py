@@ -6,8 +6,10 @@ import pathlib
 import pytest
 from test_main import smoke
 
-from pubswap_jax import fields, main
+from pubswap_jax import fields, main, settings
+from pubswap_jax.fields import default_config
 from pubswap_jax.run import doctor, journal
+from pubswap_jax.run.symptoms import needed
 
 ROOT = pathlib.Path(__file__).parents[2]
 HEALTHY = {"reward": 0.5, "correct": 0.5, "entropy": 0.3, "truncated": 0.0, "zero_variance": 0.3, "timeout": 0.0}
@@ -127,6 +129,22 @@ def test_each_alarm_is_raised_and_is_silent_just_below(alarm):
         assert f"{alarm.check.__name__.replace('_', ' ')}: {line}" in doctor.alarms(rows)
     for rows in right:
         assert alarm.check(rows) is None
+
+
+def test_flat_groups_suggest_what_the_way_of_federating_takes():
+    ways = {
+        "pubswap": (rows_of(zero_variance=0.9), "resample"),
+        "fedgrpo": (rows_of(zero_variance=0.9, ended=lambda r: resting()), "exclude"),
+        "fedbuff": ([row | {"simulated/time": 1.0} for row in rows_of(zero_variance=0.9, public=0)], "exclude"),
+        "pubswap, all steps public": (rows_of(zero_variance=0.9, public=1), "exclude"),
+    }
+    for way, (rows, choice) in ways.items():
+        for kept in (rows, list(map(needed, rows))):  # as the doctor reads them, and as a run that goes on does
+            assert f"training.zero_variance={choice}" in doctor.flat_groups(kept)
+        config = default_config()
+        config.federation.method, config.training.zero_variance = way.split(",")[0], choice
+        config.federation.swap_period = 0 if way == "fedbuff" else 1 if "all" in way else 2
+        settings.check(config)
 
 
 def test_no_rows_and_a_healthy_run_raise_nothing():

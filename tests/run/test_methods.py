@@ -154,7 +154,9 @@ def test_asynchronous_clients_have_the_buffer_the_decay_and_the_distillation_of_
         settings.override(config, f"federation.{name}", str(value))
     assert methods.make_federation(config, None)["aggregator"] == (1, 1.5)
     config.federation.method, config.federation.distil_steps = "fedrevive", 3
+    config.training.microbatch = 1
     made = methods.make_federation(config, None)
     assert (made["aggregator"], made["rebase"], made["s_max"], made["how"].steps) == ((1, 0.0), methods.revived, 3.0, 3)
+    assert made["how"].microbatch == 1
     timeline = methods.make_timeline(config, methods.make_schedule(config))
     assert [timeline(index).kind for index in range(timeline.length)].count("public") == 2, "two uploads are stale"

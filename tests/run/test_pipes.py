@@ -1,5 +1,6 @@
 """PubSwap over pipes: four client processes and one server process do what one process does, and no model is at the server."""
 
+import collections
 import multiprocessing
 import sys
 import traceback
@@ -156,6 +157,37 @@ def test_five_processes_do_what_one_does(case):
     for new, old in zip(jax.tree.leaves(served.adapter), jax.tree.leaves(adapter), strict=True):
         moved = max(moved, float(np.abs(new - old).max()))
     assert moved > 1e-2, "the adapter was trained"
+
+
+def test_an_upload_with_nan_is_left_out_over_connections_as_in_one_process():
+    """Client 2's adapter is NaN at the end of both rounds. Rounds without steps, and connections in one thread."""
+    model, _, adapter = ps.toy(jax.random.key(0))
+    moves, how = [0.1, 0.2, np.nan], {"group": G, "moments": "average"}
+    tx = optax.scale_by_adam()
+
+    def moved(state, by):
+        move = lambda x: x + jnp.array(by, x.dtype).reshape(-1, *[1] * (x.ndim - 1))  # noqa: E731
+        return state.replace(clients=state.clients.replace(adapter=jax.tree.map(move, state.clients.adapter)))
+
+    together = ps.pubswap(model, tx, num_clients=3, **how)
+    state, alone = together.init(adapter), ps.pubswap(model, tx, num_clients=1, lockstep=False, **how)
+    states, server = [alone.init(adapter)] * 3, ps.make_server(moments="average")
+    served = server.init(adapter, tx.init(adapter))
+    books = [gate({"adapter": state.clients.adapter, "moments": state.clients.opt_state}) for _ in range(2)]
+    up, down = ([collections.deque() for _ in range(3)] for _ in range(2))
+    channel = server_end([(down[i].append, up[i].popleft) for i in range(3)], books[1].channel)
+    serve = make_service(server, channel, (3, B, G, R))
+    for _ in range(2):
+        state = together.open(state, books[0].channel)
+        state, _ = together.close(moved(state, moves), books[0].channel)
+        served = serve(served, "open")
+        for i in range(3):
+            end = client_end(up[i].append, down[i].popleft)
+            states[i], _ = alone.close(moved(alone.open(states[i], end), moves[i : i + 1]), end)
+        served = serve(served, "close")
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), state.server, served)
+        assert books[0].close_round() == books[1].close_round()
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y + 0.3, atol=1e-6), served.adapter, adapter)
 
 
 # --- the channels -------------------------------------------------------------------------------------------------------
