@@ -52,6 +52,7 @@ figcaption {{ font-weight: 600; margin-bottom: .4rem; }}
 table {{ border-collapse: collapse; font-size: 14px; }}
 th, td {{ text-align: left; padding: .2rem .9rem .2rem 0; border-bottom: 1px solid var(--rule); vertical-align: top; }}
 td {{ overflow-wrap: break-word; white-space: pre-wrap; font-variant-numeric: tabular-nums; }}
+@media (max-width: 560px) {{ table {{ font-size: 12px; }} th, td {{ padding-right: .4rem; }} }}
 details {{ border-bottom: 1px solid var(--rule); padding: .3rem 0; }}
 .filter {{ display: flex; flex-wrap: wrap; gap: .4rem 1rem; margin: .6rem 0; font-size: 14px; align-items: center; }}
 .filter select {{ font: inherit; color: inherit; background: var(--card); border: 1px solid var(--rule); border-radius: 4px;
