@@ -88,12 +88,15 @@ def restart_table(found: dict) -> str:
     return markdown(["", "constant of β", "regret with restarts", "without", "saved by restarts"], rows)
 
 
-def run_borl(seeds: int = SEEDS, horizons=BORL_HORIZONS, keep: Callable[[dict], None] = lambda found: None) -> dict:
-    """{grid: {T: {BORL, GAINS, RANDOM or an arm: regret [seeds]}}}. An arm's regret is that of playing it in every epoch."""
-    mdp, found = varying(seeds), {grid: {} for grid in GRIDS}
+def run_borl(seeds: int = SEEDS, horizons=BORL_HORIZONS, keep: Callable[[dict], None] = lambda found: None, known=None) -> dict:
+    """{grid: {T: {BORL, GAINS, RANDOM or an arm: regret [seeds]}}}. An arm's regret is that of playing it in every epoch.
+
+    The horizons of `known`, an earlier result, are not run again. `keep` gets the result after every horizon.
+    """
+    mdp, found = varying(seeds), {grid: dict(known[grid]) if known else {} for grid in GRIDS}
     every = list(dict.fromkeys(pair for named in GRIDS.values() for pair in named.values()))
     arms = [rates_of(np.full(seeds, d), CONSTANT)._replace(restart=np.full(seeds, steps)) for d, steps in every]
-    for length in horizons:
+    for length in [one for one in horizons if str(one) not in found["near"]]:
         phase = triangle(length, WAYS)
         best = best_average(mdp, phase).reshape(seeds, -1, EPOCH).mean(-1)
         lost = EPOCH * (best - in_epochs(mdp, phase, arms, EPOCH, np.random.default_rng(3)))
@@ -160,8 +163,12 @@ def main():
     a = parser.parse_args()
     results = kept(a.out) if a.out.is_file() or a.draw else {}
     keep = lambda found: a.out.write_text(json.dumps(results | {"borl": found}) + "\n")  # noqa: E731
-    for name, compute in (("growth", run_growth), ("restart", run_restart), ("borl", partial(run_borl, keep=keep))):
-        if a.draw or name in results:
+    for name, compute in (
+        ("growth", run_growth),
+        ("restart", run_restart),
+        ("borl", partial(run_borl, keep=keep, known=results.get("borl"))),
+    ):
+        if a.draw or (name in results and name != "borl"):
             continue
         begun = time.process_time()
         results[name] = compute()
