@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.alignment import cnn, study
+from experiments.alignment import bases, cnn, study
+from pubswap_jax.questions import embedded
+from pubswap_jax.questions.tokens import load_tokenizer
 
 
 def test_the_output_is_that_of_a_loop(getkey):
@@ -41,3 +43,25 @@ def test_heterogeneity_costs_more_with_misaligned_filters():
     sizes = cnn.Sizes(steps=50, rounds=5, test=400)
     found = study.costs(study.run(3, (0.0, 1.0), (0.0, 1.0), sizes))
     assert found[0.0].mean() > found[1.0].mean() + 0.02
+
+
+def test_figures_of_a_round_are_means_over_clients_and_pairs():
+    moved = {"opposing": np.array([0.25, 0.75]), "drift": np.array([1.0, 3.0]), "cosine": np.array([[1.0, -0.5], [-0.5, 1.0]])}
+    assert bases.figures_of(moved) == {"share": 0.5, "drift": 2.0, "cosine": -0.5}
+
+
+def test_right_answers_end_with_the_stop_token():
+    tokenizer = load_tokenizer(embedded.tiny_path(), instructions={"math": ""})
+    problems = embedded.problems("train", seed=0, count=16, preset="easy", kind="math")
+    for problem in problems:
+        tokens, mask = bases.right_answers(problems, tokenizer)[problem.id]
+        procedure = embedded.TOPICS[problem.topic].procedure
+        assert tokenizer.decode(tokens, mask) == rf"{procedure}: \boxed{{{problem.answer}}}"
+        assert tokens[mask][-1] == tokenizer.stop_ids[0] and not mask[mask.sum() :].any()
+
+
+def test_the_table_compares_the_ends_of_alpha():
+    shares = zip(map(str, bases.ALPHAS), (0.4, 0.2, 0.1), strict=True)
+    found = {alpha: [{"share": share, "drift": 1.0, "cosine": 2 * share}] * 2 for alpha, share in shares}
+    text = bases.table({"cross-entropy": {"shipped": found}})
+    assert "+0.300 ± 0.000" in text and "0.200 ± 0.000" in text and "0.80, 0.20" in text

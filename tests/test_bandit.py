@@ -80,6 +80,42 @@ def test_a_restart_helps_where_the_mdp_varies_and_hurts_where_it_stays():
     assert saved["varies"] > 0 > saved["stays"]
 
 
+def test_exp3_of_losses_is_its_textbook_form():
+    chance, arms, eta = np.random.default_rng(2), 3, exp3.rate(3, 50)
+    assert eta == pytest.approx(math.sqrt(2 * math.log(3) / 150))
+    losses, log_weights = np.zeros(arms), np.zeros(arms)
+    for _ in range(50):
+        p = np.exp(-eta * losses) / np.exp(-eta * losses).sum()
+        np.testing.assert_allclose(exp3.probabilities(log_weights, 0.0), p, rtol=1e-9)
+        arm, reward = int(chance.choice(arms, p=p)), float(chance.random())
+        losses[arm] += (1 - reward) / p[arm]
+        log_weights = exp3.updated_by_loss(log_weights, eta, arm, reward)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        exp3.updated_by_loss(log_weights, eta, 0, -0.5)
+
+
+def test_epochs_side_by_side_have_their_own_phase_mdp_and_arm():
+    # With one action the policy plays no part: an epoch's mean reward is its reward at that phase.
+    reward = np.array([[0.2, 0.4], [0.8, 0.6]]).reshape(2, 2, 1, 1)
+    mdp, phase = varying.Varying(reward, np.ones((2, 2, 1, 1, 1))), np.repeat([0.0, 0.5, 1.0], 4)
+    arms = [varying.Rates(np.full(2, 0.1), np.full(2, rate), np.zeros(2, int)) for rate in (0.1, 1.0)]
+    found = varying.in_epochs(mdp, phase, arms, 4, np.random.default_rng(0), at_once=2)
+    np.testing.assert_allclose(found, [[[0.2, 0.5, 0.8], [0.4, 0.5, 0.6]]] * 2)
+    two = varying.varying(2)
+    slow, fast = (varying.Rates(np.full(2, rate), np.full(2, rate), np.zeros(2, int)) for rate in (1e-6, 0.2))
+    gained = varying.in_epochs(two, np.zeros(4000), [slow, fast], 1000, np.random.default_rng(0)).mean(2)
+    assert (gained[1] > gained[0]).all()
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_borl_learns_the_better_arm_of_every_mdp(scaled):
+    earned = np.full((2, 2, 3000), 0.4) + 0.1 * np.random.default_rng(0).random((2, 2, 3000))
+    earned[0, 0] += 0.3
+    earned[1, 1] += 0.3
+    last = varying.borl(earned, np.random.default_rng(1), scaled=scaled)[:, 1500:]
+    assert last[0].mean() < 0.2 and last[1].mean() > 0.8
+
+
 def test_borl_is_no_worse_than_its_worst_arm():
     for grid, by_horizon in tabular.run_borl(3, (6000,)).items():
         ratios = {name: lost.mean() for name, lost in tabular.to_the_best(grid, by_horizon["6000"]).items()}

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.planning import codes, information, study
+from experiments.planning import codes, information, policy, study
 
 
 def test_mutual_information_by_hand():
@@ -61,3 +61,23 @@ def test_a_planted_structure_is_found_and_none_in_shuffled_blocks():
     assert above[study.OFFSET - 1] > 2.5  # of 4 bits
     assert np.abs(np.delete(above, study.OFFSET - 1)).max() < 0.1 and np.abs(nothing).max() < 0.1
     assert information.normalised(planted["information"]).argmax() == study.OFFSET - 1
+
+
+def test_means_of_clients_and_bits_above_chance():
+    def one(bits):
+        return {"used": 64, "information": {"bits": bits, "chance": [0.5, 0.5]}, "shuffled": None}
+
+    merged = policy._mean_of([one([1.5, 0.5]), one([2.5, 1.5])])
+    assert merged["used"] == 64 and merged["shuffled"] is None
+    np.testing.assert_allclose(policy.above([merged]), [[1.5, 0.5]])
+    assert policy.above([one([1.0, 1.0]), one([1.0, 1.0]) | {"information": None}]) is None
+    assert "not reported" in policy.table({"before": [one([1.0, 1.0]), one([1.0, 1.0]) | {"information": None}]})
+
+
+@pytest.mark.slow
+def test_hidden_states_of_unlike_scales_show_the_planted_structure_and_their_shuffled_codes_none(monkeypatch):
+    monkeypatch.setattr(policy, "K", 32)
+    hidden = study.planted(1, sequences=1200, symbols=16)
+    found = policy.measured(hidden * np.linspace(1, 50, hidden.shape[1])[:, None] + 7, study.WIDTH, 1)
+    bits, control = policy.above([found])[0], policy.above([found], "shuffled")[0]
+    assert bits.argmax() == study.OFFSET - 1 and bits.max() > 2 and np.abs(control).max() < 0.2

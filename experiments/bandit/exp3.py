@@ -25,6 +25,20 @@ def updated(log_weights: np.ndarray, gamma: float, arm: int, reward: float) -> n
     return fresh
 
 
+def rate(arms: int, rounds: int) -> float:
+    """η = √(2 ln K / (K T)), the textbook's choice for EXP3 of losses (Bubeck and Cesa-Bianchi 2012, arXiv 1204.5721)."""
+    return math.sqrt(2 * math.log(arms) / (arms * rounds))
+
+
+def updated_by_loss(log_weights: np.ndarray, eta: float, arm: int, reward: float) -> np.ndarray:
+    """w_arm ← w_arm exp(−η (1 − r) / p_arm) with p = w/Σw: EXP3 of losses, which explores without a floor of γ/K."""
+    if not 0 <= reward <= 1:
+        raise ValueError(f"reward: between 0 and 1 expected, not {reward}")
+    fresh = log_weights.copy()
+    fresh[arm] -= eta * (1 - reward) / probabilities(log_weights, 0.0)[arm]
+    return fresh
+
+
 def replay(arms: int, gamma: float, restart: int, played: list[tuple[int, float]]) -> np.ndarray:
     """The log-weights after [(arm, reward), ...], all zero again after every `restart` rounds; a restart of 0 is never."""
     log_weights = np.zeros(arms)

@@ -8,6 +8,8 @@ import argparse
 import json
 import pathlib
 import time
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -20,13 +22,13 @@ SEEDS, WAYS, CONSTANT = 10, 4, 10.0
 HORIZONS = (1000, 3162, 10_000, 31_623, 100_000)
 WAY = 2500  # steps of one way at a fixed Δ_T/T
 CONSTANTS, RESTART_HORIZON = (1.0, 3.0, 10.0, 30.0), 31_623
-EPOCH, BORL_HORIZONS = 1000, (100_000, 300_000)
+EPOCH, BORL_HORIZONS = 1000, (300_000, 1_000_000, 3_000_000)
 # Arms as (Δ/T that the rates are made for, steps between restarts). The rates of 1e-8 hardly learn anything in an epoch.
 GRIDS = {
     "near": {f"Δ/T = {d:g}, restart every {h}": (d, h) for d in (1e-3, 1e-2, 1e-1) for h in (EPOCH // 4, EPOCH)},
     "wide": {f"Δ/T = {d:g}, restart every {EPOCH}": (d, EPOCH) for d in (1e-8, 1e-5, 1e-3)},
 }
-BORL, RANDOM = "BORL", "a random arm per epoch (expected)"
+BORL, GAINS, RANDOM = "BORL", "BORL by gains, rewards as they are", "a random arm per epoch (expected)"
 FIXED, RATIO = "Δ_T fixed", "Δ_T/T fixed"
 
 
@@ -86,19 +88,28 @@ def restart_table(found: dict) -> str:
     return markdown(["", "constant of β", "regret with restarts", "without", "saved by restarts"], rows)
 
 
-def run_borl(seeds: int = SEEDS, horizons=BORL_HORIZONS) -> dict:
-    """{grid: {T: {BORL, RANDOM or an arm: regret [seeds]}}}. An arm's regret is that of playing it in every epoch."""
-    mdp, found = varying(seeds), {}
-    for grid, named in GRIDS.items():
-        arms = [rates_of(np.full(seeds, d), CONSTANT)._replace(restart=np.full(seeds, every)) for d, every in named.values()]
-        many = Varying(*(np.concatenate([ends] * len(arms), 1) for ends in mdp))
-        rates, found[grid] = Rates(*(np.concatenate(values) for values in zip(*arms, strict=True))), {}
-        for length in horizons:
-            phase = triangle(length, WAYS)
-            alone = regret(mdp, phase, in_epochs(many, phase, rates, EPOCH, np.random.default_rng(3)), len(arms))
-            (mine,) = regret(mdp, phase, borl(mdp, phase, arms, EPOCH, np.random.default_rng(4)))
+def run_borl(seeds: int = SEEDS, horizons=BORL_HORIZONS, keep: Callable[[dict], None] = lambda found: None, known=None) -> dict:
+    """{grid: {T: {BORL, GAINS, RANDOM or an arm: regret [seeds]}}}. An arm's regret is that of playing it in every epoch.
+
+    The horizons of `known`, an earlier result, are not run again. `keep` gets the result after every horizon.
+    """
+    mdp, found = varying(seeds), {grid: dict(known[grid]) if known else {} for grid in GRIDS}
+    every = list(dict.fromkeys(pair for named in GRIDS.values() for pair in named.values()))
+    arms = [rates_of(np.full(seeds, d), CONSTANT)._replace(restart=np.full(seeds, steps)) for d, steps in every]
+    for length in [one for one in horizons if str(one) not in found["near"]]:
+        phase = triangle(length, WAYS)
+        best = best_average(mdp, phase).reshape(seeds, -1, EPOCH).mean(-1)
+        lost = EPOCH * (best - in_epochs(mdp, phase, arms, EPOCH, np.random.default_rng(3)))
+        for grid, named in GRIDS.items():
+            mine = lost[[every.index(pair) for pair in named.values()]]
+            alone = mine.sum(2).round(3).tolist()
             # Every epoch starts from a uniform policy, so a random arm per epoch expects the mean of the arms' regrets.
-            found[grid][str(length)] = {BORL: mine, RANDOM: np.mean(alone, 0).tolist()} | dict(zip(named, alone, strict=True))
+            row = {RANDOM: np.mean(alone, 0).tolist()} | dict(zip(named, alone, strict=True))
+            for name, scaled in ((BORL, True), (GAINS, False)):
+                chosen = borl(best - mine / EPOCH, np.random.default_rng(4), scaled=scaled)
+                row[name] = np.take_along_axis(mine, chosen[None], 0)[0].sum(1).round(3).tolist()
+            found[grid][str(length)] = row
+        keep(found)
     return found
 
 
@@ -134,13 +145,14 @@ def draw(results: dict, path: pathlib.Path) -> None:
         dots(restart, names, saved, [colour] * len(names), offset)
     restart.axvline(0, color="#777777", lw=0.8)
     restart.set(title="saved by restarts (orange: the MDP varies)", xlabel=f"T = {RESTART_HORIZON}")
+    longest = max(results["borl"]["near"], key=int)
     for grid, colour, offset in (("near", "#0072b2", -0.15), ("wide", "#d55e00", 0.15)):
-        ratios = to_the_best(grid, results["borl"][grid][str(BORL_HORIZONS[-1])])
-        names = ("BORL", "a random arm", "the worst arm")
+        ratios = to_the_best(grid, results["borl"][grid][longest])
+        names = ("BORL", "BORL by gains", "a random arm", "the worst arm")
         worst = max((name for name in GRIDS[grid]), key=lambda name: ratios[name].mean())
-        dots(bandit, names, [ratios[name] for name in (BORL, RANDOM, worst)], [colour] * 3, offset)
+        dots(bandit, names, [ratios[name] for name in (BORL, GAINS, RANDOM, worst)], [colour] * 4, offset)
     bandit.axvline(1.5, color="#777777", lw=0.8, ls="--")
-    bandit.set(title="regret to the best arm's (orange: wide grid)", xlabel=f"T = {BORL_HORIZONS[-1]}", xlim=(0, None))
+    bandit.set(title="regret to the best arm's (orange: wide grid)", xlabel=f"T = {longest}", xlim=(0, None))
     save(figure, path)
 
 
@@ -150,8 +162,13 @@ def main():
     parser.add_argument("--draw", action="store_true", help="compute nothing")
     a = parser.parse_args()
     results = kept(a.out) if a.out.is_file() or a.draw else {}
-    for name, compute in (("growth", run_growth), ("restart", run_restart), ("borl", run_borl)):
-        if a.draw or name in results:
+    keep = lambda found: a.out.write_text(json.dumps(results | {"borl": found}) + "\n")  # noqa: E731
+    for name, compute in (
+        ("growth", run_growth),
+        ("restart", run_restart),
+        ("borl", partial(run_borl, keep=keep, known=results.get("borl"))),
+    ):
+        if a.draw or (name in results and name != "borl"):
             continue
         begun = time.process_time()
         results[name] = compute()

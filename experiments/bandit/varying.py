@@ -84,7 +84,7 @@ def rates_of(change: np.ndarray, constant: float, *, restart: bool = True) -> Ra
 
 
 def play(mdp: Varying, phase: np.ndarray, rates: Rates, chance: np.random.Generator) -> np.ndarray:
-    """NS-NAC from a uniform policy: the mean reward of every step, f64[N, T].
+    """NS-NAC from a uniform policy: the mean reward of every step, f64[N, T]. `phase` is f64[T], or f64[T, N].
 
     One step: η ← η + γ(r − η); Q(s, a) ← clip(Q + α(r − η + Q(s', a') − Q)); π(a|s) ∝ π(a|s) exp(β Q(s, a)) in all states.
     Policy, Q and η begin again after every `restart` steps.
@@ -99,7 +99,8 @@ def play(mdp: Varying, phase: np.ndarray, rates: Rates, chance: np.random.Genera
         if again.any():
             logits[again], Q[again], eta[again] = 0.0, 0.0, 0.0
         cell = runs, state, action
-        reward, move = ((1 - x) * ends[0][cell] + x * ends[1][cell] for ends in mdp)
+        reward = (1 - x) * mdp.reward[0][cell] + x * mdp.reward[1][cell]
+        move = (1 - x)[..., None] * mdp.move[0][cell] + x[..., None] * mdp.move[1][cell]
         rewards[:, t] = reward
         after = _drawn(move, uniform[t, 0])
         weights = np.exp(logits[runs, after] - logits[runs, after].max(-1, keepdims=True))
@@ -117,23 +118,41 @@ def _drawn(weights: np.ndarray, uniform: np.ndarray) -> np.ndarray:
     return np.minimum((uniform * below[:, -1:] > below).sum(-1), weights.shape[-1] - 1)
 
 
-def borl(mdp: Varying, phase: np.ndarray, arms: list[Rates], epoch: int, chance: np.random.Generator) -> np.ndarray:
-    """BORL-NS-NAC: every epoch is a fresh NS-NAC with the rates of an arm, which EXP3 chooses by the epochs' mean rewards."""
-    N, epochs = mdp.reward.shape[1], -(-len(phase) // epoch)
-    gamma, log_weights, found = exp3.exploration(len(arms), epochs), np.zeros((N, len(arms))), []
-    every = Rates(*(np.stack(values, 1) for values in zip(*arms, strict=True)))  # [N, arms] each
-    for start in range(0, len(phase), epoch):
-        chances = exp3.probabilities(log_weights, gamma)
-        chosen = _drawn(chances, chance.random((N, 1)))
-        rates = Rates(*(values[np.arange(N), chosen] for values in every))
-        rewards = play(mdp, phase[start : start + epoch], rates, chance)
-        found.append(rewards)
-        for i in range(N):
-            log_weights[i] = exp3.updated(log_weights[i], gamma, int(chosen[i]), float(rewards[i].mean()))
-    return np.concatenate(found, 1)
+def in_epochs(mdp: Varying, phase: np.ndarray, arms: list[Rates], epoch: int, chance, at_once: int = 100) -> np.ndarray:
+    """The mean reward of every epoch played by every arm: f64[arms, N, epochs], with `at_once` epochs side by side.
+
+    Every epoch is a fresh NS-NAC, so that what an arm earns in it does not depend on the arms of earlier epochs.
+    """
+    N, found = mdp.reward.shape[1], []
+    phases = phase.reshape(-1, epoch).T  # [epoch, epochs]
+    for start in range(0, phases.shape[1], at_once):
+        some = phases[:, start : start + at_once]
+        copies = len(arms) * some.shape[1]  # arms, then epochs, then MDPs
+        many = Varying(*(np.concatenate([ends] * copies, 1) for ends in mdp))
+        rates = [np.concatenate([np.tile(values, some.shape[1]) for values in kind]) for kind in zip(*arms, strict=True)]
+        rewards = play(many, np.tile(np.repeat(some, N, 1), len(arms)), Rates(*rates), chance)
+        found.append(np.moveaxis(rewards.mean(1).reshape(len(arms), some.shape[1], N), 1, 2))
+    return np.concatenate(found, 2)
 
 
-def in_epochs(mdp: Varying, phase: np.ndarray, rates: Rates, epoch: int, chance: np.random.Generator) -> np.ndarray:
-    """One arm of BORL in every epoch. f64[N, T]."""
-    parts = [play(mdp, phase[start : start + epoch], rates, chance) for start in range(0, len(phase), epoch)]
-    return np.concatenate(parts, 1)
+def borl(earned: np.ndarray, chance: np.random.Generator, *, scaled: bool) -> np.ndarray:
+    """BORL-NS-NAC: EXP3 chooses the arm of every epoch by the mean rewards f64[arms, N, epochs]. The chosen int[N, epochs].
+
+    EXP3 sees the reward of the chosen arm alone. `scaled`: EXP3 of losses, with rewards scaled to the range that this run has
+    seen; else EXP3 of gains, with rewards as they are.
+    """
+    K, N, epochs = earned.shape
+    gamma, eta = exp3.exploration(K, epochs), exp3.rate(K, epochs)
+    log_weights, chosen = np.zeros((N, K)), np.zeros((N, epochs), int)
+    lowest, highest = np.full(N, np.inf), np.full(N, -np.inf)
+    for t in range(epochs):
+        chosen[:, t] = _drawn(exp3.probabilities(log_weights, 0.0 if scaled else gamma), chance.random((N, 1)))
+        rewards = earned[chosen[:, t], np.arange(N), t]
+        lowest, highest = np.minimum(lowest, rewards), np.maximum(highest, rewards)
+        for i, arm in enumerate(chosen[:, t]):
+            if not scaled:
+                log_weights[i] = exp3.updated(log_weights[i], gamma, arm, rewards[i])
+            elif highest[i] > lowest[i]:
+                reward = (rewards[i] - lowest[i]) / (highest[i] - lowest[i])
+                log_weights[i] = exp3.updated_by_loss(log_weights[i], eta, arm, reward)
+    return chosen

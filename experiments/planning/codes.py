@@ -74,21 +74,22 @@ def fit(blocks: np.ndarray, codes: int, seed: int, *, steps: int = 1500, batch: 
     params = model.init(key, data[:2])
     first = jax.random.choice(jax.random.fold_in(key, 1), len(data), (codes,), replace=False)
     params["params"]["codes"] = model.apply(params, data[first])[1]
+    params = _trained(model, weights, steps, batch, data, params, jax.random.fold_in(key, 2))
+    return model, params
+
+
+@partial(jax.jit, static_argnums=range(4))
+def _trained(model: VQVAE, weights: Weights, steps: int, batch: int, data: Array, params: PyTree, key: Array) -> PyTree:
     tx = optax.adam(2e-3)
 
-    @jax.jit
-    def train(params, state, key):
-        def step(carry, key):
-            params, state = carry
-            rows = data[jax.random.randint(key, (batch,), 0, len(data))]
-            gradient, _ = jax.grad(partial(loss, model, weights), has_aux=True)(params, rows)
-            change, state = tx.update(gradient, state)
-            return (optax.apply_updates(params, change), state), None
+    def step(carry, key):
+        params, state = carry
+        rows = data[jax.random.randint(key, (batch,), 0, len(data))]
+        gradient, _ = jax.grad(partial(loss, model, weights), has_aux=True)(params, rows)
+        change, state = tx.update(gradient, state)
+        return (optax.apply_updates(params, change), state), None
 
-        return jax.lax.scan(step, (params, state), jax.random.split(key, steps))[0]
-
-    params, _ = train(params, tx.init(params), jax.random.fold_in(key, 2))
-    return model, params
+    return jax.lax.scan(step, (params, tx.init(params)), jax.random.split(key, steps))[0][0]
 
 
 def codes_of(model: VQVAE, params: PyTree, sequences: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
-"""Client drift in a round: norms of the clients' changes, also by module, cosines between clients, and the averaging error."""
+"""Client drift in a round: norms of the clients' changes, cosines between them, opposing units, and the averaging error."""
 
+from collections.abc import Mapping
 from functools import partial
 
 import jax
@@ -18,6 +19,7 @@ def drift(
     """Measures d_i = adapter_i − anchor: norms [C], cosines [C, C], norms by module [C, L]; and the relative averaging error.
 
     `family` and `basis` are those of `aggregation_residual`; for a family whose average is exact the error is 0.
+    "opposing" is `opposing_share`, and is left out for a family without LoRA units.
     """
     exact = family is not None and family.exact
     num_clients = jax.tree.leaves(adapters)[0].shape[0]
@@ -31,7 +33,8 @@ def drift(
             squares[name] = squares.get(name, 0.0) + jnp.sum(jnp.square(part), axis=1)
     norms = safe_sqrt(jnp.diagonal(gram))
     scale = norms[:, None] * norms[None]
-    return {
+    units = {"opposing": opposing_share(adapters, anchor, weights)} if _units(anchors) else {}
+    return units | {
         "drift": norms,
         "cosine": jnp.where(scale > 0, gram / jnp.where(scale > 0, scale, 1.0), 0.0),
         "drift_by_module": jnp.stack([safe_sqrt(squares[name]) for name in sorted(squares)], axis=1),
@@ -43,16 +46,23 @@ def drift(
 def opposing_share(adapters: PyTree, anchor: PyTree, weights: Array | None = None) -> Array:
     """The share of LoRA units whose client update opposes the mean update: ⟨d_i, d̄⟩ < 0 (after arXiv 2502.08024). f32[C].
 
-    A unit is column k of A [..., in, r] together with row k of B [..., r, out]. A unit that no client moved opposes nothing.
+    A unit is row k of B [..., r, out] together with column k of A [..., in, r], where A is trained. A unit that no client
+    moved opposes nothing.
     """
     moved = flatten_dict(jax.tree.map(lambda x, start: x - start[None], adapters, anchor))
     opposed = []
-    for path in sorted(path for path in moved if path[-1] == "a" and (*path[:-1], "b") in moved):
+    for module in _units(moved):
         products = 0.0
-        for leaf, axis in ((moved[path], -2), (moved[(*path[:-1], "b")], -1)):
-            products += jnp.sum(leaf * fedavg(leaf, weights)[None], axis=axis)  # [C, ..., r]
+        for name, axis in (("a", -2), ("b", -1)):
+            if (leaf := moved.get((*module, name))) is not None:
+                products += jnp.sum(leaf * fedavg(leaf, weights)[None], axis=axis)  # [C, ..., r]
         opposed.append((products < 0).reshape(len(products), -1))
     return jnp.concatenate(opposed, axis=1).mean(axis=1)
+
+
+def _units(leaves: Mapping[tuple[str, ...], Array]) -> list[tuple[str, ...]]:
+    """The paths of the modules that train B of LoRA: all those of LoRA and FFA-LoRA, none of RAVAN."""
+    return sorted(path[:-1] for path in leaves if path[-1] == "b")
 
 
 def modules(adapter: PyTree) -> list[str]:

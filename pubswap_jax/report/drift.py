@@ -21,6 +21,9 @@ def drift(run: Mapping, rounds: Sequence[Mapping]) -> str:
     names = [f"client {i}" for i in range(len(last["round/drift"]))]
     norms = [Line(name, x, [row["round/drift"][i] for row in rounds]) for i, name in enumerate(names)]
     body = figure("Distance from the round's start", charts.lines(norms, "round", "norm"))
+    if "round/opposing" in last:
+        opposing = [Line(name, x, [_of(row, i) for row in rounds]) for i, name in enumerate(names)]
+        body += figure("Share of LoRA units whose move opposes the mean move", charts.lines(opposing, "round", "share"))
     if "round/residual" in last:
         residual = [Line("residual", x, [row.get("round/residual") for row in rounds])]
         body += figure("‖mean(BA) − mean(B)·mean(A)‖ / ‖mean(BA)‖", charts.lines(residual, "round", "relative error"))
@@ -31,6 +34,10 @@ def drift(run: Mapping, rounds: Sequence[Mapping]) -> str:
     if "round/drift_by_module" in last:
         body += _by_module(run["modules"], last, names)
     return section("Drift", f'<div class="two">{body}</div>' + "".join(charts.note(line) for line in exclusions(rounds)))
+
+
+def _of(row: Mapping, client: int) -> float | None:
+    return row["round/opposing"][client] if "round/opposing" in row else None  # rows of an earlier version have none
 
 
 def _by_module(modules: Sequence[str], last: Mapping, names: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 
 from pubswap_jax.algorithm.aggregation import aggregation_residual
 from pubswap_jax.algorithm.drift import drift, modules, opposing_share
+from pubswap_jax.policy.families import ffa_lora, ravan
 
 
 def tree(key, *lead):
@@ -35,6 +36,8 @@ def test_norms_angles_and_modules(getkey):
     last = flat(jax.tree.map(lambda x, a: x[1] - a, adapters["layers_10"], anchor["layers_10"]))
     np.testing.assert_allclose(found["drift_by_module"][1, 1], np.linalg.norm(last), rtol=1e-5)
     np.testing.assert_allclose(found["residual"], aggregation_residual(adapters), rtol=1e-6)
+    weights = jnp.array([0.5, 0.0, 0.5])
+    np.testing.assert_array_equal(drift(adapters, anchor, weights)["opposing"], opposing_share(adapters, anchor, weights))
 
 
 def test_nobody_moved(getkey):
@@ -80,3 +83,15 @@ def test_units_that_oppose_the_mean_against_a_loop(getkey):
     start = {"layers": jax.tree.map(lambda x: jnp.stack([x, x]), anchor["layers_0"])}
     alone = opposing_share({"layers_0": adapters["layers_0"]}, {"layers_0": anchor["layers_0"]})
     np.testing.assert_allclose(opposing_share(stacked, start), alone)
+
+
+def test_units_of_a_family_that_trains_b_alone_and_of_one_without_units():
+    anchor = {"layers_0": {"mlp": {"up_proj": {"b": jnp.zeros((2, 1))}}}}
+    adapters = {"layers_0": {"mlp": {"up_proj": {"b": jnp.array([[[1.0], [1.0]], [[2.0], [-3.0]]])}}}}
+    assert (
+        opposing_share(adapters, anchor).tolist()
+        == drift(adapters, anchor, None, ffa_lora(2, 4.0))["opposing"].tolist()
+        == [0.5, 0]
+    )
+    heads = {"layers_0": {"mlp": {"up_proj": {"h": jnp.ones((3, 2, 4, 4)), "s": jnp.ones((3, 2))}}}}
+    assert "opposing" not in drift(heads, jax.tree.map(lambda x: x[0], heads), None, ravan(2, 4))
