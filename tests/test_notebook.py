@@ -49,6 +49,10 @@ def test_the_best_round_is_that_of_the_folder(trained):
     assert repr(trained) == f"<run in {trained.workdir}: round 2 of 2>"
 
 
+def test_a_run_without_a_checkpoint_can_be_shown(trained, tmp_path):
+    assert repr(notebook.Trained(trained.run, tmp_path)) == f"<run in {tmp_path}: interrupted before its first checkpoint>"
+
+
 def test_questions_of_ones_own_before_and_after(trained):
     found = trained.compare("0+1=", samples=3, seed=4)
     assert found.question == "0+1=" and len(found.before) == len(found.after) == 3
