@@ -200,8 +200,9 @@ def _run(flags: Flags) -> int:
     if flags.mode == "export":
         from pubswap_jax.run import export
 
-        for folder in export.export(flags.config, flags.workdir, flags.merge):
-            print(folder)
+        onward: list[str] = []
+        print("\n".join(map(str, export.export(flags.config, flags.workdir, flags.merge, onward.append))), flush=True)
+        print("\n".join(["next, for example:", *onward]), file=sys.stderr)
     if flags.mode == "eval":
         from pubswap_jax.run import export
 

@@ -20,7 +20,7 @@ from pubswap_jax.questions import hub, memory
 from pubswap_jax.questions.problem import Problem
 from pubswap_jax.questions.tokens import left_pad
 from pubswap_jax.report import report
-from pubswap_jax.run import export, journal, reward
+from pubswap_jax.run import checkpoint, export, journal, reward
 from pubswap_jax.run.assembly import Run, assemble
 from pubswap_jax.run.book import Round
 from pubswap_jax.run.evaluation import one
@@ -208,8 +208,9 @@ class Trained:
         self._samplers: dict[int, Callable] = {}
 
     def __repr__(self) -> str:
-        at = export.newest(self.workdir)
-        return f"<run in {self.workdir}: round {at.round} of {self.run.rounds}>"
+        at = checkpoint.newest(self.workdir / "checkpoints", print)
+        where = f"round {at.round} of {self.run.rounds}" if at else "interrupted before its first checkpoint"
+        return f"<run in {self.workdir}: {where}>"
 
     @property
     def metrics(self) -> Rows:

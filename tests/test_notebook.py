@@ -11,7 +11,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from small_world import finished, small_config, write_questions
+from small_world import finished, small_config, write_base, write_questions
 
 import pubswap_jax as ps
 from pubswap_jax import fields, notebook
@@ -47,6 +47,10 @@ def test_the_best_round_is_that_of_the_folder(trained):
     assert (mine.round, mine.score, mine.shared) == (theirs.round, theirs.score, True)
     jax.tree.map(np.testing.assert_array_equal, mine.adapter, theirs.adapter)
     assert repr(trained) == f"<run in {trained.workdir}: round 2 of 2>"
+
+
+def test_a_run_without_a_checkpoint_can_be_shown(trained, tmp_path):
+    assert repr(notebook.Trained(trained.run, tmp_path)) == f"<run in {tmp_path}: interrupted before its first checkpoint>"
 
 
 def test_questions_of_ones_own_before_and_after(trained):
@@ -159,6 +163,35 @@ def test_the_notebook_with_a_reward_of_ones_own_runs_and_goes_on(tmp_path):
     figures = [[line for line in one.splitlines() if line.startswith("validation pass@1: ")] for one in said]
     assert figures[0] == figures[1] and len(figures[0]) == 1
     assert float(figures[0][0].split()[4].rstrip(",")) > 0.8 and (tmp_path / "adapters" / "global").is_dir()
+
+
+# What the test sets after the notebook's cell of parameters: a random model of eight characters, sums, and fewer of everything.
+SMALL = """
+MODEL, QUESTIONS, QUESTION, ROUNDS = {base!r}, {questions!r}, "0+1=", 1
+FIELDS |= {{"model.instruction": "", "data.validation": 12, "data.test": 12, "data.public": 0.2, "training.group": 2}}
+FIELDS |= {{"training.prompts": 2, "training.max_new_tokens": 3, "federation.num_clients": 2, "federation.steps": 2}}
+FIELDS |= {{"federation.swap_period": 2, "compilation_cache": ""}}
+"""
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.slow
+def test_the_notebook_for_a_real_model_runs_with_a_random_one(tmp_path):
+    book = pathlib.Path(__file__).parent.parent / "docs" / "notebooks" / "real_model_t4.ipynb"
+    cells = [cell for cell in json.loads(book.read_text())["cells"] if cell["cell_type"] == "code"]
+    assert not any(cell["outputs"] for cell in cells)
+    (at,) = (i for i, cell in enumerate(cells) if "parameters" in cell["metadata"].get("tags", ()))
+    base, questions = write_base(tmp_path / "base"), write_questions(tmp_path / "questions.jsonl")
+    sources = ["".join(cell["source"]) for cell in cells]
+    sources.insert(at + 1, SMALL.format(base=str(base), questions=str(questions)))
+    (tmp_path / "cells.py").write_text("\n".join(sources))
+    done = subprocess.run([sys.executable, "cells.py"], cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "validation pass@1: " in done.stdout and f"vllm serve {base} --enable-lora" in done.stdout
+    assert (tmp_path / "adapters" / "global" / "adapter_config.json").exists()
+    described = json.loads((tmp_path / "runs" / "real_model" / "run.json").read_text())
+    assert described["config"]["model.dtype"] == "float32" and described["config"]["training.microbatch"] == 1
+    assert [one["name"] for one in described["rewards"]] == ["verifier", "format"]
 
 
 @pytest.mark.slow

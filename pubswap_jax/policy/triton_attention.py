@@ -1,6 +1,6 @@
 """Decode attention of one token to its own response on a GPU, as one Triton kernel written in Pallas.
 
-Both supported versions of JAX have Pallas' Triton backend. JAX 0.11 announces its removal in a later version.
+JAX 0.10 to 0.12 have Pallas' Triton backend. JAX 0.11 announces its removal in a later version.
 """
 
 import functools

@@ -140,7 +140,7 @@ def hub(short: str, split: str = "train", fields: Fields | None = None) -> list[
     """Questions of a set in `HUB`, or of 'hf:owner/name@revision' with the columns that `fields` name, from hub or cache."""
     if short.startswith(PREFIX):
         spec = Spec.of(short)
-        rows = _rows(spec.name, spec.config, spec.split or split, spec.revision)
+        rows = _rows(spec.name, spec.config, spec.split or split, spec.revision, f"/{spec.config}" if spec.config else "")
         asked = questions(rows, fields or Fields(), spec.name)
         return [dataclasses.replace(problem, id=f"{spec.name}/{problem.id}") for problem in asked]
     if short not in HUB:

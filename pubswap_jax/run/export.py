@@ -1,6 +1,7 @@
 """The best round's adapters, as arrays or as PEFT folders with a model card; and the evaluation of a PEFT folder."""
 
 import pathlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ from pubswap_jax.run import checkpoint, earlier, evaluation, given, manifest, st
 from pubswap_jax.run.assembly import Run, assemble, examination
 from pubswap_jax.run.card import base_name, card_of
 from pubswap_jax.run.methods import make_federation
+from pubswap_jax.run.next_commands import next_commands
 from pubswap_jax.run.pass_at_k import Evaluation, by_topic, evaluate, pass_at_k, summary
 from pubswap_jax.run.policy import base_folder, beside_warmup, digest_of, load_policy, make_basis, make_tokenizer, model_of
 from pubswap_jax.run.recorder import KS
@@ -77,13 +79,20 @@ def best_of_run(run: Run, workdir: pathlib.Path) -> BestRound:
     return BestRound(*at.best, adapter, config, run.policy.folder, run.settings, basis)
 
 
-def export(config, workdir: pathlib.Path, merge: str = "") -> list[pathlib.Path]:
+def export(
+    config, workdir: pathlib.Path, merge: str = "", say: Callable[[str], None] = lambda line: None
+) -> list[pathlib.Path]:
     """Writes PEFT folders to `workdir/export`: the average (`global`) and each participant's own. Returns the paths.
 
     The adapters are relative to the model of `model.path`: the ranks of a warm-up adapter are part of them. `merge`: dtype of
-    a model folder `merged`, that model with the average merged into its weights; empty: none is written.
+    a model folder `merged`, that model with the average merged into its weights; empty: none is written. `say` is called with
+    each command that could come next.
     """
-    return export_run(assemble(config), workdir, merge=merge)
+    run = assemble(config)
+    folders = export_run(run, workdir, merge=merge)
+    for line in next_commands(run, folders):
+        say(line)
+    return folders
 
 
 def export_run(run: Run, workdir: pathlib.Path, folder: pathlib.Path | None = None, merge: str = "") -> list[pathlib.Path]:

@@ -143,6 +143,11 @@ def pubswap_of(config, model, program: Program = compiled, given: Given = NOTHIN
     """`federation.method=pubswap`: LoRA averaging with swaps, and its ablations."""
     if given.aggregator is not None and checks.heads(config.federation.heads):
         raise ValueError(f"config.federation.heads={config.federation.heads}: it has a rule of its own; leave out aggregator=")
+    if given.aggregator is not None and config.federation.aggregate in CORRECTIONS:
+        raise ValueError(
+            f"config.federation.aggregate={config.federation.aggregate}: it also changes the clients' steps, which aggregator= "
+            f"would keep; set federation.aggregate=mean beside aggregator="
+        )
     rule = given.aggregator or (make_aggregator(config) if config.federation.average else alone())
     return _pubswap(config, model, program, rule, given.planner)
 

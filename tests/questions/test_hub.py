@@ -108,11 +108,11 @@ def test_a_set_that_no_table_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fields = Fields("problem", "solution", final="box")
     (problem,) = hub("hf:me/mine/easy@main", "train", fields)
-    assert (problem.id, problem.answer, problem.columns["solution"]) == ("me/mine/train/0", "2", r"So \boxed{2}.")
-    assert hub("hf:me/mine/hard@v1.0:dev", "train", fields)[0].id == "me/mine/dev/0"
+    assert (problem.id, problem.answer, problem.columns["solution"]) == ("me/mine/train/easy/0", "2", r"So \boxed{2}.")
+    assert hub("hf:me/mine/hard@v1.0:dev", "train", fields)[0].id == "me/mine/dev/hard/0"
     with pytest.raises(FileNotFoundError, match=r"me/mine \(easy, test\) is neither in the cache .*(split|Split|test)"):
         hub("hf:me/mine/easy@main", "test", fields)
-    with pytest.raises(ValueError, match="me/mine:train:0: no column 'question' for data.fields.prompt"):
+    with pytest.raises(ValueError, match="me/mine:train/easy:0: no column 'question' for data.fields.prompt"):
         hub("hf:me/mine/easy@main")
 
 

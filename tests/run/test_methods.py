@@ -134,6 +134,14 @@ def test_a_rule_of_python_and_partial_heads_exclude_each_other():
         methods.make_federation(config, None, given=Given(aggregator=mean()))
 
 
+@pytest.mark.parametrize("rule", ["scaffold", "fedecado"])
+def test_a_rule_of_python_does_not_keep_the_clients_half_of_another_rule(rule):
+    config = default_config()
+    config.federation.aggregate = rule
+    with pytest.raises(ValueError, match=f"federation.aggregate={rule}: it also changes the clients' steps, .*aggregate=mean"):
+        methods.make_federation(config, None, given=Given(aggregator=mean()))
+
+
 def test_groups_without_variance_count_as_the_config_says(monkeypatch):
     seen = []
     monkeypatch.setattr(methods, "pubswap", lambda model, tx, **how: seen.append(how["counted"]))
