@@ -11,6 +11,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from notebooks import code_cells
 from small_world import finished, small_config, write_base, write_questions
 
 import pubswap_jax as ps
@@ -150,21 +151,6 @@ def test_a_mistake_is_one_line(mistake, tmp_path, monkeypatch):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.filterwarnings("default")
-@pytest.mark.slow
-def test_the_notebook_with_a_reward_of_ones_own_runs_and_goes_on(tmp_path):
-    """As a script in a folder of its own; run again, it finds the finished run and prints the same figures."""
-    book = pathlib.Path(__file__).parent.parent / "docs" / "notebooks" / "own_reward.ipynb"
-    cells = [cell for cell in json.loads(book.read_text())["cells"] if cell["cell_type"] == "code"]
-    assert not any(cell["outputs"] for cell in cells)
-    (tmp_path / "cells.py").write_text("\n".join("".join(cell["source"]) for cell in cells))
-    command = [sys.executable, "cells.py"]
-    said = [subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout for _ in range(2)]
-    figures = [[line for line in one.splitlines() if line.startswith("validation pass@1: ")] for one in said]
-    assert figures[0] == figures[1] and len(figures[0]) == 1
-    assert float(figures[0][0].split()[4].rstrip(",")) > 0.8 and (tmp_path / "adapters" / "global").is_dir()
-
-
 # What the test sets after the notebook's cell of parameters: a random model of eight characters, sums, and fewer of everything.
 SMALL = """
 MODEL, QUESTIONS, QUESTION, ROUNDS = {base!r}, {questions!r}, "0+1=", 1
@@ -177,9 +163,7 @@ FIELDS |= {{"federation.swap_period": 2, "compilation_cache": ""}}
 @pytest.mark.filterwarnings("default")
 @pytest.mark.slow
 def test_the_notebook_for_a_real_model_runs_with_a_random_one(tmp_path):
-    book = pathlib.Path(__file__).parent.parent / "docs" / "notebooks" / "real_model_t4.ipynb"
-    cells = [cell for cell in json.loads(book.read_text())["cells"] if cell["cell_type"] == "code"]
-    assert not any(cell["outputs"] for cell in cells)
+    cells = code_cells("real_model_t4.ipynb")
     (at,) = (i for i, cell in enumerate(cells) if "parameters" in cell["metadata"].get("tags", ()))
     base, questions = write_base(tmp_path / "base"), write_questions(tmp_path / "questions.jsonl")
     sources = ["".join(cell["source"]) for cell in cells]

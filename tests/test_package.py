@@ -10,6 +10,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from notebooks import code_cells
 from test_settings import PRESETS
 
 from pubswap_jax.run import journal
@@ -154,6 +155,17 @@ def test_the_wheel_in_a_fresh_environment_outside_the_clone(distributions, versi
             np.testing.assert_allclose(other[name], row[name], rtol=0 if same else 1e-3, atol=0 if same else 1e-5, err_msg=name)
     assert (elsewhere / "run" / "report.html").exists()
     assert "run/report.html" in run([bin / "pubswap", "report", "run"], **there)
+    if version == f"3.{sys.version_info.minor}":
+        the_first_notebook_goes_on(bin / "python", there)
+
+
+def the_first_notebook_goes_on(python, there):
+    """Run again as a script, notebook A finds the finished run and prints the same figures."""
+    (there["cwd"] / "cells.py").write_text("\n".join("".join(cell["source"]) for cell in code_cells("own_reward.ipynb")))
+    said = [run([python, "cells.py"], **there) for _ in range(2)]
+    figures = [[line for line in one.splitlines() if line.startswith("validation pass@1: ")] for one in said]
+    assert figures[0] == figures[1] and len(figures[0]) == 1
+    assert float(figures[0][0].split()[4].rstrip(",")) > 0.8 and (there["cwd"] / "adapters" / "global").is_dir()
 
 
 def figures(workdir):
