@@ -16,7 +16,7 @@ _OPERATION = Pattern(
     matches=["76-25", "3 * (4)", "14/7", r"3\times 4", "3(4)", "5^2", r"\frac{1}{2}", r"\sqrt{4}"],
     not_=["51", "-51", "5-year plan", "the 51st", "1,251"],
 )
-_FRACTION = re.compile(r"[-+]?\d+\s*/\s*[1-9]\d*")
+_FRACTION = re.compile(r"[-+]?(?:\d+\s*/\s*[1-9]\d*|\\[dt]?frac\s*\{\s*\d+\s*\}\s*\{\s*[1-9]\d*\s*\})")
 
 
 def is_evaluated(answer: str, gold: str) -> bool:
@@ -27,4 +27,4 @@ def is_evaluated(answer: str, gold: str) -> bool:
     if not _NUMBER.fullmatch(gold.strip()) or not re.search(r"\d", gold):
         return True
     said = answer.rpartition("=")[2].strip() or answer
-    return not _OPERATION.search(said) or ("." in gold and bool(_FRACTION.fullmatch(said)))
+    return not _OPERATION.search(said) or ("." in gold and bool(_FRACTION.fullmatch(said.strip(" $"))))

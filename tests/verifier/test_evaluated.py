@@ -37,4 +37,6 @@ def test_a_gold_that_is_no_number_accepts_every_form():
 
 
 def test_a_fraction_stands_for_a_decimal_and_not_for_a_whole_number():
-    assert is_evaluated("1/2", "0.5") and not is_evaluated("102/2", "51")
+    for text in ("1/2", r"\frac{1}{2}", r"$-\dfrac{1}{2}$", r"x = \tfrac{ 1 }{2}"):
+        assert is_evaluated(text, "0.5") and not is_evaluated(text, "51"), text
+    assert not is_evaluated(r"\frac{1}{2}+0", "0.5") and not is_evaluated(r"\frac{1}{0}", "0.5")
