@@ -148,6 +148,8 @@ def pubswap_of(config, model, program: Program = compiled, given: Given = NOTHIN
             f"config.federation.aggregate={config.federation.aggregate}: it also changes the clients' steps, which aggregator= "
             f"would keep; set federation.aggregate=mean beside aggregator="
         )
+    if given.aggregator is not None and not config.federation.average:
+        raise ValueError("config.federation.average=False: no adapter is averaged, by no rule; leave out aggregator=")
     rule = given.aggregator or (make_aggregator(config) if config.federation.average else alone())
     return _pubswap(config, model, program, rule, given.planner)
 

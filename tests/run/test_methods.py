@@ -142,6 +142,13 @@ def test_a_rule_of_python_does_not_keep_the_clients_half_of_another_rule(rule):
         methods.make_federation(config, None, given=Given(aggregator=mean()))
 
 
+def test_a_rule_of_python_is_refused_where_nothing_is_averaged():
+    config = default_config()
+    config.federation.average = False
+    with pytest.raises(ValueError, match="federation.average=False: no adapter is averaged, by no rule; leave out aggregator="):
+        methods.make_federation(config, None, given=Given(aggregator=mean()))
+
+
 def test_groups_without_variance_count_as_the_config_says(monkeypatch):
     seen = []
     monkeypatch.setattr(methods, "pubswap", lambda model, tx, **how: seen.append(how["counted"]))
