@@ -80,6 +80,18 @@ def dots(
     axis.set_ylim(len(names) - 0.5, -0.5)
 
 
+def draw_groups(results: Mapping[str, Seeds], found: Mapping[str, Sequence[str]], control_of, title: str, path) -> None:
+    """A panel a group of cells: accuracy after the last round, grey for the cells that others are compared with."""
+    figure, axes = panels(len(found), width=6.0, height=1.2 + 0.25 * max(map(len, found.values())))
+    for axis, (group, names) in zip(axes, found.items(), strict=True):
+        colours = ["#4c4c4c" if control_of(name) in ("", name) else "#0072b2" for name in names]
+        dots(axis, names, [curve(results[name], "global")[:, -1] for name in names], colours)
+        axis.set(title=group, xlabel="accuracy on held-out questions", xlim=(0, 1))
+        axis.tick_params(axis="y", labelsize=7)
+    figure.suptitle(f"{title}: means with 95 % intervals, ticks: seeds; grey: controls", fontsize=11)
+    save(figure, path)
+
+
 def save(figure, path: pathlib.Path) -> None:
     """As PNG and as SVG."""
     figure.savefig(path, dpi=120)

@@ -11,9 +11,7 @@ import json
 import pathlib
 
 from experiments.aggregation.study import GROUPS, HERE, METHODS, SIDES, hostile_cells
-from experiments.figures import curve, dots, markdown, mean_and_half, paired, panels, save
-
-GREY, BLUE = "#4c4c4c", "#0072b2"
+from experiments.figures import curve, draw_groups, markdown, mean_and_half, paired
 
 
 def control_of(name: str) -> str:
@@ -44,18 +42,6 @@ def table(results: dict, names: list[str]) -> str:
     return markdown(heads, rows)
 
 
-def draw(results: dict, found: dict[str, list[str]], path: pathlib.Path) -> None:
-    tallest = max(map(len, found.values()))
-    figure, axes = panels(len(found), width=6.5, height=1.2 + 0.22 * tallest)
-    for axis, (group, names) in zip(axes, found.items(), strict=True):
-        colours = [GREY if control_of(name) in ("", name) else BLUE for name in names]
-        dots(axis, names, [curve(results[name], "global")[:, -1] for name in names], colours)
-        axis.set(title=group, xlabel="accuracy on held-out questions", xlim=(0, 1))
-        axis.tick_params(axis="y", labelsize=7)
-    figure.suptitle("after 240 steps: means with 95 % intervals, ticks: seeds; grey: controls", fontsize=11)
-    save(figure, path)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=pathlib.Path, nargs="?", default=HERE / "results.json")
@@ -64,7 +50,7 @@ def main():
     found = groups(results)
     for group, names in found.items():
         print(f"{group}\n\n{table(results, names)}\n")
-    draw(results, found, a.results.with_name("aggregation.png"))
+    draw_groups(results, found, control_of, "after 240 steps", a.results.with_name("aggregation.png"))
 
 
 if __name__ == "__main__":

@@ -11,10 +11,8 @@ import pathlib
 
 import numpy as np
 
-from experiments.figures import Seeds, curve, dots, markdown, mean_and_half, paired, panels, save
+from experiments.figures import Seeds, curve, draw_groups, markdown, mean_and_half, paired
 from experiments.ways.study import HERE, SPEEDS, asynchronous_cells, fedgrpo_cells, sapo_cells
-
-GREY, BLUE = "#4c4c4c", "#0072b2"
 
 
 def control_of(name: str) -> str:
@@ -57,16 +55,6 @@ def table(results: dict, names: list[str], asynchronous: bool) -> str:
     return markdown(heads + (["staleness (quartiles)", "β (quartiles)"] if asynchronous else []), rows)
 
 
-def draw(results: dict, found: dict[str, list[str]], path: pathlib.Path) -> None:
-    figure, axes = panels(len(found), width=5.5, height=1.2 + 0.3 * max(map(len, found.values())))
-    for axis, (group, names) in zip(axes, found.items(), strict=True):
-        colours = [GREY if control_of(name) == name else BLUE for name in names]
-        dots(axis, names, [curve(results[name], "global")[:, -1] for name in names], colours)
-        axis.set(title=group, xlabel="accuracy on held-out questions", xlim=(0, 1))
-    figure.suptitle("means with 95 % intervals, ticks: seeds; grey: controls", fontsize=11)
-    save(figure, path)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=pathlib.Path, nargs="?", default=HERE / "results.json")
@@ -75,7 +63,7 @@ def main():
     found = groups(results)
     for group, names in found.items():
         print(f"{group}\n\n{table(results, names, group == 'asynchronous')}\n")
-    draw(results, found, a.results.with_name("ways.png"))
+    draw_groups(results, found, control_of, "after the last round", a.results.with_name("ways.png"))
 
 
 if __name__ == "__main__":
