@@ -1,5 +1,7 @@
 """What the studies' tables and pictures share: curves and intervals over seeds, paired differences, and one look."""
 
+import argparse
+import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -90,6 +92,18 @@ def draw_groups(results: Mapping[str, Seeds], found: Mapping[str, Sequence[str]]
         axis.tick_params(axis="y", labelsize=7)
     figure.suptitle(f"{title}: means with 95 % intervals, ticks: seeds; grey: controls", fontsize=11)
     save(figure, path)
+
+
+def show_groups(description: str, here: pathlib.Path, groups, table, control_of, title: str) -> None:
+    """The command of a study's tables and picture. `groups`: results -> cells of each group; `table(results, group, names)`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=pathlib.Path, nargs="?", default=here / "results.json")
+    path = parser.parse_args().results
+    results = json.loads(path.read_text())
+    found = groups(results)
+    for group, names in found.items():
+        print(f"{group}\n\n{table(results, group, names)}\n")
+    draw_groups(results, found, control_of, title, path.with_name(f"{here.name}.png"))
 
 
 def save(figure, path: pathlib.Path) -> None:

@@ -6,12 +6,8 @@ Means over seeds with 95 % t-intervals. Differences are paired by seed: to the m
 to the mean over the honest clients alone.
 """
 
-import argparse
-import json
-import pathlib
-
 from experiments.aggregation.study import GROUPS, HERE, METHODS, SIDES, hostile_cells
-from experiments.figures import curve, draw_groups, markdown, mean_and_half, paired
+from experiments.figures import curve, markdown, mean_and_half, paired, show_groups
 
 
 def control_of(name: str) -> str:
@@ -30,7 +26,7 @@ def groups(results: dict) -> dict[str, list[str]]:
     return {group: names for group, names in found.items() if names}
 
 
-def table(results: dict, names: list[str]) -> str:
+def table(results: dict, group: str, names: list[str]) -> str:
     rows = []
     for name in names:
         seeds, control = results[name], control_of(name)
@@ -42,16 +38,5 @@ def table(results: dict, names: list[str]) -> str:
     return markdown(heads, rows)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=pathlib.Path, nargs="?", default=HERE / "results.json")
-    a = parser.parse_args()
-    results = json.loads(a.results.read_text())
-    found = groups(results)
-    for group, names in found.items():
-        print(f"{group}\n\n{table(results, names)}\n")
-    draw_groups(results, found, control_of, "after 240 steps", a.results.with_name("aggregation.png"))
-
-
 if __name__ == "__main__":
-    main()
+    show_groups(__doc__, HERE, groups, table, control_of, "after 240 steps")

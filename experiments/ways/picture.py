@@ -5,13 +5,9 @@
 Means over seeds with 95 % t-intervals, after the last round. Differences are paired by seed.
 """
 
-import argparse
-import json
-import pathlib
-
 import numpy as np
 
-from experiments.figures import Seeds, curve, draw_groups, markdown, mean_and_half, paired
+from experiments.figures import Seeds, curve, markdown, mean_and_half, paired, show_groups
 from experiments.ways.study import HERE, SPEEDS, asynchronous_cells, fedgrpo_cells, sapo_cells
 
 
@@ -43,8 +39,8 @@ def middle(values: list[float]) -> str:
     return "{1:.2f} ({0:.2f} to {2:.2f})".format(*np.quantile(values, [0.25, 0.5, 0.75])) if values else "–"
 
 
-def table(results: dict, names: list[str], asynchronous: bool) -> str:
-    rows = []
+def table(results: dict, group: str, names: list[str]) -> str:
+    asynchronous, rows = group == "asynchronous", []
     for name in names:
         seeds, control = results[name], control_of(name)
         against = paired(seeds, results[control]) if control in results and control != name else "–"
@@ -55,16 +51,5 @@ def table(results: dict, names: list[str], asynchronous: bool) -> str:
     return markdown(heads + (["staleness (quartiles)", "β (quartiles)"] if asynchronous else []), rows)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=pathlib.Path, nargs="?", default=HERE / "results.json")
-    a = parser.parse_args()
-    results = json.loads(a.results.read_text())
-    found = groups(results)
-    for group, names in found.items():
-        print(f"{group}\n\n{table(results, names, group == 'asynchronous')}\n")
-    draw_groups(results, found, control_of, "after the last round", a.results.with_name("ways.png"))
-
-
 if __name__ == "__main__":
-    main()
+    show_groups(__doc__, HERE, groups, table, control_of, "after the last round")

@@ -4,7 +4,8 @@
     python -m experiments.ways.study --groups fedgrpo sapo asynchronous --seeds 1 2 3 4 5
     python -m experiments.ways.study --list                        # the cells of every group
 
-FedGRPO's experts are trained before, by the commands in README.md, which write the folder that --experts names. What the
+All cells but those of `rates` train at the preset's rate of 1e-3 until `rates` is run and its best are written here. FedGRPO's
+experts are trained before, by the commands in README.md, which write the folder that --experts names. What the
 results hold already is not run again. `python -m experiments.ways.picture` draws.
 """
 

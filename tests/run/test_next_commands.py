@@ -16,7 +16,7 @@ from pubswap_jax.run import export
 from pubswap_jax.run.next_commands import next_commands
 
 # The flags as their programs document them. vLLM: features/lora and cli/serve of its documentation, and max_lora_rank's choices
-# in vllm/config/lora.py (0.14, 0.22 and 0.26 agree). lm_eval: `lm_eval run --help` of 0.4.13.
+# in vllm/config/lora.py (0.14). lm_eval: `lm_eval run --help` of 0.4.13.
 FLAGS = {
     "vllm serve": {"--revision", "--enable-lora", "--lora-modules", "--max-lora-rank"},
     "lm_eval --model": {"--model", "--model_args", "--tasks", "--apply_chat_template"},
