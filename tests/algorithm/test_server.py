@@ -72,6 +72,16 @@ def test_a_rule_of_ones_own_averages_and_remembers():
     assert (first.server.memory, second.server.memory) == (1, 2)
 
 
+def test_a_rule_that_multiplies_by_its_weights_never_sees_an_unsound_upload():
+    def apply(memory, adapter, uploads, weights, staleness, extra=None):
+        return jax.tree.map(lambda x: jnp.tensordot(weights, x, 1) / weights.sum(), uploads), memory
+
+    server = ps.make_server(aggregator=Aggregator(lambda adapter: (), apply))
+    uploads = {"adapter": {"a": jnp.array([[1.0, 1], [jnp.nan, 2], [6, 6]])}}
+    found = server.aggregate(server.init({"a": jnp.zeros(2)}, ()), uploads, jnp.ones(3), jnp.zeros(3, jnp.int32), {})
+    assert found.adapter["a"].tolist() == [3.5, 3.5], "0 · NaN is NaN"
+
+
 @pytest.mark.parametrize("poison", [np.nan, np.inf, 1e12])
 def test_an_average_is_of_the_sound_clients_and_stays_what_it_was_where_nobody_is(poison):
     state = far_apart(started())
