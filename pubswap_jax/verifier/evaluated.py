@@ -16,7 +16,12 @@ _OPERATION = Pattern(
     matches=["76-25", "3 * (4)", "14/7", r"3\times 4", "3(4)", "5^2", r"\frac{1}{2}", r"\sqrt{4}"],
     not_=["51", "-51", "5-year plan", "the 51st", "1,251"],
 )
-_FRACTION = re.compile(r"[-+]?(?:\d+\s*/\s*[1-9]\d*|\\[dt]?frac\s*\{\s*\d+\s*\}\s*\{\s*[1-9]\d*\s*\})")
+_FRACTION = Pattern(
+    r"[-+]?(?:\d+\s*/\s*[1-9]\d*|\\[dt]?frac\s*\{\s*\d+\s*\}\s*\{\s*[1-9]\d*\s*\})",
+    matches=["1/2", "-3 / 4", r"\frac{1}{2}", r"\dfrac { 3 } { 10 }"],
+    not_=["1/0", "1/2+3", "0.5", r"\frac{1}{x}"],
+    by=re.Pattern.fullmatch,
+)
 
 
 def is_evaluated(answer: str, gold: str) -> bool:
