@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from experiments.real_model import prepare, study, table
+from experiments.real_model import examples, prepare, study, table
 from experiments.real_model.warmup import target
 from pubswap_jax import main, settings
 from pubswap_jax.questions.leakage import near_copies
@@ -103,3 +103,27 @@ def test_a_model_that_is_not_there_is_named_with_the_ways_to_get_it(monkeypatch)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", nothing)
     with pytest.raises(FileNotFoundError, match=r"GGUF file.*bash experiments/real_model/smollm2.sh FOLDER brings this model"):
         find_folder(settings.load("configs/math.py:smollm2-135m").model.path)
+
+
+def group(round, step, client, *responses, public=True):
+    keys = ("text", "verdict", "replaced_by", "from_client")
+    said = [dict(zip(keys, response, strict=False)) for response in responses]
+    known = {"round": round, "step": step, "client": client, "public": public, "question": "2 and 3?", "answer": "5"}
+    return known | {"responses": said}
+
+
+def test_the_page_of_transcripts_has_each_clients_ends_and_every_swap_in_order():
+    groups = [
+        group(1, 0, 0, ("2+3", "correct"), ("2+3", "correct"), ("2*3", "wrong")),
+        group(0, 4, 0, ("2-3", "wrong"), public=False),
+        group(0, 5, 1, ("2-3", "wrong", "3+2", 0), ("2/3", "wrong", "3+2", 0), ("2*3", "wrong", "2+3", 2), ("5", "correct")),
+        group(0, 6, 0, ("3", "wrong")),
+    ]
+    shown = examples.page(groups)
+    ends, swaps = shown.split("## Swaps")
+    rows = [line for line in ends.splitlines() if "2 and 3?" in line]
+    assert [row.split(" | ")[1] for row in rows] == ["1.5", "2.1", "1.6", "1.6"], "first and last of client 0, then of 1"
+    assert "**`2+3`** × 2, `2*3`" in rows[1] and "private" in rows[0]
+    assert [line for line in swaps.splitlines() if "2 and 3?" in line] == [
+        "| 1.6 | 1 | 2 and 3? | 5 | `2-3`, `2/3`, `2*3` | `3+2` (0), `2+3` (2) |"
+    ]
