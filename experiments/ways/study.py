@@ -57,7 +57,7 @@ def sapo_cells() -> dict[str, dict]:
 
 # A step of a client of speed 1 takes a simulated time of 1.
 SPEEDS = ("1", "1,4", "1,16")
-TIME, STEPS, EVALUATIONS = 20.0, 5, 4
+TIME, STEPS, EVALUATIONS = 10.0, 5, 4
 ASYNCHRONOUS = {
     "FedAvg": {"federation.method": "fedbuff"},
     "FedBuff": {"federation.method": "fedbuff", "federation.buffer": 4, "federation.free": 1},
@@ -70,19 +70,23 @@ ASYNCHRONOUS = {
 }
 
 
-def asynchronous_cells() -> dict[str, dict]:
+def asynchronous_cells(time: float = TIME) -> dict[str, dict]:
     """Clients of speeds 1:1, 1:4 and 1:16 for an equal simulated time."""
-    usual = DEFAULT_WORLD | {"federation.swap_period": 0, "federation.steps": STEPS, "training.client_microbatch": 1}
+    usual = (
+        DEFAULT_WORLD
+        | {"training.lr": 3e-3}
+        | {"federation.swap_period": 0, "federation.steps": STEPS, "training.client_microbatch": 1}
+    )
     return {
-        f"{method}, speeds {speeds}": in_time(usual | changes | {"federation.speeds": speeds})
+        f"{method}, speeds {speeds}": in_time(usual | changes | {"federation.speeds": speeds}, time)
         for speeds in SPEEDS
         for method, changes in ASYNCHRONOUS.items()
     }
 
 
-def in_time(changes: dict) -> dict:
+def in_time(changes: dict, time: float) -> dict:
     """The changes, with as many versions of the server as are made within the simulated time."""
-    made = functools.partial(_versions, changes)
+    made = functools.partial(_versions, changes, time)
     rounds = 1
     while made(rounds) == rounds:
         rounds *= 2
@@ -90,12 +94,12 @@ def in_time(changes: dict) -> dict:
     return changes | {"federation.rounds": rounds, "evaluation.every": max(1, rounds // EVALUATIONS)}
 
 
-def _versions(changes: dict, rounds: int) -> int:
+def _versions(changes: dict, time: float, rounds: int) -> int:
     """How many of this many versions are made within the simulated time."""
     config = config_of(EASY, 0, changes | {"federation.rounds": rounds, "evaluation.every": 1})
     timeline = make_timeline(config, make_schedule(config))
     times = [event.time for event in map(timeline, range(timeline.length)) if event.kind == "evaluate"]
-    return int(np.sum(np.array(times[1:]) <= TIME))
+    return int(np.sum(np.array(times[1:]) <= time))
 
 
 def at_rates(cells: dict[str, dict], rates: tuple[float, ...]) -> dict[str, dict]:
@@ -117,8 +121,9 @@ def sapo_rate_cells() -> dict[str, dict]:
 
 
 def asynchronous_rate_cells() -> dict[str, dict]:
-    """Three learning rates of every asynchronous method, at speeds 1:4."""
-    return at_rates({name: cell for name, cell in asynchronous_cells().items() if name.endswith("1,4")}, DEFAULT_RATES)
+    """Three learning rates of every asynchronous method, at speeds 1:4 and for twice the time."""
+    cells = asynchronous_cells(2 * TIME)
+    return at_rates({name: cell for name, cell in cells.items() if name.endswith("1,4")}, DEFAULT_RATES)
 
 
 HARD = {"rates": rate_cells, "fedgrpo": fedgrpo_cells}
