@@ -35,9 +35,10 @@ def of_all(seeds: Seeds, name: str) -> list[float]:
     return [value for rows in seeds.values() for row in rows for value in row.get(name, ())]
 
 
-def at_time(seeds: Seeds, time: float) -> np.ndarray:
-    """f64[seeds]: the last accuracy that was measured by a simulated time; the base's where none was."""
-    known = [[row["global"] for row in rows if "global" in row and row.get("time", 0) <= time] for rows in seeds.values()]
+def at_half(seeds: Seeds, asynchronous: bool) -> np.ndarray:
+    """f64[seeds]: the last accuracy that was measured by half the simulated time, or by half the rounds; else the base's."""
+    clock, half = ("time", TIME / 2) if asynchronous else ("round", max(row["round"] for row in next(iter(seeds.values()))) / 2)
+    known = [[row["global"] for row in rows if "global" in row and row.get(clock, 0) <= half] for rows in seeds.values()]
     return np.array([values[-1] for values in known])
 
 
@@ -51,12 +52,11 @@ def table(results: dict, group: str, names: list[str]) -> str:
     for name in names:
         seeds, control = results[name], control_of(name)
         against = paired(seeds, results[control]) if control in results and control != name else "–"
-        row = [name, str(len(seeds)), mean_and_half(curve(seeds, "global")[:, -1]), against, f"{bytes_of(seeds) / 1e6:.2f}"]
-        row += [f"{np.nansum(curve(seeds, 'cpu_seconds'), axis=1).mean():.0f}"]
-        clock = [mean_and_half(at_time(seeds, TIME / 2)), middle(of_all(seeds, "staleness")), middle(of_all(seeds, "beta"))]
-        rows.append(row + (clock if asynchronous else []))
-    heads = ["cell", "seeds", "accuracy at the end", "to its control (p)", "MB of a run", "CPU s"]
-    return markdown(heads + (["at half the time", "staleness (quartiles)", "β (quartiles)"] if asynchronous else []), rows)
+        row = [name, str(len(seeds)), mean_and_half(at_half(seeds, asynchronous)), mean_and_half(curve(seeds, "global")[:, -1])]
+        row += [against, f"{bytes_of(seeds) / 1e6:.2f}", f"{np.nansum(curve(seeds, 'cpu_seconds'), axis=1).mean():.0f}"]
+        rows.append(row + ([middle(of_all(seeds, "staleness")), middle(of_all(seeds, "beta"))] if asynchronous else []))
+    heads = ["cell", "seeds", "accuracy at half", "at the end", "to its control (p)", "MB of a run", "CPU s"]
+    return markdown(heads + (["staleness (quartiles)", "β (quartiles)"] if asynchronous else []), rows)
 
 
 def rates(results: dict) -> str:

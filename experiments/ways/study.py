@@ -48,9 +48,9 @@ DEFAULT_WORLD = COMMON | {"federation.num_clients": CLIENTS, "training.prompts":
 DEFAULT_WORLD |= {"data.partition": "dirichlet", "data.alpha": 0.3}
 
 
-def sapo_cells() -> dict[str, dict]:
+def sapo_cells(rounds: int = 2) -> dict[str, dict]:
     """I own and J foreign responses of eight; clients exchange no weights, so that clients' own models are what is measured."""
-    usual = DEFAULT_WORLD | {"federation.steps": 10, "federation.rounds": 4}
+    usual = DEFAULT_WORLD | {"training.lr": 3e-3, "federation.steps": 10, "federation.rounds": rounds}
     cells = {f"SAPO {8 - foreign}/{foreign}": usual | SAPO | {"federation.foreign": foreign} for foreign in (0, 2, 4, 6)}
     return cells | {"PubSwap, default world": usual}
 
@@ -115,8 +115,8 @@ def rate_cells(experts: str) -> dict[str, dict]:
 
 
 def sapo_rate_cells() -> dict[str, dict]:
-    """Three learning rates of SAPO and of PubSwap beside it."""
-    cells = sapo_cells()
+    """Three learning rates of SAPO and of PubSwap beside it, for twice as many steps."""
+    cells = sapo_cells(rounds=4)
     return at_rates({name: cells[name] for name in ("SAPO 4/4", "PubSwap, default world")}, DEFAULT_RATES)
 
 
