@@ -55,8 +55,9 @@ def sapo_cells(rounds: int = 2) -> dict[str, dict]:
     return cells | {"PubSwap, default world": usual}
 
 
-# A step of a client of speed 1 takes a simulated time of 1.
-SPEEDS = ("1", "1,4", "1,16")
+# A step of a client of speed 1 takes a simulated time of 1. Half of the clients are fast, or one of them: then most uploads
+# are those of slow clients.
+SPEEDS = ("1", "1,4", "1,16", "1,1,1,1,1,1,1,4", "1,1,1,1,1,1,1,16")
 TIME, STEPS, EVALUATIONS = 10.0, 5, 4
 ASYNCHRONOUS = {
     "FedAvg": {"federation.method": "fedbuff"},
@@ -71,7 +72,7 @@ ASYNCHRONOUS = {
 
 
 def asynchronous_cells(time: float = TIME) -> dict[str, dict]:
-    """Clients of speeds 1:1, 1:4 and 1:16 for an equal simulated time."""
+    """Clients of different speeds, for an equal simulated time."""
     usual = (
         DEFAULT_WORLD
         | {"training.lr": 3e-3}
@@ -123,7 +124,7 @@ def sapo_rate_cells() -> dict[str, dict]:
 def asynchronous_rate_cells() -> dict[str, dict]:
     """Three learning rates of every asynchronous method, at speeds 1:4 and for twice the time."""
     cells = asynchronous_cells(2 * TIME)
-    return at_rates({name: cell for name, cell in cells.items() if name.endswith("1,4")}, DEFAULT_RATES)
+    return at_rates({name: cell for name, cell in cells.items() if name.endswith("speeds 1,4")}, DEFAULT_RATES)
 
 
 HARD = {"rates": rate_cells, "fedgrpo": fedgrpo_cells}
