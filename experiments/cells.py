@@ -61,9 +61,11 @@ def fill(
 
 
 def arguments(description: str, **defaults) -> argparse.ArgumentParser:
-    """What every study is asked: config, seeds, further changes, where to."""
+    """What every study is asked: config, seeds, further changes, where to. With `config=None` it is not asked for a config."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", default=defaults.get("config", "configs/math.py:hard"))
+    config = defaults.get("config", "configs/math.py:hard")
+    if config:
+        parser.add_argument("--config", default=config)
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="for all cells: federation.rounds=4")
     parser.add_argument("--processes", type=int, default=0, help="on CPUs; default: one a core")

@@ -93,21 +93,27 @@ def _off_diagonal(cosines: Sequence[Sequence[float | None]]) -> float:
 
 
 def _timed(federation: Federation, spent: list[dict[str, float]], watch: Watch) -> Federation:
-    """The same federation. Every `open` calls `watch`, and every `close` appends the round's seconds to `spent`."""
+    """The same federation. Every `open` calls `watch`, and the `close` that ends a round appends its seconds to `spent`.
+
+    Asynchronous clients open and close several times a round, which begins with the first `open`.
+    """
     begun = {}
 
     def open(state, channel, who=None):
         if _real(state):
             watch(int(state.round), state.server)
-            begun.update(seconds=time.perf_counter(), cpu_seconds=time.process_time())
+            if not begun:
+                begun.update(round=int(state.round), seconds=time.perf_counter(), cpu_seconds=time.process_time())
         return federation.open(state, channel, who)
 
     def close(state, channel, weights=None):
         closed = federation.close(state, channel, weights)
         if _real(state):
             jax.block_until_ready(closed)
-            now = {"seconds": time.perf_counter(), "cpu_seconds": time.process_time()}
-            spent.append({name: now[name] - begun[name] for name in now})
+            if int(closed[0].round) > begun["round"]:  # beside the state, `close` returns metrics
+                now = {"seconds": time.perf_counter(), "cpu_seconds": time.process_time()}
+                spent.append({name: now[name] - begun[name] for name in now})
+                begun.clear()
         return closed
 
     return federation._replace(open=open, close=close)

@@ -13,6 +13,7 @@ from experiments.laboratory import KEPT, config_of, train
 from experiments.methods import picture, study
 from experiments.sweeps import study as sweeps
 from experiments.tau import study as tau
+from experiments.ways import study as ways
 from pubswap_jax import settings
 from pubswap_jax.loop import train_and_evaluate
 
@@ -121,3 +122,21 @@ def test_every_cell_of_the_study_of_rules_is_a_config_of_as_many_responses():
         built = config_of("configs/math.py:hard", 3, changes)
         assert built.training.prompts * built.training.group * built.federation.num_clients == 256, name
         assert built.federation.steps * built.federation.rounds == rules.STEPS
+
+
+def test_every_cell_of_the_study_of_ways_is_a_config_of_as_many_responses():
+    for spec, found in ways.cells_of([*ways.HARD, *ways.DEFAULT], "experts").items():
+        for name, changes in found.items():
+            built = config_of(spec, 3, changes)
+            one = built.federation.method == "fedgrpo"  # the server trains one policy
+            clients = 1 if one else built.federation.num_clients
+            assert built.training.prompts * built.training.group * clients == 256, name
+
+
+@pytest.mark.slow
+def test_asynchronous_clients_have_a_row_a_version_though_their_uploads_come_apart():
+    changes = LABORATORY | {"federation.num_clients": 4, "federation.method": "fedbuff", "federation.speeds": "1,4"}
+    changes |= {"federation.rounds": 2, "federation.swap_period": 0, "training.client_microbatch": 1, "data.public": 0.2}
+    (rows,) = train([config_of("configs/math.py:tiny", 2, changes)], say=lambda line: None)
+    assert [row["round"] for row in rows] == [0, 1, 2] and [row["time"] for row in rows[1:]] == [2.0, 4.0]
+    assert all(row["seconds"] > 0 and row["cpu_seconds"] > 0 for row in rows[1:])
