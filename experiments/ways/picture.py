@@ -9,14 +9,18 @@ import numpy as np
 
 from experiments.cells import kept
 from experiments.figures import Seeds, curve, markdown, mean_and_half, paired, show_groups
-from experiments.ways.study import HERE, SPEEDS, TIME, asynchronous_cells, fedgrpo_cells, sapo_cells
+from experiments.ways.study import HERE, TIME, asynchronous_cells, fedgrpo_cells, sapo_cells
 
 
 def control_of(name: str) -> str:
-    """The cell that a cell's difference is to: central GRPO, SAPO without foreign responses, or FedAvg of the same speeds."""
+    """The cell that a cell's difference is to.
+
+    Central GRPO, SAPO without foreign responses, or of the same speeds FedBuff for FedRevive and FedAvg for FedBuff.
+    """
     if name.startswith("SAPO") or name.endswith("default world"):
         return "SAPO 8/0"
-    return next((f"FedAvg, speeds {speeds}" for speeds in SPEEDS if name.endswith(f"speeds {speeds}")), "central")
+    method, _, speeds = name.partition(", speeds ")
+    return f"{'FedBuff' if method == 'FedRevive' else 'FedAvg'}, speeds {speeds}" if speeds else "central"
 
 
 def groups(results: dict) -> dict[str, list[str]]:

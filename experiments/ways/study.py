@@ -15,6 +15,7 @@ import numpy as np
 
 from experiments.cells import arguments, fill, settings_of
 from experiments.laboratory import config_of
+from experiments.ways.encoder import with_bag_of_tokens
 from pubswap_jax.run.methods import make_schedule, make_timeline
 
 HERE = pathlib.Path(__file__).parent
@@ -23,6 +24,7 @@ CLIENTS, QUESTIONS = 8, 32  # a step's questions, of all clients together or of 
 COMMON = {"data.public": 0.2, "data.validation": 512, "evaluation.clients": False}
 SCHEDULE = {"federation.steps": 40, "federation.rounds": 6}
 ONE_POLICY = {"training.prompts": QUESTIONS}
+BAG = "FedGRPO, questions compared by tokens"
 SAPO = {"federation.average": False, "federation.swap": "sapo", "federation.swap_period": 1, "evaluation.clients": True}
 HARD_RATES, DEFAULT_RATES = (1e-3, 3e-3, 8e-3), (3e-4, 1e-3, 3e-3)
 
@@ -34,6 +36,7 @@ def fedgrpo_cells(experts: str) -> dict[str, dict]:
     cells = {
         "FedGRPO": fedgrpo,
         "FedGRPO, random experts": fedgrpo | {"federation.choice": "random"},
+        BAG: fedgrpo,
         "FedGRPO, with answers": fedgrpo | {"federation.overlap": 1.0},
         "PubSwap": {},
         "FedAvg-GRPO": {"federation.swap_period": 0},
@@ -149,8 +152,10 @@ def main():
     for spec, cells in cells_of(groups if a.list else a.groups, a.experts).items():
         if a.list:
             print("\n".join(cells))
-        else:
-            fill(a.out, spec, {name: cell | settings_of(a.set) for name, cell in cells.items()}, a.seeds, a.processes)
+            continue
+        cells = {name: cell | settings_of(a.set) for name, cell in cells.items()}
+        altered = {name: functools.partial(with_bag_of_tokens, spec, cell) for name, cell in cells.items() if name == BAG}
+        fill(a.out, spec, cells, a.seeds, a.processes, altered)
 
 
 if __name__ == "__main__":

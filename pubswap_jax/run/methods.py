@@ -29,6 +29,7 @@ from pubswap_jax.algorithm.timeline import experts_first, lockstep
 from pubswap_jax.algorithm.truncation import truncated_importance
 from pubswap_jax.algorithm.update import Learning
 from pubswap_jax.field_table import CORRECTIONS, PLAIN_DESCENT
+from pubswap_jax.policy.embedding import Encoder
 from pubswap_jax.policy.logps import response_logps
 from pubswap_jax.questions import schedule
 from pubswap_jax.questions.schedule import Schedule
@@ -178,8 +179,8 @@ def fedrevive_of(config, model, program: Program = compiled) -> Federation:
     )
 
 
-def fedgrpo_of(config, model, program: Program = compiled) -> Federation:
-    """`federation.method=fedgrpo`: clients reward the candidates of a server's policy."""
+def fedgrpo_of(config, model, program: Program = compiled, encoder: Encoder | None = None) -> Federation:
+    """`federation.method=fedgrpo`: clients reward the candidates of a server's policy. `encoder` None: the base's own."""
     training, federation = config.training, config.federation
     return fedgrpo(
         model,
@@ -196,6 +197,7 @@ def fedgrpo_of(config, model, program: Program = compiled) -> Federation:
             scale=training.advantages == "group",
         ),
         adapters=load_experts(federation.adapters, model.config),
+        encoder=encoder,
         clients_at_once=1 if jax.default_backend() == "cpu" else None,
         part=training.client_microbatch or None,
         program=program,
