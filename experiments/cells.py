@@ -129,7 +129,9 @@ def _end_with(parent: int) -> None:
 
 
 def _train(spec: str, name: str, changes: Changes, seed: int, alter: Alter) -> list[dict]:
-    return train([config_of(spec, seed, changes)], say=_prefixed(f"{name}, seed {seed}"), alter=alter)[0]
+    rows = train([config_of(spec, seed, changes)], say=_prefixed(f"{name}, seed {seed}"), alter=alter)[0]
+    jax.clear_caches()  # a run makes programs of its own, and a worker that keeps those of 70 runs holds 7 GB
+    return rows
 
 
 def _as_it_is(run: Run) -> Run:
