@@ -10,7 +10,7 @@ import sys
 from mkdocs.structure.files import File
 
 ROOT = pathlib.Path(__file__).parent.parent
-SHOWN = ("README.md", ".png", ".ipynb")  # of experiments/
+SHOWN = (".md", ".png", ".ipynb")  # of experiments/
 LINKS = {"](../experiments/": "](experiments/", "](../configs/README.md#every-field)": "](fields.md)"}
 HEADS = {
     "": "Of the run",
