@@ -1,7 +1,9 @@
 """The laboratory of the experiments gives the figures of the product's own loop, and studies resume and report from them."""
 
 import json
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from small_world import LABORATORY
@@ -11,11 +13,17 @@ from experiments.aggregation import study as rules
 from experiments.figures import interval, paired
 from experiments.laboratory import KEPT, config_of, train
 from experiments.methods import picture, study
+from experiments.supervised import make_step, optimizer, responses
 from experiments.sweeps import study as sweeps
 from experiments.tau import study as tau
 from experiments.ways import study as ways
-from pubswap_jax import settings
+from experiments.ways.encoder import bag_of_tokens
+from experiments.ways.experts import worked
+from pubswap_jax import Prompts, settings
 from pubswap_jax.loop import train_and_evaluate
+from pubswap_jax.policy.toyworld import TOY_CONFIG, toy
+from pubswap_jax.questions import embedded
+from pubswap_jax.run.methods import fedgrpo_of
 
 
 @pytest.mark.slow
@@ -140,3 +148,42 @@ def test_asynchronous_clients_have_a_row_a_version_though_their_uploads_come_apa
     (rows,) = train([config_of("configs/math.py:tiny", 2, changes)], say=lambda line: None)
     assert [row["round"] for row in rows] == [0, 1, 2] and [row["time"] for row in rows[1:]] == [2.0, 4.0]
     assert all(row["seconds"] > 0 and row["cpu_seconds"] > 0 for row in rows[1:])
+
+
+def test_supervised_steps_raise_the_likelihood_of_the_given_responses_alone():
+    hf = lambda text, add_special_tokens: SimpleNamespace(input_ids=[int(digit) for digit in text])  # noqa: E731
+    tokens, mask = responses(["12", "345"], SimpleNamespace(hf=hf, stop_ids=(16,), pad_id=15))
+    assert tokens.tolist() == [[1, 2, 16, 15], [3, 4, 5, 16]] and mask.sum(1).tolist() == [3, 4]
+    model, base, adapter = toy(jax.random.key(0), TOY_CONFIG)
+    prompts = Prompts(np.array([[1, 10, 2, 11], [15, 15, 3, 11]], np.int32), np.array([[1, 1, 1, 1], [0, 0, 1, 1]], bool))
+    tx = optimizer(1e-2)
+    step, state, losses = make_step(model, tx), tx.init(adapter), []
+    for _ in range(20):
+        adapter, state, loss = step(base, adapter, state, prompts, tokens, mask)
+        losses.append(float(loss))
+    assert losses[-1] < losses[0] - 0.1
+    other = np.where(mask, tokens, 7)  # what follows the stop token does not count
+    assert float(step(base, adapter, state, prompts, other, mask)[2]) == pytest.approx(
+        float(step(base, adapter, state, prompts, tokens, mask)[2]), abs=1e-6
+    )
+
+
+def test_an_expert_learns_the_right_procedure():
+    problem = embedded.problems("train", seed=0, count=3, preset="hard")[2]
+    assert problem.topic == "nickels" and worked(problem) == rf"fives: \boxed{{{problem.answer}}}"
+
+
+def test_an_encoder_of_tokens_knows_no_order_and_no_padding():
+    tokens = np.array([[3, 1, 3], [1, 3, 3], [9, 3, 1], [2, 2, 2]], np.int32)
+    mask = np.array([[1, 1, 1], [1, 1, 1], [0, 1, 1], [1, 1, 1]], bool)
+    found = np.asarray(bag_of_tokens(10).embed({}, Prompts(tokens, mask)))
+    np.testing.assert_allclose(found @ found[0], [1, 1, 3 / 10**0.5, 0], atol=1e-6)
+    assert found[2, 9] == 0 and found.shape == (4, 10)
+
+
+def test_fedgrpo_of_a_config_takes_another_encoder():
+    model, _, adapter = toy(jax.random.key(0), TOY_CONFIG)
+    built = config_of("configs/math.py:fedgrpo", 1, {"federation.num_clients": 2, "federation.auxiliary": 5})
+    for encoder, size in ((None, TOY_CONFIG.hidden_size), (bag_of_tokens(23), 23)):
+        state = jax.eval_shape(fedgrpo_of(built, model, encoder=encoder).init, adapter)
+        assert state.embedded.shape == (5, size)

@@ -12,20 +12,18 @@ import pathlib
 import time
 
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-import optax
 
+from experiments.supervised import make_step, optimizer, responses
 from pubswap_jax import settings
 from pubswap_jax.policy.adapter import init_adapter, lora
-from pubswap_jax.policy.logps import response_logps
 from pubswap_jax.policy.model import Transformer
 from pubswap_jax.questions.problem import Problem
 from pubswap_jax.questions.tokens import left_pad
 from pubswap_jax.run import probe
 from pubswap_jax.run.assembly import assemble
-from pubswap_jax.types import LINEAR_LAYERS, Prompts
+from pubswap_jax.types import LINEAR_LAYERS
 from pubswap_jax.weights.peft import export_adapter
 from pubswap_jax.weights.peft_checks import WEIGHTS
 from pubswap_jax.weights.tensorfile import read, read_header, write
@@ -39,16 +37,6 @@ def target(row: dict) -> str:
     return row["solution"].split("=")[0].replace(" ", "")
 
 
-def targets(rows: list[dict], tokenizer) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens and mask [n, R] of the calculations, each closed by the first stop token."""
-    ids = [[*tokenizer.hf(target(row), add_special_tokens=False).input_ids, tokenizer.stop_ids[0]] for row in rows]
-    longest = max(map(len, ids))
-    tokens = np.full((len(ids), longest), tokenizer.pad_id, np.int32)
-    for row, line in zip(tokens, ids, strict=True):
-        row[: len(line)] = line
-    return tokens, np.arange(longest) < np.array([len(line) for line in ids])[:, None]
-
-
 def trained(policy, rows: list[dict], lr: float, rank: int, seed: int, epochs: int):
     """The adapter after some passes over the rows, and its config."""
     config = policy.config.replace(adapter=lora(rank, 2.0 * rank), lora_targets=LINEAR_LAYERS)
@@ -56,20 +44,9 @@ def trained(policy, rows: list[dict], lr: float, rank: int, seed: int, epochs: i
     adapter = jax.jit(lambda key: init_adapter(key, model, jax.eval_shape(lambda: policy.base)))(jax.random.key(seed))
     encoded = [policy.tokenizer.encode(Problem(row["id"], row["question"], row["answer"])) for row in rows]
     prompts = left_pad(encoded, np.arange(len(rows)), max(map(len, encoded)), policy.tokenizer.pad_id)
-    tokens, mask = targets(rows, policy.tokenizer)
-    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(lr))
-    state = tx.init(adapter)
-
-    @jax.jit
-    def step(base, adapter, state, prompts: Prompts, tokens, mask):
-        def loss(adapter):
-            logps = response_logps(model, base, adapter, prompts, tokens[:, None])[:, 0]
-            return -jnp.sum(logps, where=mask) / mask.sum()
-
-        value, gradient = jax.value_and_grad(loss)(adapter)
-        change, state = tx.update(gradient, state, adapter)
-        return optax.apply_updates(adapter, change), state, value
-
+    tokens, mask = responses([target(row) for row in rows], policy.tokenizer)
+    tx = optimizer(lr)
+    state, step = tx.init(adapter), make_step(model, tx)
     rng = np.random.Generator(np.random.Philox(seed))
     order = np.concatenate([rng.permutation(len(rows)) for _ in range(epochs)])
     for start in range(0, len(order) - len(order) % BATCH, BATCH):

@@ -14,57 +14,37 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from experiments.laboratory import config_of
+from experiments.supervised import make_step, optimizer, responses
 from experiments.ways.study import COMMON, SPEC
-from pubswap_jax.policy.logps import response_logps
 from pubswap_jax.questions.embedded import TOPICS, demonstrations
 from pubswap_jax.questions.problem import Problem
 from pubswap_jax.run.assembly import Run, assemble
 from pubswap_jax.run.evaluation import make_examine
-from pubswap_jax.types import Prompts, PyTree
+from pubswap_jax.types import PyTree
 from pubswap_jax.weights.peft import export_adapter
 
 STEPS, BATCH, LR = 100, 32, 4e-3
 
 
-def worked(problems: list[Problem], tokenizer) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens and mask [n, R] of the right procedure with its result, closed by a stop token."""
-    texts = [demonstrations(problem)[TOPICS[problem.topic].procedure][0] for problem in problems]
-    ids = [[*tokenizer.hf(text, add_special_tokens=False).input_ids, tokenizer.stop_ids[0]] for text in texts]
-    longest = max(map(len, ids))
-    rows = [line + [tokenizer.pad_id] * (longest - len(line)) for line in ids]
-    return np.array(rows, np.int32), np.arange(longest) < np.array([[len(line)] for line in ids])
-
-
-def make_step(run: Run, tx: optax.GradientTransformation):
-    """step(adapter, state, prompts, tokens, mask) -> the adapter and the optimizer's state after one supervised step."""
-
-    @jax.jit
-    def step(adapter: PyTree, state: PyTree, prompts: Prompts, tokens: jax.Array, mask: jax.Array):
-        def loss(adapter):
-            logps = response_logps(run.policy.model, run.policy.base, adapter, prompts, tokens[:, None])[:, 0]
-            return -jnp.sum(logps, where=mask) / mask.sum()
-
-        change, state = tx.update(jax.grad(loss)(adapter), state, adapter)
-        return optax.apply_updates(adapter, change), state
-
-    return step
+def worked(problem: Problem) -> str:
+    """The right procedure with its result."""
+    return demonstrations(problem)[TOPICS[problem.topic].procedure][0]
 
 
 def experts(run: Run, seed: int) -> PyTree:
     """The adapters [C, ...] after STEPS supervised steps of every client on its own questions."""
-    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(LR))
-    step, trained = make_step(run, tx), []
-    tokens, mask = worked(run.data.train.problems, run.policy.tokenizer)
+    tx, trained = optimizer(LR), []
+    step = make_step(run.policy.model, tx)
+    tokens, mask = responses([worked(problem) for problem in run.data.train.problems], run.policy.tokenizer)
     for client, own in enumerate(run.data.split.clients):
         adapter, state = run.policy.adapter, tx.init(run.policy.adapter)
         rng = np.random.Generator(np.random.Philox(key=[seed, client]))
         for _ in range(STEPS):
             rows = rng.choice(own, BATCH)
             prompts = jax.tree.map(lambda x, rows=rows: x[rows], run.data.train.prompts)
-            adapter, state = step(adapter, state, prompts, tokens[rows], mask[rows])
+            adapter, state, _ = step(run.policy.base, adapter, state, prompts, tokens[rows], mask[rows])
         trained.append(adapter)
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trained)
 

@@ -76,11 +76,8 @@ ASYNCHRONOUS = {
 
 def asynchronous_cells(time: float = TIME) -> dict[str, dict]:
     """Clients of different speeds, for an equal simulated time."""
-    usual = (
-        DEFAULT_WORLD
-        | {"training.lr": 3e-3}
-        | {"federation.swap_period": 0, "federation.steps": STEPS, "training.client_microbatch": 1}
-    )
+    usual = DEFAULT_WORLD | {"training.lr": 3e-3, "training.client_microbatch": 1}
+    usual |= {"federation.swap_period": 0, "federation.steps": STEPS}
     return {
         f"{method}, speeds {speeds}": in_time(usual | changes | {"federation.speeds": speeds}, time)
         for speeds in SPEEDS
